@@ -1,0 +1,1 @@
+"""Connections to the MCP servers behind the gateway."""

@@ -1,0 +1,1 @@
+"""The audit trail's records, hash chain and accessors."""

@@ -1,0 +1,75 @@
+"""Audit events: what is written down of every authentication, decision, call and change.
+
+An event holds names, codes and keyed digests; never a token, secret, argument or result.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+
+class EventKind(StrEnum):
+    """What happened."""
+
+    PROCESS_STARTED = "process.started"
+    PROCESS_STOPPED = "process.stopped"
+    REQUEST_REFUSED = "request.refused"
+    REFUSALS_COALESCED = "request.refusals_coalesced"
+    AUTHENTICATION_REFUSED = "authentication.refused"
+    CALL_REFUSED = "call.refused"
+    CALL_INTENT = "call.intent"
+    CALL_OUTCOME = "call.outcome"
+    SESSION_OPENED = "session.opened"
+    SESSION_REFUSED = "session.refused"
+    SESSION_ENDED = "session.ended"
+    TOKEN_ISSUED = "token.issued"
+    TOKEN_REFUSED = "token.refused"
+    AGENT_ADDED = "agent.added"
+    AGENT_DISABLED = "agent.disabled"
+
+
+class Outcome(StrEnum):
+    """How a forwarded call ended."""
+
+    ANSWERED = "answered"
+    UPSTREAM_ERROR = "upstream_error"
+    ABORTED = "aborted"
+    FAILED = "failed"
+
+
+class AuditEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One event. `at` is Unix microseconds; `request` ties intent and outcome; empty fields are left out.
+
+    `credential` and `arguments` are accessors (`core.audit.accessor`): keyed digests that name without revealing.
+    `detail` is the exact reason in words for the analyst. `anomaly` marks what an honest agent does not do, such as an
+    unauthorized call. `count` is how many refusals a coalesced event stands for.
+    """
+
+    kind: EventKind
+    at: int
+    request: str = ""
+    address: str = ""
+    tenant: str = ""
+    issuer: str = ""
+    agent: str = ""
+    user_issuer: str = ""
+    user: str = ""
+    role: str = ""
+    session: str = ""
+    task: str = ""
+    server: str = ""
+    method: str = ""
+    target: str = ""
+    decision: str = ""
+    reason: str = ""
+    detail: str = ""
+    credential: str = ""
+    arguments: str = ""
+    outcome: str = ""
+    status: int = 0
+    duration_us: int = 0
+    answer_bytes: int = 0
+    count: int = 0
+    anomaly: bool = False

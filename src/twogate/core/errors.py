@@ -1,0 +1,268 @@
+"""Every way Twogate can refuse or fail, in one table.
+
+`ErrorCode` names the exact reason and goes to the audit trail. What a caller is told is coarser: its JSON-RPC code and
+public text are fixed here, its HTTP status and OAuth words in `web/errors.py`. Codes that must not be told apart by a
+caller (a tool outside the role, outside the task, or that does not exist) share one public face.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+import msgspec
+
+
+class ErrorCode(StrEnum):
+    """The exact reason of a refusal or failure; stable, written to the audit trail."""
+
+    # The message (before anything is decided).
+    PARSE_ERROR = "parse_error"
+    DUPLICATE_KEY = "duplicate_key"
+    TOO_DEEP = "too_deep"
+    TOO_LARGE = "too_large"
+    NOT_UTF8 = "not_utf8"
+    BAD_NUMBER = "bad_number"
+    INVALID_REQUEST = "invalid_request"
+    UNKNOWN_MEMBER = "unknown_member"
+    CASE_CONFLICT = "case_conflict"
+    INVALID_PARAMS = "invalid_params"
+    METHOD_NOT_FOUND = "method_not_found"
+    BATCH_NOT_SUPPORTED = "batch_not_supported"
+    HEADER_MISMATCH = "header_mismatch"
+    UNSUPPORTED_PROTOCOL_VERSION = "unsupported_protocol_version"
+    # The HTTP request around it.
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    NOT_FOUND = "not_found"
+    NOT_ACCEPTABLE = "not_acceptable"
+    UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
+    ORIGIN_REFUSED = "origin_refused"
+    HOST_REFUSED = "host_refused"
+    RATE_LIMITED = "rate_limited"
+    BODY_TIMEOUT = "body_timeout"
+    # Gate one: who is calling.
+    CREDENTIAL_MISSING = "credential_missing"
+    CREDENTIAL_AMBIGUOUS = "credential_ambiguous"
+    TOKEN_MALFORMED = "token_malformed"
+    TOKEN_HEADER_REFUSED = "token_header_refused"
+    TOKEN_TYPE_REFUSED = "token_type_refused"
+    TOKEN_ALGORITHM_REFUSED = "token_algorithm_refused"
+    ISSUER_UNKNOWN = "issuer_unknown"
+    KEY_UNKNOWN = "key_unknown"
+    KEYS_UNAVAILABLE = "keys_unavailable"
+    SIGNATURE_INVALID = "signature_invalid"
+    TOKEN_EXPIRED = "token_expired"
+    TOKEN_NOT_YET_VALID = "token_not_yet_valid"
+    TOKEN_LIFETIME_EXCESSIVE = "token_lifetime_excessive"
+    CLAIM_MISSING = "claim_missing"
+    CLAIM_INVALID = "claim_invalid"
+    AUDIENCE_MISMATCH = "audience_mismatch"
+    TENANT_REFUSED = "tenant_refused"
+    ROLE_REFUSED = "role_refused"
+    TOKEN_BINDING_REFUSED = "token_binding_refused"
+    TOKEN_REVOKED = "token_revoked"
+    AGENT_UNBOUND = "agent_unbound"
+    AGENT_DISABLED = "agent_disabled"
+    # Gate two: whether this call may run.
+    TENANT_SERVER_REFUSED = "tenant_server_refused"
+    METHOD_NOT_PERMITTED = "method_not_permitted"
+    TARGET_UNCLASSIFIED = "target_unclassified"
+    ROLE_NOT_PERMITTED = "role_not_permitted"
+    USER_NOT_PERMITTED = "user_not_permitted"
+    TASK_NOT_PERMITTED = "task_not_permitted"
+    SCOPE_INSUFFICIENT = "scope_insufficient"
+    OPERATION_TOKEN_REQUIRED = "operation_token_required"
+    # Sessions.
+    SESSION_REQUIRED = "session_required"
+    SESSION_UNKNOWN = "session_unknown"
+    SESSION_MISMATCH = "session_mismatch"
+    SESSION_EXPIRED = "session_expired"
+    SESSION_ENDED = "session_ended"
+    SESSION_CONFLICT = "session_conflict"
+    TASK_UNKNOWN = "task_unknown"
+    TASK_LIMIT = "task_limit"
+    # Upstream and ourselves.
+    UPSTREAM_UNAVAILABLE = "upstream_unavailable"
+    UPSTREAM_TIMEOUT = "upstream_timeout"
+    UPSTREAM_INVALID = "upstream_invalid"
+    UPSTREAM_BROKEN = "upstream_broken"
+    AUDIT_UNAVAILABLE = "audit_unavailable"
+    STORE_UNAVAILABLE = "store_unavailable"
+    SHUTTING_DOWN = "shutting_down"
+    INTERNAL = "internal"
+    # The authorization server.
+    CLIENT_INVALID = "client_invalid"
+    ASSERTION_REPLAYED = "assertion_replayed"
+    GRANT_UNSUPPORTED = "grant_unsupported"
+    CLIENT_UNAUTHORIZED = "client_unauthorized"
+    REQUEST_MALFORMED = "request_malformed"
+    PARAMETER_REPEATED = "parameter_repeated"
+    SCOPE_INVALID = "scope_invalid"
+    RESOURCE_INVALID = "resource_invalid"
+
+
+class Face(msgspec.Struct, frozen=True):
+    """What a caller may learn: the JSON-RPC error code, a stable public reason and one sentence."""
+
+    jsonrpc: int
+    reason: str
+    text: str
+
+
+# Ours lie outside -32768..-32000, which JSON-RPC and MCP reserve.
+GATE_ONE: Final = -31401
+GATE_TWO: Final = -31403
+TOKEN_NEEDED: Final = -31428
+LIMITED: Final = -31429
+UPSTREAM: Final = -31502
+UNAVAILABLE: Final = -31503
+TIMED_OUT: Final = -31504
+TRANSPORT: Final = -31400
+
+PARSE: Final = -32700
+INVALID_REQUEST: Final = -32600
+METHOD_NOT_FOUND: Final = -32601
+INVALID_PARAMS: Final = -32602
+HEADER_MISMATCH: Final = -32020
+UNSUPPORTED_PROTOCOL_VERSION: Final = -32022
+
+_TOKEN = Face(GATE_ONE, "invalid_token", "The access token is not valid here.")
+_NOT_PERMITTED = Face(GATE_TWO, "not_permitted", "This call is not permitted for this agent within its task.")
+_SESSION = Face(GATE_TWO, "session_refused", "The session is not valid; declare a task to open one.")
+_UNAVAILABLE = Face(UNAVAILABLE, "unavailable", "Twogate cannot serve the call right now; nothing was run.")
+
+FACES: Final[Mapping[ErrorCode, Face]] = MappingProxyType(
+    {
+        ErrorCode.PARSE_ERROR: Face(PARSE, "parse_error", "The body is not one well-formed JSON value."),
+        ErrorCode.DUPLICATE_KEY: Face(PARSE, "duplicate_key", "An object in the body names a member twice."),
+        ErrorCode.TOO_DEEP: Face(PARSE, "too_deep", "The body is nested too deeply."),
+        ErrorCode.TOO_LARGE: Face(INVALID_REQUEST, "too_large", "The request is larger than this server accepts."),
+        ErrorCode.NOT_UTF8: Face(PARSE, "not_utf8", "The body is not valid UTF-8."),
+        ErrorCode.BAD_NUMBER: Face(PARSE, "bad_number", "The body holds a number that JSON peers read differently."),
+        ErrorCode.INVALID_REQUEST: Face(INVALID_REQUEST, "invalid_request", "The body is not a JSON-RPC 2.0 message."),
+        ErrorCode.UNKNOWN_MEMBER: Face(INVALID_REQUEST, "unknown_member", "The message has a member JSON-RPC lacks."),
+        ErrorCode.CASE_CONFLICT: Face(
+            INVALID_REQUEST, "case_conflict", "A member differs from a known one only by letter case."
+        ),
+        ErrorCode.INVALID_PARAMS: Face(INVALID_PARAMS, "invalid_params", "The method's parameters are not valid."),
+        ErrorCode.METHOD_NOT_FOUND: Face(METHOD_NOT_FOUND, "method_not_found", "The method does not exist here."),
+        ErrorCode.BATCH_NOT_SUPPORTED: Face(
+            INVALID_REQUEST, "batch_not_supported", "Batches are not accepted; send one message a request."
+        ),
+        ErrorCode.HEADER_MISMATCH: Face(HEADER_MISMATCH, "header_mismatch", "A header and the body disagree."),
+        ErrorCode.UNSUPPORTED_PROTOCOL_VERSION: Face(
+            UNSUPPORTED_PROTOCOL_VERSION, "unsupported_protocol_version", "Unsupported protocol version"
+        ),
+        ErrorCode.METHOD_NOT_ALLOWED: Face(TRANSPORT, "method_not_allowed", "This HTTP method is not served here."),
+        ErrorCode.NOT_FOUND: Face(TRANSPORT, "not_found", "There is nothing at this address."),
+        ErrorCode.NOT_ACCEPTABLE: Face(
+            TRANSPORT, "not_acceptable", "Accept must allow application/json and text/event-stream."
+        ),
+        ErrorCode.UNSUPPORTED_MEDIA_TYPE: Face(
+            TRANSPORT, "unsupported_media_type", "Content-Type must be application/json."
+        ),
+        ErrorCode.ORIGIN_REFUSED: Face(TRANSPORT, "origin_refused", "This Origin may not call this server."),
+        ErrorCode.HOST_REFUSED: Face(TRANSPORT, "host_refused", "Host does not name this server."),
+        ErrorCode.RATE_LIMITED: Face(LIMITED, "rate_limited", "Too many requests; wait and try again."),
+        ErrorCode.BODY_TIMEOUT: Face(TRANSPORT, "body_timeout", "The request body did not arrive in time."),
+        ErrorCode.CREDENTIAL_MISSING: Face(GATE_ONE, "credential_missing", "An access token is required."),
+        ErrorCode.CREDENTIAL_AMBIGUOUS: Face(GATE_ONE, "invalid_request", "Present exactly one bearer token."),
+        ErrorCode.TOKEN_MALFORMED: _TOKEN,
+        ErrorCode.TOKEN_HEADER_REFUSED: _TOKEN,
+        ErrorCode.TOKEN_TYPE_REFUSED: _TOKEN,
+        ErrorCode.TOKEN_ALGORITHM_REFUSED: _TOKEN,
+        ErrorCode.ISSUER_UNKNOWN: _TOKEN,
+        ErrorCode.KEY_UNKNOWN: _TOKEN,
+        ErrorCode.KEYS_UNAVAILABLE: _UNAVAILABLE,
+        ErrorCode.SIGNATURE_INVALID: _TOKEN,
+        ErrorCode.TOKEN_EXPIRED: Face(GATE_ONE, "token_expired", "The access token has expired."),
+        ErrorCode.TOKEN_NOT_YET_VALID: Face(GATE_ONE, "token_not_yet_valid", "The access token is not valid yet."),
+        ErrorCode.TOKEN_LIFETIME_EXCESSIVE: _TOKEN,
+        ErrorCode.CLAIM_MISSING: _TOKEN,
+        ErrorCode.CLAIM_INVALID: _TOKEN,
+        ErrorCode.AUDIENCE_MISMATCH: Face(
+            GATE_ONE, "audience_mismatch", "The access token was not issued for this resource."
+        ),
+        ErrorCode.TENANT_REFUSED: _TOKEN,
+        ErrorCode.ROLE_REFUSED: _TOKEN,
+        ErrorCode.TOKEN_BINDING_REFUSED: _TOKEN,
+        ErrorCode.TOKEN_REVOKED: _TOKEN,
+        ErrorCode.AGENT_UNBOUND: _TOKEN,
+        ErrorCode.AGENT_DISABLED: _TOKEN,
+        ErrorCode.TENANT_SERVER_REFUSED: _NOT_PERMITTED,
+        ErrorCode.METHOD_NOT_PERMITTED: _NOT_PERMITTED,
+        ErrorCode.TARGET_UNCLASSIFIED: _NOT_PERMITTED,
+        ErrorCode.ROLE_NOT_PERMITTED: _NOT_PERMITTED,
+        ErrorCode.USER_NOT_PERMITTED: _NOT_PERMITTED,
+        ErrorCode.TASK_NOT_PERMITTED: _NOT_PERMITTED,
+        ErrorCode.SCOPE_INSUFFICIENT: Face(
+            GATE_TWO, "insufficient_scope", "The access token lacks a scope that covers this call."
+        ),
+        ErrorCode.OPERATION_TOKEN_REQUIRED: Face(
+            TOKEN_NEEDED, "operation_token_required", "This call needs an operation token; nothing was run."
+        ),
+        ErrorCode.SESSION_REQUIRED: _NOT_PERMITTED,
+        ErrorCode.SESSION_UNKNOWN: _SESSION,
+        ErrorCode.SESSION_MISMATCH: _SESSION,
+        ErrorCode.SESSION_EXPIRED: Face(GATE_TWO, "session_expired", "The session has reached its deadline."),
+        ErrorCode.SESSION_ENDED: Face(GATE_TWO, "session_ended", "The session was ended."),
+        ErrorCode.SESSION_CONFLICT: Face(
+            INVALID_REQUEST, "session_conflict", "The request names more than one session or task."
+        ),
+        ErrorCode.TASK_UNKNOWN: Face(GATE_TWO, "task_unknown", "The agent has no such task."),
+        ErrorCode.TASK_LIMIT: Face(
+            GATE_TWO, "task_limit", "Another task of this agent is still live; wait for its deadline or ask a person."
+        ),
+        ErrorCode.UPSTREAM_UNAVAILABLE: Face(
+            UPSTREAM, "upstream_unavailable", "The MCP server behind Twogate cannot be reached; nothing was run."
+        ),
+        ErrorCode.UPSTREAM_TIMEOUT: Face(
+            TIMED_OUT, "upstream_timeout", "The MCP server did not answer in time; the call may have run."
+        ),
+        ErrorCode.UPSTREAM_INVALID: Face(
+            UPSTREAM, "upstream_invalid", "The MCP server's answer is not valid MCP; the call may have run."
+        ),
+        ErrorCode.UPSTREAM_BROKEN: Face(
+            UPSTREAM, "upstream_broken", "The MCP server broke off its answer; the call may have run."
+        ),
+        ErrorCode.AUDIT_UNAVAILABLE: _UNAVAILABLE,
+        ErrorCode.STORE_UNAVAILABLE: _UNAVAILABLE,
+        ErrorCode.SHUTTING_DOWN: _UNAVAILABLE,
+        ErrorCode.INTERNAL: Face(-32603, "internal", "Internal error."),
+        ErrorCode.CLIENT_INVALID: Face(GATE_ONE, "invalid_client", "Client authentication failed."),
+        ErrorCode.ASSERTION_REPLAYED: Face(GATE_ONE, "invalid_client", "Client authentication failed."),
+        ErrorCode.GRANT_UNSUPPORTED: Face(
+            INVALID_REQUEST, "unsupported_grant_type", "The grant type is not supported."
+        ),
+        ErrorCode.CLIENT_UNAUTHORIZED: Face(
+            INVALID_REQUEST, "unauthorized_client", "The client may not use this grant."
+        ),
+        ErrorCode.REQUEST_MALFORMED: Face(INVALID_REQUEST, "invalid_request", "The request is not well-formed."),
+        ErrorCode.PARAMETER_REPEATED: Face(INVALID_REQUEST, "invalid_request", "A parameter is given more than once."),
+        ErrorCode.SCOPE_INVALID: Face(INVALID_REQUEST, "invalid_scope", "A requested scope does not exist."),
+        ErrorCode.RESOURCE_INVALID: Face(
+            INVALID_REQUEST, "invalid_target", "`resource` must name one resource of this server."
+        ),
+    }
+)
+
+
+class GateError(Exception):
+    """A refusal or failure with its exact reason.
+
+    `debug` is for the audit trail and the log only, never for the caller; it must hold no credential and no argument
+    value. `data` is told to the caller beside the public text (for example the supported protocol versions).
+    """
+
+    def __init__(self, code: ErrorCode, debug: str = "", *, data: Mapping[str, object] | None = None) -> None:
+        super().__init__(f"{code.value}: {debug}" if debug else code.value)
+        self.code = code
+        self.debug = debug
+        self.data = data
+
+    @property
+    def face(self) -> Face:
+        """What the caller may learn of this error."""
+        return FACES[self.code]

@@ -1,0 +1,1 @@
+"""OAuth messages and profiles, one file each."""

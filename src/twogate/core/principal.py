@@ -1,0 +1,87 @@
+"""Who is calling: agents, their bindings to credentials, and the principal that gate one proves."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NewType
+
+import msgspec
+
+AgentName = NewType("AgentName", str)
+"""`tenant/agent`, the name under which an operator registered an agent."""
+
+
+class Method(StrEnum):
+    """How a credential proves who calls."""
+
+    JWT = "jwt"
+
+
+class AgentId(msgspec.Struct, frozen=True, order=True):
+    """An agent of a tenant."""
+
+    tenant: str
+    agent: str
+
+    def __str__(self) -> str:
+        return f"{self.tenant}/{self.agent}"
+
+
+class UserId(msgspec.Struct, frozen=True, order=True):
+    """A user: one issuer's `sub`. Equal subjects of two issuers are two users."""
+
+    issuer: str
+    subject: str
+
+
+class Binding(msgspec.Struct, frozen=True):
+    """A credential that an operator tied to an agent: method, issuer, and the issuer's name for the agent."""
+
+    method: Method
+    issuer: str
+    identifier: str
+
+
+class Agent(msgspec.Struct, frozen=True):
+    """A registered agent: its one role, the tasks it may declare, and how many of them may live at once."""
+
+    id: AgentId
+    role: str
+    tasks: tuple[str, ...]
+    default_task: str | None = None
+    concurrent_tasks: int = 1
+    disabled: bool = False
+
+
+class PrincipalKey(msgspec.Struct, frozen=True):
+    """What sessions, relays and upstream connections are bound to: the agent, by its issuer, and the user behind it."""
+
+    tenant: str
+    issuer: str
+    agent: str
+    user: UserId | None
+
+
+class Principal(msgspec.Struct, frozen=True):
+    """Who calls, as proven by gate one. Built only in `flows/gateway/authenticate.py`.
+
+    `credential` is a short keyed digest that names the credential in the audit trail without revealing it.
+    `session_id` is the session named by the credential itself, if any. `expires_at` is Unix seconds.
+    """
+
+    tenant: str
+    issuer: str
+    agent: Agent
+    user: UserId | None
+    user_role: str | None
+    groups: tuple[str, ...]
+    scopes: frozenset[str]
+    method: Method
+    credential: str
+    session_id: str | None
+    expires_at: int
+
+    @property
+    def key(self) -> PrincipalKey:
+        """The identity that sessions and upstream connections are bound to."""
+        return PrincipalKey(self.tenant, self.issuer, self.agent.id.agent, self.user)

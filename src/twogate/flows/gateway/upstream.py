@@ -1,0 +1,79 @@
+"""What the pipeline asks of an MCP server behind it, whether reached over HTTP or as a child process.
+
+A stdio server is made to look like a Streamable HTTP one here, so that forwarding exists once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+import msgspec
+
+from twogate.core.message import Message
+from twogate.core.principal import PrincipalKey
+
+
+class UpstreamRequest(msgspec.Struct, frozen=True):
+    """One message on its way to an MCP server.
+
+    `owner` keys everything that may carry state between calls (child processes, upstream sessions). `headers` are the
+    complete MCP headers in lower case (content type, accept, `mcp-*`), made by us, never copied from the caller.
+    `body` is `message` re-encoded. `modern` says that the protocol version is stateless (2026-07-28 or later).
+    `timeout` is in seconds, for the first byte of the answer and between later ones.
+    """
+
+    owner: PrincipalKey
+    http_method: str
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+    message: Message | None
+    modern: bool
+    timeout: float
+
+
+class UpstreamAnswer(Protocol):
+    """An answer whose head has arrived. Always closed by the pipeline; closing early aborts the exchange."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        ...
+
+    @property
+    def content_type(self) -> str:
+        """The media type in lower case without parameters, or empty."""
+        ...
+
+    @property
+    def session_id(self) -> str | None:
+        """The upstream's `Mcp-Session-Id`, if it set one."""
+        ...
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it arrives, with back-pressure.
+
+        Raises:
+            GateError: UPSTREAM_BROKEN, UPSTREAM_TIMEOUT, UPSTREAM_INVALID.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Release the exchange; idempotent. Aborts it if the body was not read to its end."""
+        ...
+
+
+class Upstream(Protocol):
+    """One configured MCP server."""
+
+    async def send(self, request: UpstreamRequest) -> UpstreamAnswer:
+        """Send one message and return once the answer's head has arrived.
+
+        Raises:
+            GateError: UPSTREAM_UNAVAILABLE (nothing was sent), UPSTREAM_TIMEOUT, UPSTREAM_BROKEN, UPSTREAM_INVALID.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close every connection and end every child process of this server."""
+        ...

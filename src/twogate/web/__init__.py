@@ -1,0 +1,1 @@
+"""HTTP: parsing requests, writing answers, and nothing decided."""
