@@ -141,41 +141,42 @@ def session_targets(policy: Policy, role: str, task: str) -> frozenset[str]:
 
 
 def decide(principal: Principal, session: Session | None, server: str, target: str, policy: Policy) -> Decision:
-    """Decide one call of `target` (`server.tool`) at `server`, in this order, the first refusal being the reason.
+    """Decide one call of `target` (`server.tool`) at `server`; the first refusal in this order is the reason.
 
-    1. the tenant has the server; 2. the target is classified; 3. the agent's role allows it; 4. the user, if there is
-    one, may too by role or group; 5. a live session's fixed set AND the task as configured now hold it; 6. if scopes
-    are configured, a granted one covers it. `session` must be one that the caller verified for this principal and
-    this moment. A scope challenge is the last step, so that it is given only when a scope would help.
+    1. there is a session; 2. the tenant has the server; 3. the target is classified; 4. the agent's role allows it;
+    5. the user, if there is one, may too by role or group; 6. the session's fixed set AND the task as configured now
+    hold it; 7. if scopes are configured, a granted one covers it. `session` must be one that the caller verified for
+    this principal and this moment. The scopes come last, so that a challenge is given only when a scope would help.
     """
     # 1.
+    if session is None:
+        return Deny(ErrorCode.SESSION_REQUIRED)
+    # 2.
     tenant = policy.tenants.get(principal.tenant)
     if tenant is None or server not in tenant.servers:
         return Deny(ErrorCode.TENANT_SERVER_REFUSED)
-    # 2.
+    # 3.
     tool_class = policy.classes.get(target)
     if tool_class is None:
         return Deny(ErrorCode.TARGET_UNCLASSIFIED)
-    # 3.
+    # 4.
     role = policy.roles.get(principal.agent.role)
     effect = Effect.DENY if role is None else role.effect(target, tool_class)
     if effect is Effect.DENY:
         return Deny(ErrorCode.ROLE_NOT_PERMITTED)
-    # 4.
+    # 5.
     if principal.user is not None:
         effect = max(effect, _user_effect(principal, target, tool_class, policy))
         if effect is Effect.DENY:
             return Deny(ErrorCode.USER_NOT_PERMITTED)
-    # 5.
-    if session is None:
-        return Deny(ErrorCode.SESSION_REQUIRED)
+    # 6.
     if (
         target not in session.targets
         or session.task not in principal.agent.tasks
         or not covers(policy.tasks.get(session.task, frozenset()), target, tool_class)
     ):
         return Deny(ErrorCode.TASK_NOT_PERMITTED)
-    # 6.
+    # 7.
     if policy.scopes and not _scope_covers(principal, target, tool_class, policy):
         needed = tuple(sorted(name for name, entries in policy.scopes.items() if covers(entries, target, tool_class)))
         return Deny(ErrorCode.SCOPE_INSUFFICIENT, needed) if needed else Deny(ErrorCode.ROLE_NOT_PERMITTED)

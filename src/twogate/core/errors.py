@@ -83,6 +83,7 @@ class ErrorCode(StrEnum):
     SESSION_CONFLICT = "session_conflict"
     TASK_UNKNOWN = "task_unknown"
     TASK_LIMIT = "task_limit"
+    MCP_SESSION_UNKNOWN = "mcp_session_unknown"
     # Upstream and ourselves.
     UPSTREAM_UNAVAILABLE = "upstream_unavailable"
     UPSTREAM_TIMEOUT = "upstream_timeout"
@@ -203,7 +204,9 @@ FACES: Final[Mapping[ErrorCode, Face]] = MappingProxyType(
         ErrorCode.OPERATION_TOKEN_REQUIRED: Face(
             TOKEN_NEEDED, "operation_token_required", "This call needs an operation token; nothing was run."
         ),
-        ErrorCode.SESSION_REQUIRED: _NOT_PERMITTED,
+        ErrorCode.SESSION_REQUIRED: Face(
+            GATE_TWO, "session_required", "Declare a task first: POST it to /sessions and send the session you get."
+        ),
         ErrorCode.SESSION_UNKNOWN: _SESSION,
         ErrorCode.SESSION_MISMATCH: _SESSION,
         ErrorCode.SESSION_EXPIRED: Face(GATE_TWO, "session_expired", "The session has reached its deadline."),
@@ -214,6 +217,9 @@ FACES: Final[Mapping[ErrorCode, Face]] = MappingProxyType(
         ErrorCode.TASK_UNKNOWN: Face(GATE_TWO, "task_unknown", "The agent has no such task."),
         ErrorCode.TASK_LIMIT: Face(
             GATE_TWO, "task_limit", "Another task of this agent is still live; wait for its deadline or ask a person."
+        ),
+        ErrorCode.MCP_SESSION_UNKNOWN: Face(
+            INVALID_REQUEST, "mcp_session_unknown", "The Mcp-Session-Id is not known here; initialize again."
         ),
         ErrorCode.UPSTREAM_UNAVAILABLE: Face(
             UPSTREAM, "upstream_unavailable", "The MCP server behind Twogate cannot be reached; nothing was run."

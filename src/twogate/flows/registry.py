@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Protocol
 
 import msgspec
@@ -48,3 +50,65 @@ class Revision(Protocol):
             GateError: STORE_UNAVAILABLE.
         """
         ...
+
+
+class RegistryView(msgspec.Struct, frozen=True):
+    """Every agent, disabled ones marked, and every binding, as of one revision."""
+
+    revision: int
+    agents: Mapping[AgentId, Agent]
+    bindings: Mapping[Binding, AgentId]
+
+
+class Registry:
+    """The current view, read again whenever the store's revision moved.
+
+    Asking costs one synchronous look at the revision; a change by any process holds for the next call of `view`.
+    """
+
+    def __init__(
+        self,
+        store: RegistryStore,
+        revision: Revision,
+        agents: Mapping[AgentId, Agent],
+        bindings: Mapping[Binding, AgentId],
+    ) -> None:
+        self._store = store
+        self._revision = revision
+        self._agents = agents
+        self._bindings = bindings
+        self._lock = asyncio.Lock()
+        self._view: RegistryView | None = None
+
+    async def view(self) -> RegistryView:
+        """The agents and bindings as of now.
+
+        Raises:
+            GateError: STORE_UNAVAILABLE.
+        """
+        revision = self._revision.current()
+        view = self._view
+        if view is not None and view.revision == revision:
+            return view
+        async with self._lock:
+            view = self._view
+            if view is None or view.revision != revision:
+                # The revision was read before the rows: should they be newer, the next call reads once more.
+                view = self._view = self._merge(revision, await self._store.load())
+            return view
+
+    async def agent(self, agent: AgentId) -> Agent | None:
+        """An agent as of now, disabled or not.
+
+        Raises:
+            GateError: STORE_UNAVAILABLE.
+        """
+        return (await self.view()).agents.get(agent)
+
+    def _merge(self, revision: int, state: RegistryState) -> RegistryView:
+        # The configuration wins: what an operator wrote there cannot be redefined by a row.
+        agents = {**state.agents, **self._agents}
+        for agent_id in state.disabled & agents.keys():
+            agents[agent_id] = msgspec.structs.replace(agents[agent_id], disabled=True)
+        bindings = {**state.bindings, **self._bindings}
+        return RegistryView(revision, MappingProxyType(agents), MappingProxyType(bindings))

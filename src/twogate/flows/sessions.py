@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+import base64
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol, TypeVar
 
-from twogate.core.principal import Agent
-from twogate.core.session import Session
+from twogate.core.access import Policy, session_targets
+from twogate.core.audit.record import AuditEvent, EventKind
+from twogate.core.errors import ErrorCode, GateError
+from twogate.core.principal import Agent, Principal, PrincipalKey
+from twogate.core.session import MAX_LIFETIME, Session, verify_session
+from twogate.flows.audit import AuditSink
+from twogate.flows.environment import Clock, Rng
+from twogate.flows.registry import Revision
+
+CACHE_ENTRIES: Final = 20_000
+
+_K = TypeVar("_K")
 
 
 class SessionStore(Protocol):
@@ -31,3 +43,110 @@ class SessionStore(Protocol):
     async def end(self, session_id: str, now: int) -> Session | None:
         """End a live session and return it; None if there is none of this id. Ending twice changes nothing."""
         ...
+
+
+class Sessions:
+    """Sessions as the gateway and the control API use them, with a cache that any change in the store empties."""
+
+    def __init__(
+        self,
+        store: SessionStore,
+        revision: Revision,
+        policy: Callable[[], Policy],
+        audit: AuditSink,
+        clock: Clock,
+        rng: Rng,
+    ) -> None:
+        self._store = store
+        self._revision = revision
+        self._policy = policy
+        self._audit = audit
+        self._clock = clock
+        self._rng = rng
+        self._seen = -1
+        self._by_id: OrderedDict[str, Session] = OrderedDict()
+        self._by_task: OrderedDict[tuple[PrincipalKey, str], Session] = OrderedDict()
+
+    async def find(self, session_id: str, principal: Principal, now: int) -> Session:
+        """The principal's live session of this id. The id is a handle, not a credential.
+
+        Raises:
+            GateError: SESSION_UNKNOWN, SESSION_MISMATCH, SESSION_ENDED, SESSION_EXPIRED, STORE_UNAVAILABLE.
+        """
+        self._forget_if_changed()
+        session = self._by_id.get(session_id)
+        if session is None:
+            session = await self._store.get(session_id)
+            if session is None:
+                raise GateError(ErrorCode.SESSION_UNKNOWN)
+            _remember(self._by_id, session_id, session)
+        return verify_session(session, principal.key, now)
+
+    async def declare(self, task: str, principal: Principal, now: int, address: str = "") -> Session:
+        """The principal's session for a task, opened now if there is none (DESIGN decision 6).
+
+        Raises:
+            GateError: TASK_UNKNOWN, TASK_LIMIT, SESSION_ENDED, STORE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+        """
+        self._forget_if_changed()
+        cached = self._by_task.get((principal.key, task))
+        if cached is not None and now < cached.deadline:
+            return verify_session(cached, principal.key, now)
+        candidate = Session(
+            id=base64.urlsafe_b64encode(self._rng.token(18)).decode(),
+            principal=principal.key,
+            task=task,
+            targets=session_targets(self._policy(), principal.agent.role, task),
+            created_at=now,
+            deadline=now + MAX_LIFETIME,
+        )
+        try:
+            session = await self._store.open(candidate, principal.agent, now)
+        except GateError as error:
+            await self._audit.append(self._event(EventKind.SESSION_REFUSED, principal, task, address, error))
+            raise
+        if session.id == candidate.id:
+            await self._audit.append(self._event(EventKind.SESSION_OPENED, principal, task, address, session=session))
+        _remember(self._by_task, (principal.key, task), session)
+        return session
+
+    def _forget_if_changed(self) -> None:
+        revision = self._revision.current()
+        if revision != self._seen:
+            self._by_id.clear()
+            self._by_task.clear()
+            self._seen = revision
+
+    def _event(
+        self,
+        kind: EventKind,
+        principal: Principal,
+        task: str,
+        address: str,
+        error: GateError | None = None,
+        session: Session | None = None,
+    ) -> AuditEvent:
+        return AuditEvent(
+            kind=kind,
+            at=self._clock.now_us(),
+            address=address,
+            tenant=principal.tenant,
+            issuer=principal.issuer,
+            agent=principal.agent.id.agent,
+            user_issuer="" if principal.user is None else principal.user.issuer,
+            user="" if principal.user is None else principal.user.subject,
+            role=principal.agent.role,
+            task=task,
+            session="" if session is None else session.id,
+            credential=principal.credential,
+            reason="" if error is None else error.code,
+            detail="" if error is None else error.debug,
+            # Declaring other tasks while one lives is how a hijacked agent would collect the union of their tools.
+            anomaly=error is not None and error.code in (ErrorCode.TASK_LIMIT, ErrorCode.TASK_UNKNOWN),
+        )
+
+
+def _remember(cache: OrderedDict[_K, Session], key: _K, session: Session) -> None:
+    cache[key] = session
+    while len(cache) > CACHE_ENTRIES:
+        cache.popitem(last=False)

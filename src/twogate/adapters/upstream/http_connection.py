@@ -1,0 +1,416 @@
+"""One HTTP/1.1 connection to an MCP server, and the answer that is read from it (RFC 9112).
+
+Callbacks only: httptools parses what the transport hands over, and the awaiting task is woken once, when there is
+something to tell. An answer that has a small `Content-Length` is told when it is complete, so it costs one wake-up and
+its connection is back in the pool before the task runs. Everything the other side sends is hostile input here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import select
+from collections.abc import AsyncIterator, Callable
+from http import HTTPStatus
+from typing import Final, cast
+
+import httptools
+
+from twogate.core.errors import ErrorCode, GateError
+
+MAX_HEAD: Final = 64 * 1024
+"""Bytes of an answer's head, interim answers included, and of anything later that is not body (chunk framing)."""
+MAX_HEADERS: Final = 100
+MAX_SESSION_ID: Final = 1024
+READ_AHEAD: Final = 256 * 1024
+"""Unread body bytes above which no more is read from the socket."""
+EAGER_BODY: Final = 64 * 1024
+"""Up to this `Content-Length` an answer is told when it is complete, not when its head is."""
+TRUSTED_IDLE: Final = 1.0
+"""Seconds of idleness after which a connection is asked whether the other side has closed it."""
+
+_READ_HEADERS: Final = frozenset(
+    {b"content-type", b"content-length", b"content-encoding", b"transfer-encoding", b"mcp-session-id"}
+)
+_SWITCHING_PROTOCOLS: Final = int(HTTPStatus.SWITCHING_PROTOCOLS)
+_NO_CONTENT: Final = int(HTTPStatus.NO_CONTENT)
+_INTERIM: Final = 1
+_FINAL: Final = frozenset({2, 4, 5})
+"""Classes of status codes (RFC 9110 section 15); redirects are not followed, so they are no answer."""
+_SESSION_ID: Final = re.compile(rb"[\x21-\x7e]{1,%d}" % MAX_SESSION_ID)
+_MEDIA_TYPE: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]{1,127}/[!#$%&'*+.^_`|~0-9a-z-]{1,127}")
+
+
+class _RefusedError(Exception):
+    """The answer breaks a rule that httptools does not hold; the text is for the audit trail."""
+
+
+class HttpAnswer:
+    """An answer; implements `flows.gateway.upstream.UpstreamAnswer`."""
+
+    __slots__ = (
+        "_buffered",
+        "_connection",
+        "_ended",
+        "_error",
+        "_parts",
+        "_ready",
+        "_waiter",
+        "content_type",
+        "session_id",
+        "status",
+    )
+
+    def __init__(self, connection: HttpConnection) -> None:
+        self.status = 0
+        self.content_type = ""
+        self.session_id: str | None = None
+        self._connection: HttpConnection | None = connection
+        self._parts: list[bytes] = []
+        self._buffered = 0
+        self._ready = False
+        self._ended = False
+        self._error: GateError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    # What the connection tells it.
+
+    def add(self, part: bytes) -> int:
+        """Take body bytes; returns how many are waiting to be read. Does not wake the reader."""
+        self._parts.append(part)
+        self._buffered += len(part)
+        return self._buffered
+
+    def wake(self) -> None:
+        """Let the reader look: the head may be told, and perhaps body bytes are there."""
+        self._ready = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def end(self) -> None:
+        """The body is complete, and the connection no longer belongs to this answer."""
+        self._connection = None
+        self._ended = True
+        self.wake()
+
+    def fail(self, error: GateError) -> None:
+        """The exchange failed; what arrived before can still be read."""
+        self._connection = None
+        self._error = error
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # What the pipeline asks of it.
+
+    async def head(self) -> None:
+        """Wait for the head. A cancelled wait aborts the exchange.
+
+        Raises:
+            GateError: UPSTREAM_TIMEOUT, UPSTREAM_BROKEN, UPSTREAM_INVALID.
+        """
+        while not self._ready:
+            if self._error is not None:
+                raise self._error
+            waiter = self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                self._abort()
+                raise
+            finally:
+                self._waiter = None
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it arrives; reading from the socket stops while too much of it is unread.
+
+        Raises:
+            GateError: UPSTREAM_BROKEN, UPSTREAM_TIMEOUT, UPSTREAM_INVALID.
+        """
+        return self
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._parts:
+            if self._ended:
+                raise StopAsyncIteration
+            if self._error is not None:
+                raise self._error
+            waiter = self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await waiter
+            finally:
+                self._waiter = None
+        parts, self._parts, self._buffered = self._parts, [], 0
+        if self._connection is not None:
+            self._connection.resume()
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def aclose(self) -> None:
+        """Release the exchange; closes the connection if the body was not complete."""
+        self._parts = []
+        self._abort()
+
+    def _abort(self) -> None:
+        if self._connection is not None:
+            self._connection.abort(GateError(ErrorCode.UPSTREAM_BROKEN, "the exchange was given up by Twogate"))
+
+
+class HttpConnection(asyncio.Protocol):
+    """A connection that carries one exchange at a time.
+
+    `deadline` (of the loop's clock) is when the pool must call `expire`: the end of idleness, or of patience.
+    """
+
+    def __init__(
+        self,
+        *,
+        idle_seconds: float,
+        on_made: Callable[[HttpConnection], None],
+        on_idle: Callable[[HttpConnection], None],
+        on_lost: Callable[[HttpConnection], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._idle_seconds = idle_seconds
+        self._on_made = on_made
+        self._on_idle = on_idle
+        self._on_lost = on_lost
+        self._transport: asyncio.Transport
+        self._parser = httptools.HttpResponseParser(self)
+        self._answer: HttpAnswer | None = None
+        self._lost = False
+        self._eof = False
+        self._paused = False
+        self._timeout = 0.0
+        self.deadline = math.inf
+        self._seen: dict[bytes, bytes] = {}
+        self._begin()
+
+    def _begin(self) -> None:
+        """Forget the last answer."""
+        self._room = MAX_HEAD
+        self._headers = 0
+        self._interim = False
+        self._head_done = False
+        self._hold = False
+        self._until_close = False
+        self._complete = False
+        self._reusable = False
+        self._grown = 0
+        self._seen.clear()
+
+    # What the pool asks of it.
+
+    def is_usable(self) -> bool:
+        """Whether a request may be written: open, silent since the last answer, and not idle for too long."""
+        left = self.deadline - self._loop.time()
+        if self._lost or left <= 0 or self._transport.is_closing():
+            return False
+        # The loop may not have seen yet that the other side closed. A request written now would be lost, and nobody
+        # could say whether it ran, so a connection that was idle for a while is asked (not always: a system call).
+        return left > self._idle_seconds - TRUSTED_IDLE or not self._is_readable()
+
+    def exchange(self, request: bytes, timeout: float) -> HttpAnswer:
+        """Write a request on a usable connection; from here on it may have run."""
+        self._begin()
+        self._timeout = timeout
+        self.deadline = self._loop.time() + timeout
+        answer = self._answer = HttpAnswer(self)
+        self._transport.write(request)
+        return answer
+
+    def resume(self) -> None:
+        """Read on: what had arrived was taken."""
+        if self._paused:
+            self._paused = False
+            self.deadline = self._loop.time() + self._timeout
+            self._transport.resume_reading()
+
+    def abort(self, error: GateError) -> None:
+        """Close now; a running exchange fails with `error`."""
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            answer.fail(error)
+        # Not `close`: with TLS that would wait for the other side's goodbye.
+        self._transport.abort()
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        self.abort(GateError(ErrorCode.UPSTREAM_TIMEOUT, f"silent for {self._timeout:g} s"))
+
+    def _is_readable(self) -> bool:
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(poll.poll(0))
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection, with its TLS handshake, stands."""
+        self._transport = cast("asyncio.Transport", transport)
+        self.deadline = self._loop.time() + self._idle_seconds
+        self._on_made(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what arrived and wake the reader at most once."""
+        answer = self._answer
+        if answer is None:
+            # Nobody asked. Kept, these bytes would become the beginning of the next caller's answer.
+            self._transport.abort()
+            return
+        told, self._grown = self._head_done, 0
+        try:
+            self._feed(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade, _RefusedError) as error:
+            self._refuse(answer, error)
+            return
+        if self._complete:
+            self._finish(answer)
+        elif self._head_done and not self._hold and (self._grown or not told):
+            self._await_more()
+            answer.wake()
+
+    def _feed(self, data: bytes) -> None:
+        if not self._head_done and len(data) > self._room:
+            self._parser.feed_data(data[: self._room])
+            if not self._head_done:
+                raise _RefusedError("the head is too large")
+            data = data[self._room :]
+        self._parser.feed_data(data)
+        if not self._grown:
+            self._room -= len(data)
+            if self._room <= 0 and not self._complete:
+                raise _RefusedError("too much that is not body")
+
+    def eof_received(self) -> None:
+        """The other side will send no more; with TLS only when it said so itself."""
+        self._eof = True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self._lost = True
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            # "a response message without a declared message body length [is] determined by the number of octets
+            # received prior to the server closing the connection" (RFC 9112 section 6.3); a reset is not a close.
+            if self._head_done and self._until_close and self._eof and exc is None:
+                answer.end()
+            else:
+                answer.fail(GateError(ErrorCode.UPSTREAM_BROKEN, "the connection was closed before the answer ended"))
+        self._on_lost(self)
+
+    def _await_more(self) -> None:
+        if self._paused:
+            return
+        self.deadline = self._loop.time() + self._timeout
+        self._room = MAX_HEAD
+
+    def _finish(self, answer: HttpAnswer) -> None:
+        self._answer = None
+        answer.end()
+        # A request that the other side did not read to its end leaves a rest that would precede the next one.
+        if not self._reusable or self._transport.get_write_buffer_size():
+            self._transport.abort()
+            return
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+        self.deadline = self._loop.time() + self._idle_seconds
+        self._on_idle(self)
+
+    def _refuse(self, answer: HttpAnswer, error: Exception) -> None:
+        self._answer = None
+        if self._complete:
+            answer.end()  # The answer was whole; what followed it was not asked for.
+        else:
+            reason = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else error
+            answer.fail(GateError(ErrorCode.UPSTREAM_INVALID, f"not a valid HTTP/1.1 answer: {reason}"))
+        self._transport.abort()
+
+    # httptools
+
+    def on_message_begin(self) -> None:
+        """An answer begins."""
+        if self._complete:
+            raise _RefusedError("an answer that nobody asked for")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header field."""
+        if self._head_done:
+            raise _RefusedError("trailers")
+        self._headers += 1
+        if self._headers > MAX_HEADERS:
+            raise _RefusedError("too many header fields")
+        name = name.lower()
+        if name in _READ_HEADERS:
+            if name in self._seen:
+                raise _RefusedError(f"{name.decode('ascii')} twice")
+            self._seen[name] = value.strip(b" \t")
+
+    def on_headers_complete(self) -> None:
+        """The head is complete."""
+        status = self._parser.get_status_code()
+        # "A client MUST be able to parse one or more 1xx responses received prior to a final response" (RFC 9110
+        # section 15.2). 101 is none of these: we never ask to switch protocols.
+        kind = status // 100
+        if kind == _INTERIM and status != _SWITCHING_PROTOCOLS:
+            self._interim = True
+            return
+        if kind not in _FINAL:
+            raise _RefusedError(f"status {status}")
+        seen = self._seen
+        coding, length = seen.get(b"transfer-encoding"), seen.get(b"content-length")
+        if coding is not None and coding.lower() != b"chunked":
+            raise _RefusedError("transfer-encoding other than chunked")
+        if seen.get(b"content-encoding", b"identity").lower() != b"identity":
+            raise _RefusedError("content-encoding, though identity was asked for")
+        answer = self._answer
+        if answer is None:
+            raise _RefusedError("an answer that nobody asked for")
+        answer.status = status
+        answer.content_type = _parse_media_type(seen.get(b"content-type"))
+        answer.session_id = _parse_session_id(seen.get(b"mcp-session-id"))
+        self._until_close = coding is None and length is None and status != _NO_CONTENT
+        self._hold = length is not None and int(length) <= EAGER_BODY
+        self._head_done = True
+
+    def on_body(self, body: bytes) -> None:
+        """Body bytes, freed of their framing."""
+        self._grown += len(body)
+        if self._answer is not None and self._answer.add(body) > READ_AHEAD and not self._paused:
+            # The silence that follows is ours, so nobody is blamed for it.
+            self._paused = True
+            self.deadline = math.inf
+            self._transport.pause_reading()
+
+    def on_message_complete(self) -> None:
+        """An answer ends."""
+        if self._interim:
+            self._interim = False
+            self._seen.clear()
+            return
+        self._complete = True
+        self._reusable = self._parser.should_keep_alive()
+
+
+def _parse_media_type(value: bytes | None) -> str:
+    """The media type in lower case without parameters; empty when absent (RFC 9110 section 8.3)."""
+    if value is None:
+        return ""
+    if value == b"application/json":
+        return "application/json"
+    media_type = value.partition(b";")[0].rstrip(b" \t").lower()
+    if not _MEDIA_TYPE.fullmatch(media_type):
+        raise _RefusedError("content-type")
+    return media_type.decode("ascii")
+
+
+def _parse_session_id(value: bytes | None) -> str | None:
+    """The session id: "MUST only contain visible ASCII characters" (MCP, Streamable HTTP, session management)."""
+    if value is None:
+        return None
+    if not _SESSION_ID.fullmatch(value):
+        raise _RefusedError("mcp-session-id")
+    return value.decode("ascii")

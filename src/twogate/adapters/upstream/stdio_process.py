@@ -1,0 +1,292 @@
+"""One stdio server as a child process: starting it cleanly, its lines, and ending it with everything it started."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from twogate.adapters.upstream import stdio_supervisor
+from twogate.adapters.upstream.stdio_stderr import StderrLines
+from twogate.core.errors import ErrorCode, GateError
+from twogate.flows.environment import Clock
+
+PATH: Final = "/usr/local/bin:/usr/bin:/bin"
+"""Where a server's command is looked for, after the directory of this Python interpreter."""
+
+_CHUNK_BYTES: Final = 64 * 1024
+_WRITE_BUFFER_BYTES: Final = 64 * 1024
+_KILL_SECONDS: Final = 5.0
+_READ_OUT_SECONDS: Final = 1.0
+_REAP_SECONDS: Final = 0.005
+_REAP_ROUNDS: Final = 100
+
+
+class StdioLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds for the processes of one stdio server. Times are in seconds.
+
+    `grace` is waited after closing stdin and again after SIGTERM. A process that fails before `healthy_after` is
+    started again after a delay that doubles from `backoff` to `backoff_longest`.
+    """
+
+    relays: int = 64
+    pending: int = 64
+    line_bytes: int = 4 * 1024 * 1024
+    stderr_line_bytes: int = 4096
+    stderr_lines_per_second: int = 50
+    queued_progress_bytes: int = 1024 * 1024
+    start: float = 10.0
+    handshake: float = 10.0
+    idle: float = 300.0
+    sweep: float = 15.0
+    backoff: float = 0.1
+    backoff_longest: float = 30.0
+    healthy_after: float = 10.0
+    grace: float = 2.0
+
+
+class StdioCommand(msgspec.Struct, frozen=True):
+    """How to start a server. `environment` is added to a minimal one; nothing of Twogate's own is inherited."""
+
+    name: str
+    command: tuple[str, ...]
+    cwd: Path | None
+    environment: Mapping[str, str]
+
+
+def clean_environment(configured: Mapping[str, str], home: Path) -> dict[str, str]:
+    """The complete environment of a server: four variables and what the configuration names."""
+    return {
+        "PATH": f"{Path(sys.executable).parent}:{PATH}",
+        "LANG": "C.UTF-8",
+        "HOME": str(home),
+        "TMPDIR": str(home),
+        **configured,
+    }
+
+
+class _Pipes(msgspec.Struct):
+    """The supervisor and its pipes, on the event loop. `transports` are all of them, for closing."""
+
+    popen: subprocess.Popen[bytes]
+    control: tuple[asyncio.StreamReader, asyncio.StreamWriter]
+    stdin: asyncio.StreamWriter
+    stdout: asyncio.StreamReader
+    stderr: asyncio.StreamReader
+    transports: tuple[asyncio.BaseTransport, ...]
+
+
+class StdioProcess:
+    """A running server behind its supervisor (see `stdio_supervisor`)."""
+
+    def __init__(self, pipes: _Pipes, home: Path, limits: StdioLimits, stderr: StderrLines) -> None:
+        self.pid = 0
+        self._pipes = pipes
+        self._home = home
+        self._limits = limits
+        self._ending: asyncio.Task[None] | None = None
+        self._write_lock = asyncio.Lock()
+        self._stdout_ended = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        self._report: asyncio.Future[str] = loop.create_future()
+        self._watch_task = loop.create_task(self._watch())
+        self._stderr_task = loop.create_task(stderr.read(pipes.stderr))
+
+    @classmethod
+    async def start(
+        cls, what: StdioCommand, limits: StdioLimits, clock: Clock, log: Callable[[str, str], None]
+    ) -> StdioProcess:
+        """Start the server in a process group, directory and environment of its own.
+
+        Raises:
+            GateError: UPSTREAM_UNAVAILABLE if the command cannot be started.
+        """
+        try:
+            popen, control, home = _spawn(what, limits)
+            pipes = await _attach(popen, control)
+        except (OSError, ValueError) as error:
+            raise GateError(ErrorCode.UPSTREAM_UNAVAILABLE, f"cannot start {what.command[0]!r}: {error}") from error
+        process = cls(pipes, home, limits, StderrLines(what.name, limits, clock, log))
+        try:
+            async with asyncio.timeout(limits.start):
+                status = await asyncio.shield(process._report)
+        except TimeoutError:
+            status = "failed no report in time"
+        except asyncio.CancelledError:
+            await process.end(now=True)
+            raise
+        word, _, detail = status.partition(" ")
+        if word != "started":
+            await process.end(now=True)
+            raise GateError(
+                ErrorCode.UPSTREAM_UNAVAILABLE, f"cannot start {what.command[0]!r}: {detail or 'no report'}"
+            )
+        process.pid = int(detail)
+        return process
+
+    async def _watch(self) -> None:
+        """Hear the supervisor's report, and its end: then everything else must end too."""
+        reader = self._pipes.control[0]
+        report = b""
+        with contextlib.suppress(OSError):
+            report = await reader.readline()
+        self._report.set_result(report.decode("ascii", "replace").rstrip("\n"))
+        with contextlib.suppress(OSError):
+            await reader.read()
+        if self._ending is None:
+            self._ending = asyncio.get_running_loop().create_task(self._end(now=True, read_out=True))
+
+    async def lines(self) -> AsyncIterator[bytes]:
+        """The server's lines without their ends, until it closes stdout. A last line without an end is dropped.
+
+        Raises:
+            GateError: UPSTREAM_INVALID for a line beyond the limit.
+        """
+        held = bytearray()
+        while chunk := await self._pipes.stdout.read(_CHUNK_BYTES):
+            *complete, rest = chunk.split(b"\n")
+            for part in complete:
+                self._check_size(len(held) + len(part))
+                yield bytes(held) + part if held else part
+                held.clear()
+            self._check_size(len(held) + len(rest))
+            held += rest
+            # A read that finds data does not suspend: give way, so that a flood cannot hold the event loop.
+            await asyncio.sleep(0)
+        self._stdout_ended.set()
+
+    def _check_size(self, size: int) -> None:
+        if size > self._limits.line_bytes:
+            raise GateError(ErrorCode.UPSTREAM_INVALID, f"a line of more than {self._limits.line_bytes} bytes")
+
+    async def write(self, line: bytes) -> None:
+        """Write one line and wait until the server reads again, if it is behind.
+
+        Raises:
+            GateError: UPSTREAM_BROKEN.
+        """
+        async with self._write_lock:
+            if self._pipes.stdin.is_closing():
+                raise GateError(ErrorCode.UPSTREAM_BROKEN, "the server's stdin is closed")
+            try:
+                self._pipes.stdin.write(line)
+                await self._pipes.stdin.drain()
+            except OSError as error:
+                raise GateError(ErrorCode.UPSTREAM_BROKEN, "the server closed its stdin") from error
+
+    def offer(self, line: bytes) -> None:
+        """Write one line that may be lost: it is, while the server is behind with reading."""
+        stdin = self._pipes.stdin
+        if not stdin.is_closing() and stdin.transport.get_write_buffer_size() < _WRITE_BUFFER_BYTES:
+            stdin.write(line)
+
+    def end_soon(self, *, now: bool) -> asyncio.Task[None]:
+        """Begin to end the server and everything it started: at once, or with the grace of `StdioLimits`."""
+        if self._ending is None:
+            self._ending = asyncio.get_running_loop().create_task(self._end(now=now))
+        elif now and not self._ending.done():
+            self._tell(stdio_supervisor.KILL_NOW)
+        return self._ending
+
+    async def end(self, *, now: bool) -> None:
+        """End the server and everything it started, and return when all is gone."""
+        await asyncio.shield(self.end_soon(now=now))
+
+    def _tell(self, word: bytes) -> None:
+        writer = self._pipes.control[1]
+        if not writer.is_closing():
+            writer.write(word)
+
+    async def _end(self, *, now: bool, read_out: bool = False) -> None:
+        stdin = self._pipes.stdin.transport
+        if stdin.get_write_buffer_size():
+            stdin.abort()  # what the server does not read would keep the pipe open
+        else:
+            stdin.close()
+        self._tell(stdio_supervisor.KILL_NOW if now else stdio_supervisor.END)
+        patience = _KILL_SECONDS if now else _KILL_SECONDS + 2 * self._limits.grace
+        await asyncio.wait((self._watch_task,), timeout=patience)
+        await self._reap()
+        if read_out:  # the server's last words may still be in the pipe; only a process that escaped keeps it open
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_READ_OUT_SECONDS):
+                    await self._stdout_ended.wait()
+        for transport in self._pipes.transports:
+            transport.close()
+        await asyncio.wait((self._stderr_task, self._watch_task))
+        await asyncio.sleep(0)  # transports close their pipes in the loop's next round
+        if self._home.exists():  # only if the supervisor was killed or failed
+            await asyncio.to_thread(shutil.rmtree, self._home, ignore_errors=True)
+
+    async def _reap(self) -> None:
+        """Collect the supervisor, which has just ended; if it has not, it is killed, and the server with it."""
+        rounds = 0
+        while (code := self._pipes.popen.poll()) is None:
+            if rounds == _REAP_ROUNDS:
+                self._pipes.popen.kill()
+            rounds += 1
+            await asyncio.sleep(_REAP_SECONDS)
+        if code < 0 and self.pid:
+            # The supervisor was killed. The number can have passed to a stranger only if no process of ours is left.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+
+async def _attach(popen: subprocess.Popen[bytes], control: socket.socket) -> _Pipes:
+    loop = asyncio.get_running_loop()
+    reader, writer = await asyncio.open_unix_connection(sock=control)
+    stdin, protocol = await loop.connect_write_pipe(
+        lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader()), popen.stdin
+    )
+    stdin.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
+    stdout, stderr = asyncio.StreamReader(limit=_CHUNK_BYTES), asyncio.StreamReader(limit=_CHUNK_BYTES)
+    out, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stdout), popen.stdout)
+    err, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stderr), popen.stderr)
+    return _Pipes(
+        popen,
+        (reader, writer),
+        asyncio.StreamWriter(stdin, protocol, None, loop),
+        stdout,
+        stderr,
+        (writer.transport, stdin, out, err),
+    )
+
+
+def _spawn(what: StdioCommand, limits: StdioLimits) -> tuple[subprocess.Popen[bytes], socket.socket, Path]:
+    home = Path(tempfile.mkdtemp(prefix="twogate-stdio-"))
+    ours, theirs = socket.socketpair()
+    try:
+        popen = subprocess.Popen(  # noqa: S603 - the configured command, no shell
+            [
+                *(sys.executable, "-I", "-S", "-B", stdio_supervisor.__file__),
+                *(str(theirs.fileno()), str(limits.grace), str(home), str(what.cwd or home)),
+                *what.command,
+            ],
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=(theirs.fileno(),),
+            start_new_session=True,
+            cwd="/",
+            env=clean_environment(what.environment, home),
+        )
+    except BaseException:
+        ours.close()
+        shutil.rmtree(home, ignore_errors=True)
+        raise
+    finally:
+        theirs.close()
+    ours.setblocking(False)
+    return popen, ours, home

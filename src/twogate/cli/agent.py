@@ -1,0 +1,184 @@
+"""`twogate agent add | list | disable`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from twogate.adapters.signers.agent_key import new_agent_key
+from twogate.app import State
+from twogate.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
+from twogate.cli.output import CommandError, print_json, print_table, print_text
+from twogate.cli.state import with_state
+from twogate.config.policy import compile_policy, configured_agents, parse_agent_id
+from twogate.core.oauth.resource import tenant_resources
+from twogate.core.principal import AgentId
+from twogate.flows.agents import AgentAdmin, Credentials, NewAgent
+from twogate.flows.authserver.clients import ClientAuth
+
+AgentArgument = Annotated[str, typer.Argument(metavar="TENANT/NAME", help="The agent.")]
+
+app = typer.Typer(help="Agents: who may call.", no_args_is_help=True, rich_markup_mode=None)
+
+
+def register(root: typer.Typer) -> None:
+    """Add the noun."""
+    root.add_typer(app, name="agent")
+
+
+@app.command("add")
+def add(
+    agent: AgentArgument,
+    role: Annotated[str | None, typer.Option(help="Its role.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="A task it may declare; repeat for more. Give few.")] = None,
+    default_task: Annotated[str | None, typer.Option(help="The task in force when it declares none.")] = None,
+    auth: Annotated[ClientAuth, typer.Option(help="How it authenticates.")] = ClientAuth.PRIVATE_KEY_JWT,
+    public_keys: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Its public keys (a JWK set); else a key pair is made for it.")
+    ] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Register an agent, or a client for one that the configuration declares; print its settings once."""
+    agent_id = _agent_id(agent)
+    if public_keys is not None and auth is not ClientAuth.PRIVATE_KEY_JWT:
+        raise CommandError("--public-keys goes with --auth private_key_jwt")
+    jwks = None if public_keys is None else public_keys.read_text()
+    new = NewAgent(agent_id, auth, role, tuple(task or ()), default_task, jwks)
+
+    async def run(state: State) -> Credentials:
+        settings = state.settings
+        if not settings.embedded.enabled:
+            raise CommandError("the embedded authorization server is off (embedded.enabled); register it at your own")
+        agents, bindings = configured_agents(settings)
+        return await _admin(state).add(new, compile_policy(settings), agents, bindings, settings.public_url)
+
+    def document(state: State, credentials: Credentials) -> dict[str, object]:
+        settings = state.settings
+        tenants = {name: tenant.servers for name, tenant in settings.tenants.items()}
+        given = {
+            "client_secret": credentials.client_secret,
+            "private_key_pem": credentials.private_key_pem,
+        }
+        return {
+            "agent": agent,
+            "issuer": settings.public_url,
+            "token_endpoint": f"{settings.public_url}/token",
+            "client_id": credentials.client_id,
+            "token_endpoint_auth_method": auth.value,
+            **{name: value for name, value in given.items() if value is not None},
+            "resources": sorted(tenant_resources(settings.public_url, tenants)[agent_id.tenant]),
+        }
+
+    async def both(state: State) -> dict[str, object]:
+        return document(state, await run(state))
+
+    printed = with_state(config, both)
+    if as_json:
+        print_json(printed)
+        return
+    print_text(f"{agent} is registered. Its settings, shown this once:\n")
+    for name, value in printed.items():
+        if isinstance(value, list):
+            print_text(f"{name}:")
+            for item in value:
+                print_text(f"  - {item}")
+        elif name != "private_key_pem":
+            print_text(f"{name}: {value}")
+    if "private_key_pem" in printed:
+        print_text(f"\n{printed['private_key_pem']}")
+    print_text("\n".join(_snippet(printed)))
+
+
+@app.command("list")
+def list_agents(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+    """Show every agent, of the configuration and of the store."""
+
+    async def run(state: State) -> list[dict[str, object]]:
+        configured = configured_agents(state.settings)[0]
+        clients = await state.clients.list()
+        view = await state.registry.view()
+        return [
+            {
+                "agent": str(agent.id),
+                "role": agent.role,
+                "tasks": list(agent.tasks),
+                "default_task": agent.default_task,
+                "state": "disabled" if agent.disabled else "enabled",
+                "defined_in": "configuration" if agent.id in configured else "store",
+                "clients": [client.client_id for client in clients if client.agent == agent.id],
+            }
+            for agent in sorted(view.agents.values(), key=lambda agent: agent.id)
+        ]
+
+    rows = with_state(config, run)
+    if as_json:
+        print_json({"agents": rows})
+        return
+    print_table(
+        ("Agent", "Role", "Tasks", "State", "Defined in", "Clients"),
+        (
+            (
+                str(row["agent"]),
+                str(row["role"]),
+                _joined(row["tasks"]),
+                str(row["state"]),
+                str(row["defined_in"]),
+                _joined(row["clients"]),
+            )
+            for row in rows
+        ),
+    )
+
+
+@app.command("disable")
+def disable(agent: AgentArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+    """Cut an agent off: each of its credentials is refused from the next request on."""
+    agent_id = _agent_id(agent)
+    changed = with_state(config, lambda state: _admin(state).disable(agent_id))
+    if as_json:
+        print_json({"agent": agent, "state": "disabled", "changed": changed})
+    else:
+        print_text(f"{agent} is disabled." if changed else f"{agent} was disabled already.")
+
+
+def _admin(state: State) -> AgentAdmin:
+    return AgentAdmin(
+        registry=state.registry,
+        store=state.registry_store,
+        clients=state.clients,
+        audit=state.audit,
+        clock=state.clock,
+        rng=state.rng,
+        new_key=new_agent_key,
+    )
+
+
+def _agent_id(name: str) -> AgentId:
+    try:
+        return parse_agent_id(name)
+    except ValueError as error:
+        raise CommandError(f"{name!r} is no agent: write TENANT/NAME", code="usage") from error
+
+
+def _joined(values: object) -> str:
+    return ", ".join(str(value) for value in values) if isinstance(values, list) else ""
+
+
+def _snippet(printed: dict[str, object]) -> list[str]:
+    """How to use the settings with the official Python SDK."""
+    server = next((str(r) for r in printed["resources"] if "/mcp/" in str(r)), "")  # type: ignore[attr-defined]
+    if "private_key_pem" not in printed:
+        return []
+    return [
+        "With the official Python SDK (mcp 2.x), the key saved as agent.pem:",
+        "",
+        "    from mcp.client.auth.extensions.client_credentials import PrivateKeyJWTOAuthProvider, SignedJWTParameters",
+        "",
+        f"    signer = SignedJWTParameters(issuer={printed['client_id']!r}, subject={printed['client_id']!r},",
+        "                                 signing_key=open('agent.pem').read(), signing_algorithm='ES256')",
+        f"    auth = PrivateKeyJWTOAuthProvider(server_url={server!r}, storage=..., client_id={printed['client_id']!r},",
+        f"                                      assertion_provider=signer.create_assertion_provider(), issuer={printed['issuer']!r})",
+    ]

@@ -1,0 +1,225 @@
+"""`twogate explain`: why a call would be allowed or denied, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Final
+
+import typer
+
+from twogate.adapters.clock import SystemClock
+from twogate.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
+from twogate.cli.output import CommandError, print_json, print_table, print_text
+from twogate.config import Settings, load_settings
+from twogate.config.policy import compile_policy, configured_agents, parse_agent_id
+from twogate.core.access import Allow, Decision, Deny, Effect, NeedsToken, Policy, decide, session_targets
+from twogate.core.errors import ErrorCode
+from twogate.core.principal import Agent, AgentId, Binding, Method, Principal, UserId
+from twogate.core.session import MAX_LIFETIME, Session
+
+# The steps of `core.access.decide`, in its order, with the codes by which each refuses.
+STEPS: Final[tuple[tuple[str, frozenset[ErrorCode]], ...]] = (
+    ("session", frozenset({ErrorCode.SESSION_REQUIRED, ErrorCode.TASK_UNKNOWN})),
+    ("tenant", frozenset({ErrorCode.TENANT_SERVER_REFUSED})),
+    ("class", frozenset({ErrorCode.TARGET_UNCLASSIFIED})),
+    ("role", frozenset({ErrorCode.ROLE_NOT_PERMITTED})),
+    ("user", frozenset({ErrorCode.USER_NOT_PERMITTED})),
+    ("task", frozenset({ErrorCode.TASK_NOT_PERMITTED})),
+    ("scope", frozenset({ErrorCode.SCOPE_INSUFFICIENT})),
+)
+
+
+def hypothetical_principal(
+    agent: Agent,
+    bindings: Mapping[Binding, AgentId],
+    *,
+    scopes: Sequence[str],
+    groups: Sequence[str] = (),
+    user_role: str | None = None,
+) -> Principal:
+    """The principal that gate one would prove for this agent. Only for explaining: nothing was proven.
+
+    There is a user exactly if a role or groups are given, since only users have them.
+    """
+    issuer = next((binding.issuer for binding, bound in bindings.items() if bound == agent.id), "")
+    user = UserId(issuer, "hypothetical") if groups or user_role is not None else None
+    return Principal(
+        tenant=agent.id.tenant,
+        issuer=issuer,
+        agent=agent,
+        user=user,
+        user_role=user_role,
+        groups=tuple(groups),
+        scopes=frozenset(scopes),
+        method=Method.JWT,
+        credential="hypothetical",
+        session_id=None,
+        expires_at=0,
+    )
+
+
+def hypothetical_session(principal: Principal, task: str | None, policy: Policy, now: int) -> Session | None:
+    """The session that declaring this task would open; None if the agent does not have the task."""
+    if task is None or task not in principal.agent.tasks:
+        return None
+    targets = session_targets(policy, principal.agent.role, task)
+    return Session("hypothetical", principal.key, task, targets, now, now + MAX_LIFETIME)
+
+
+def verdict(decision: Decision) -> str:
+    """One word for a decision."""
+    match decision:
+        case Allow():
+            return "allow"
+        case NeedsToken():
+            return "token"
+        case Deny():
+            return "deny"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("explain")(explain)
+
+
+def explain(
+    agent: Annotated[str, typer.Option("--agent", metavar="TENANT/NAME", help="The agent that calls.")],
+    tool: Annotated[str, typer.Option("--tool", metavar="SERVER.TOOL", help="The tool it calls.")],
+    task: Annotated[
+        str | None, typer.Option("--task", help="The task it declared; its default task if left out.")
+    ] = None,
+    scope: Annotated[list[str] | None, typer.Option("--scope", help="A scope of its token (repeatable).")] = None,
+    group: Annotated[list[str] | None, typer.Option("--group", help="A group of the user (repeatable).")] = None,
+    user_role: Annotated[str | None, typer.Option("--user-role", help="The user's own role.")] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Say whether a call would be allowed under the configuration, and why."""
+    settings = load_settings(config)
+    policy = compile_policy(settings)
+    agents, bindings = configured_agents(settings)
+    found = _find_agent(agent, agents)
+    task = task if task is not None else found.default_task
+    principal = hypothetical_principal(found, bindings, scopes=scope or (), groups=group or (), user_role=user_role)
+    session = hypothetical_session(principal, task, policy, SystemClock().now())
+    decision = decide(principal, session, tool.partition(".")[0], tool, policy)
+    code = _reason(decision, task)
+    failed = _failed_step(decision, code, principal, tool, policy)
+    steps = [
+        {"step": name, "result": _result(index, failed), "because": fact}
+        for index, (name, fact) in enumerate(_facts(settings, policy, principal, session, task, tool))
+    ]
+    text = _sentence(decision, code, failed)
+    if as_json:
+        document: dict[str, object] = {"agent": agent, "task": task, "tool": tool, "decision": verdict(decision)}
+        document |= {"reason": code.value if code else None, "text": text, "steps": steps}
+        document |= {"scopes": list(decision.scopes) if isinstance(decision, Deny) else []}
+        print_json(document)
+        return
+    print_table(("Step", "Result", "Because"), [(item["step"], item["result"], item["because"]) for item in steps])
+    print_text(f"\n{verdict(decision)}: {text}")
+
+
+def _find_agent(name: str, agents: Mapping[AgentId, Agent]) -> Agent:
+    try:
+        agent_id = parse_agent_id(name)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--agent") from None
+    if agent_id not in agents:
+        known = ", ".join(sorted(map(str, agents))) or "none"
+        raise CommandError(f"the configuration has no agent {name} (it has: {known})", code="agent_unknown")
+    return agents[agent_id]
+
+
+def _reason(decision: Decision, task: str | None) -> ErrorCode | None:
+    match decision:
+        case Allow():
+            return None
+        case NeedsToken():
+            return ErrorCode.OPERATION_TOKEN_REQUIRED
+        case Deny(code=ErrorCode.SESSION_REQUIRED) if task is not None:
+            # Declaring a task that the agent lacks is refused before any call is decided.
+            return ErrorCode.TASK_UNKNOWN
+        case Deny():
+            return decision.code
+
+
+def _failed_step(
+    decision: Decision, code: ErrorCode | None, principal: Principal, tool: str, policy: Policy
+) -> int | None:
+    if not isinstance(decision, Deny):
+        return None
+    tool_class = policy.classes.get(tool)
+    role = policy.roles.get(principal.agent.role)
+    role_allows = role is not None and tool_class is not None and role.effect(tool, tool_class) is not Effect.DENY
+    if code is ErrorCode.ROLE_NOT_PERMITTED and role_allows:
+        # Then it was the last step: scopes are configured and none of them covers the tool.
+        return len(STEPS) - 1
+    return next(index for index, (_, codes) in enumerate(STEPS) if code in codes)
+
+
+def _result(index: int, failed: int | None) -> str:
+    if failed is None or index < failed:
+        return "passed"
+    return "refused" if index == failed else "not reached"
+
+
+def _facts(
+    settings: Settings, policy: Policy, principal: Principal, session: Session | None, task: str | None, tool: str
+) -> list[tuple[str, str]]:
+    servers = settings.tenants[principal.tenant].servers
+    tool_class = policy.classes.get(tool)
+    role = policy.roles[principal.agent.role]
+    effect = role.effect(tool, tool_class).name.lower() if tool_class is not None else "deny"
+    if principal.user is None:
+        user = "no user stands behind the call"
+    else:
+        user = f"user role {principal.user_role or 'none'}, groups {_join(principal.groups)}"
+    if task is None:
+        declared = "no task is declared, and the agent has no default task"
+    elif session is None:
+        declared = f"the agent may not declare {task} (it may: {_join(principal.agent.tasks)})"
+    else:
+        declared = f"{task} is a task of the agent"
+    holds = "the tool is" if session is not None and tool in session.targets else "the tool is not"
+    scopes = f"token has {_join(sorted(principal.scopes))}" if policy.scopes else "no scopes are configured"
+    return [
+        ("session", declared),
+        ("tenant", f"{principal.tenant} has the servers {_join(servers)}"),
+        ("class", f"{tool} is classified {tool_class.value}" if tool_class else f"{tool} is not classified"),
+        ("role", f"role {role.name} says {effect}"),
+        ("user", user),
+        ("task", f"{holds} among those of role and task"),
+        ("scope", scopes),
+    ]
+
+
+def _join(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+_SENTENCES: Final[Mapping[ErrorCode, str]] = {
+    ErrorCode.TENANT_SERVER_REFUSED: "the tenant may not reach this server (tenants)",
+    ErrorCode.TARGET_UNCLASSIFIED: "the tool is not classified, and what is not classified is denied (tools)",
+    ErrorCode.ROLE_NOT_PERMITTED: "the agent's role does not allow the tool (roles)",
+    ErrorCode.USER_NOT_PERMITTED: "the user behind the agent may not use the tool (roles, groups)",
+    ErrorCode.SESSION_REQUIRED: "a session is required: no task is declared and there is no default task",
+    ErrorCode.TASK_UNKNOWN: "the agent does not have this task (agents)",
+    ErrorCode.TASK_NOT_PERMITTED: "the tool is not among the task's (tasks)",
+    ErrorCode.OPERATION_TOKEN_REQUIRED: "the call needs an operation token bound to it",
+}
+
+
+def _sentence(decision: Decision, code: ErrorCode | None, failed: int | None) -> str:
+    if code is None:
+        return "the call may run"
+    if isinstance(decision, Deny) and decision.scopes:
+        return f"the token has none of the scopes that cover the tool: {', '.join(decision.scopes)}"
+    if failed == len(STEPS) - 1:
+        return "scopes are configured and none of them covers the tool (scopes)"
+    return describe(code)
+
+
+def describe(code: ErrorCode) -> str:
+    """One sentence for a reason, with the section of the configuration that decides it."""
+    return _SENTENCES.get(code, code.value)

@@ -1,0 +1,70 @@
+"""What commands print: text and tables for people, one JSON document for programs; errors on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_PIPE_WIDTH = 240
+"""Columns of a table that goes to a file or another program."""
+
+
+class CommandError(Exception):
+    """A command could not do what it was asked (exit code 1). `code` is stable, for programs; `data` adds to it."""
+
+    def __init__(self, message: str, *, code: str = "failed", data: Mapping[str, object] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.data = data or {}
+
+
+def printable(text: str) -> str:
+    """The text with control and formatting characters escaped, so that no value can drive the terminal."""
+    return "".join(
+        char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def print_text(text: str = "") -> None:
+    """Print for people, to stdout."""
+    typer.echo(printable(text))
+
+
+def print_json(document: object) -> None:
+    """Print the command's one JSON document, to stdout."""
+    typer.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+
+
+def print_error(code: str, message: str, data: Mapping[str, object], *, as_json: bool) -> None:
+    """Print an error: to stderr for people, as the one JSON document for programs."""
+    if as_json:
+        print_json({"error": {"code": code, "message": message, **data}})
+    else:
+        typer.echo(f"twogate: {printable(message)}", err=True)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table, to stdout; without colours and line breaks when that is not a terminal."""
+    terminal = sys.stdout.isatty()
+    console = Console(
+        file=sys.stdout,
+        color_system="auto" if terminal else None,
+        force_terminal=terminal,
+        width=None if terminal else _PIPE_WIDTH,
+        markup=False,
+        highlight=False,
+        emoji=False,
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    console.print(table)

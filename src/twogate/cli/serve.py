@@ -1,0 +1,81 @@
+"""`twogate serve`: the gateway, the authorization server and the control API in one process."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import structlog
+import typer
+import uvloop
+
+from twogate.app import build_app, edge_limits, open_state
+from twogate.cli.options import DEFAULT_CONFIG, ConfigOption
+from twogate.cli.output import CommandError
+from twogate.config import Settings, load_settings
+from twogate.web.listen import ListenError, hosts_of, serve
+from twogate.web.tls import TlsFiles
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("serve")(serve_command)
+
+
+def serve_command(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Serve until SIGTERM or SIGINT; the log goes to stderr, one JSON object a line."""
+    settings = load_settings(config)
+    configure_logging()
+    try:
+        uvloop.run(run_server(settings))
+    except ListenError as error:
+        raise CommandError(str(error), code="listen") from error
+
+
+async def run_server(settings: Settings) -> None:
+    """Open the state, serve, close the state.
+
+    Raises:
+        GateError: STORE_UNAVAILABLE, AUDIT_UNAVAILABLE at the start.
+        ListenError: the address or the certificate cannot be used.
+    """
+    log = structlog.get_logger("twogate")
+    state = await open_state(settings)
+    try:
+        app = build_app(state)
+        await serve(
+            app,
+            listen=settings.listen,
+            tls=None if settings.tls is None else TlsFiles(settings.tls.certificate, settings.tls.key),
+            limits=edge_limits(settings),
+            allowed_hosts=hosts_of(settings.public_url),
+            on_refusal=app.on_refusal,
+            clock=state.clock,
+            ready=lambda url: log.info("ready", listen=url, public_url=settings.public_url),
+        )
+        log.info("stopped")
+    finally:
+        await state.close()
+
+
+def configure_logging() -> None:
+    """JSON lines to stderr, the libraries' log included."""
+    shared = [structlog.processors.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True)]
+    structlog.configure(
+        processors=[*shared, structlog.processors.JSONRenderer()],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                structlog.processors.JSONRenderer(),
+            ],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)

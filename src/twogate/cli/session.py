@@ -1,0 +1,105 @@
+"""`twogate session list | end`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from twogate.app import State
+from twogate.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
+from twogate.cli.output import CommandError, print_json, print_table, print_text
+from twogate.cli.state import with_state
+from twogate.core.audit.record import AuditEvent, EventKind
+from twogate.core.session import Session
+
+app = typer.Typer(help="Sessions: which tasks are under way.", no_args_is_help=True, rich_markup_mode=None)
+
+
+def register(root: typer.Typer) -> None:
+    """Add the noun."""
+    root.add_typer(app, name="session")
+
+
+@app.command("list")
+def list_sessions(
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the sessions whose deadline has not passed."""
+
+    async def run(state: State) -> list[dict[str, object]]:
+        now = state.clock.now()
+        return [_row(session, now) for session in await state.sessions.list_unexpired(now, tenant)]
+
+    rows = with_state(config, run)
+    if as_json:
+        print_json({"sessions": rows})
+    elif not rows:
+        print_text("No session is under way.")
+    else:
+        print_table(
+            ("Session", "Agent", "User", "Task", "Tools", "Seconds left", "State"),
+            (
+                (
+                    str(row["session"]),
+                    str(row["agent"]),
+                    str(row["user"] or "-"),
+                    str(row["task"]),
+                    str(len(row["targets"]) if isinstance(row["targets"], list) else 0),
+                    str(row["seconds_left"]),
+                    str(row["state"]),
+                )
+                for row in rows
+            ),
+        )
+
+
+@app.command("end")
+def end(
+    session: Annotated[str, typer.Argument(metavar="SESSION", help="Its id, as `session list` shows it.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """End a session now. Its task stays taken until the deadline, so ending frees nothing for another one."""
+
+    async def run(state: State) -> Session:
+        ended = await state.sessions.end(session, state.clock.now())
+        if ended is None:
+            raise CommandError(f"there is no session {session}; `twogate session list` shows them", code="not_found")
+        principal = ended.principal
+        await state.audit.append(
+            AuditEvent(
+                kind=EventKind.SESSION_ENDED,
+                at=state.clock.now_us(),
+                tenant=principal.tenant,
+                issuer=principal.issuer,
+                agent=principal.agent,
+                session=ended.id,
+                task=ended.task,
+                detail="ended by an operator",
+            )
+        )
+        return ended
+
+    ended = with_state(config, run)
+    if as_json:
+        print_json({"session": ended.id, "state": "ended"})
+    else:
+        print_text(f"Session {ended.id} is ended.")
+
+
+def _row(session: Session, now: int) -> dict[str, object]:
+    principal = session.principal
+    return {
+        "session": session.id,
+        "agent": f"{principal.tenant}/{principal.agent}",
+        "issuer": principal.issuer,
+        "user": None if principal.user is None else f"{principal.user.subject} ({principal.user.issuer})",
+        "task": session.task,
+        "targets": sorted(session.targets),
+        "deadline": session.deadline,
+        "seconds_left": session.deadline - now,
+        "state": "live" if session.ended_at is None else "ended",
+    }

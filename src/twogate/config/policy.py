@@ -1,0 +1,57 @@
+"""What gate one and gate two need of the settings, in the core's own terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from twogate.config.settings import EMBEDDED, Settings
+from twogate.core.access import Group, Policy, Role, Tenant
+from twogate.core.principal import Agent, AgentId, Binding, Method
+
+
+def compile_policy(settings: Settings) -> Policy:
+    """The policy of one configuration generation."""
+    return Policy(
+        generation=settings.generation,
+        classes=MappingProxyType({target: tool.tool_class for target, tool in settings.tools.items()}),
+        roles=MappingProxyType(
+            {
+                name: Role(name, frozenset(role.allow), frozenset(role.token), frozenset(role.deny))
+                for name, role in settings.roles.items()
+            }
+        ),
+        tasks=MappingProxyType({name: frozenset(task.tools) for name, task in settings.tasks.items()}),
+        scopes=MappingProxyType({name: frozenset(entries) for name, entries in settings.scopes.items()}),
+        groups=MappingProxyType(
+            {name: Group(group.role, frozenset(group.scopes)) for name, group in settings.groups.items()}
+        ),
+        tenants=MappingProxyType(
+            {name: Tenant(frozenset(tenant.servers)) for name, tenant in settings.tenants.items()}
+        ),
+    )
+
+
+def parse_agent_id(name: str) -> AgentId:
+    """The agent that `tenant/name` names.
+
+    Raises:
+        ValueError: The text has another form.
+    """
+    tenant, slash, agent = name.partition("/")
+    if not (tenant and slash and agent) or "/" in agent:
+        raise ValueError(f"{name!r} is not tenant/name")
+    return AgentId(tenant, agent)
+
+
+def configured_agents(settings: Settings) -> tuple[Mapping[AgentId, Agent], Mapping[Binding, AgentId]]:
+    """The agents that the file declares, and which credential means which of them."""
+    agents: dict[AgentId, Agent] = {}
+    bindings: dict[Binding, AgentId] = {}
+    for name, agent in settings.agents.items():
+        agent_id = parse_agent_id(name)
+        agents[agent_id] = Agent(agent_id, agent.role, agent.tasks, agent.default_task, agent.concurrent_tasks)
+        for binding in agent.bindings:
+            issuer = settings.public_url if binding.issuer == EMBEDDED else binding.issuer
+            bindings[Binding(Method.JWT, issuer, binding.identifier)] = agent_id
+    return MappingProxyType(agents), MappingProxyType(bindings)

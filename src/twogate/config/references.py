@@ -1,0 +1,187 @@
+"""Whether the settings hold together: every name refers to something, and nothing contradicts anything else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
+
+from twogate.config.document import KeyPath
+from twogate.config.settings import EMBEDDED, AgentSettings, BindingSettings, Settings
+from twogate.config.values import UnixAddress, is_loopback
+from twogate.core.access import ToolClass
+
+Found = tuple[KeyPath, str]
+"""A problem: where, and what to do."""
+
+_MAX_SHOWN = 8
+
+
+class References:
+    """Finds every problem between settings.
+
+    `broken` are the places that could not be read themselves and were left out of `settings`; they are reported
+    already, so a name that refers to one of them is not reported again.
+    """
+
+    def __init__(self, settings: Settings, broken: frozenset[KeyPath] = frozenset()) -> None:
+        self._settings = settings
+        self._broken = broken
+
+    def problems(self) -> Iterator[Found]:
+        """Every problem, in the order of the sections."""
+        yield from self._edge()
+        yield from self._issuers()
+        yield from self._tools()
+        yield from self._roles()
+        yield from self._tasks()
+        yield from self._agents()
+        yield from self._groups()
+        for name, entries in self._settings.scopes.items():
+            yield from self._entries(("scopes", name), entries)
+        for name, tenant in self._settings.tenants.items():
+            for index, server in enumerate(tenant.servers):
+                yield from self._name("servers", server, "server", ("tenants", name, "servers", index))
+
+    def _edge(self) -> Iterator[Found]:
+        settings = self._settings
+        if not {("public_url",), ("listen",), ("tls",)}.isdisjoint(self._broken):
+            return
+        local = isinstance(settings.listen, UnixAddress) or is_loopback(settings.listen.host)
+        if settings.public_url.startswith("https:"):
+            # A Unix socket can only be reached by a proxy on this machine, which then speaks TLS.
+            if settings.tls is None and not isinstance(settings.listen, UnixAddress):
+                yield ("tls",), "is missing: an https public_url needs `tls: {certificate: …, key: …}`"
+        else:
+            if settings.tls is not None:
+                yield ("tls",), "contradicts public_url, which is http; write https there or remove tls"
+            if not local:
+                yield ("listen",), "must be a loopback address while public_url is http"
+
+    def _issuers(self) -> Iterator[Found]:
+        settings = self._settings
+        if not self._has("embedded") or not self._has("issuers"):
+            return
+        if not settings.issuers and not settings.embedded.enabled:
+            yield ("issuers",), "is missing: with the embedded server disabled nobody could get a token"
+        seen: set[str] = set()
+        for index, issuer in enumerate(settings.issuers):
+            place: KeyPath = ("issuers", index)
+            if issuer.issuer in seen:
+                yield (*place, "issuer"), f"{issuer.issuer} is listed twice; merge the two"
+            seen.add(issuer.issuer)
+            if settings.embedded.enabled and issuer.issuer.rstrip("/") == settings.public_url:
+                yield (*place, "issuer"), "is public_url, which belongs to the embedded server; remove one of them"
+            for at, tenant in enumerate(issuer.tenants):
+                yield from self._name("tenants", tenant, "tenant", (*place, "tenants", at))
+            for at, role in enumerate(issuer.roles):
+                yield from self._name("roles", role, "role", (*place, "roles", at))
+
+    def _tools(self) -> Iterator[Found]:
+        for target in self._settings.tools:
+            server = target.partition(".")[0]
+            yield from self._name("servers", server, "server", ("tools", target))
+
+    def _roles(self) -> Iterator[Found]:
+        for name, role in self._settings.roles.items():
+            for kind in ("allow", "token", "deny"):
+                yield from self._entries(("roles", name, kind), getattr(role, kind))
+
+    def _tasks(self) -> Iterator[Found]:
+        for name, task in self._settings.tasks.items():
+            yield from self._entries(("tasks", name, "tools"), task.tools)
+
+    def _agents(self) -> Iterator[Found]:
+        bound: dict[tuple[str, str], str] = {}
+        for name, agent in self._settings.agents.items():
+            place: KeyPath = ("agents", name)
+            tenant = name.partition("/")[0]
+            yield from self._name("tenants", tenant, "tenant", place)
+            yield from self._name("roles", agent.role, "role", (*place, "role"))
+            for index, task in enumerate(agent.tasks):
+                yield from self._name("tasks", task, "task", (*place, "tasks", index))
+            if agent.default_task is not None and agent.default_task not in agent.tasks:
+                yield (*place, "default_task"), f"{agent.default_task!r} is not among this agent's tasks; add it there"
+            yield from self._bindings(name, tenant, agent, bound)
+
+    def _bindings(
+        self, name: str, tenant: str, agent: AgentSettings, bound: dict[tuple[str, str], str]
+    ) -> Iterator[Found]:
+        for index, binding in enumerate(agent.bindings):
+            place: KeyPath = ("agents", name, "bindings", index)
+            yield from self._binding_issuer(tenant, binding, (*place, "issuer"))
+            key = (binding.issuer, binding.identifier)
+            first = bound.setdefault(key, name)
+            if first != name or any(
+                other.identifier == key[1] and other.issuer == key[0] for other in agent.bindings[:index]
+            ):
+                text = f"{binding.identifier!r} of {binding.issuer} is bound to {first} already"
+                yield place, f"{text}; one credential is one agent"
+
+    def _binding_issuer(self, tenant: str, binding: BindingSettings, place: KeyPath) -> Iterator[Found]:
+        settings = self._settings
+        if binding.issuer == EMBEDDED:
+            if self._has("embedded") and not settings.embedded.enabled:
+                yield place, "the embedded server is disabled; enable it or bind to one of `issuers`"
+            return
+        if binding.issuer.rstrip("/") == settings.public_url:
+            yield place, f"is public_url; write `{EMBEDDED}`"
+            return
+        if not self._has("issuers"):
+            return
+        issuer = next((item for item in settings.issuers if item.issuer == binding.issuer), None)
+        if issuer is None:
+            names = [EMBEDDED, *(item.issuer for item in settings.issuers)]
+            yield place, f"unknown issuer {binding.issuer!r}{_hint(binding.issuer, names)}"
+        elif tenant not in issuer.tenants:
+            yield place, f"{binding.issuer} may not assert the tenant {tenant!r}; add it to the issuer's tenants"
+
+    def _groups(self) -> Iterator[Found]:
+        for name, group in self._settings.groups.items():
+            if group.role is not None:
+                yield from self._name("roles", group.role, "role", ("groups", name, "role"))
+            for index, scope in enumerate(group.scopes):
+                yield from self._name("scopes", scope, "scope", ("groups", name, "scopes", index))
+
+    def _entries(self, place: KeyPath, entries: tuple[str, ...]) -> Iterator[Found]:
+        classes = [item.value for item in ToolClass]
+        for index, entry in enumerate(entries):
+            if (
+                entry in classes
+                or not self._has("tools")
+                or entry in self._settings.tools
+                or self._is_broken("tools", entry)
+            ):
+                continue
+            server, dot, _ = entry.partition(".")
+            at = (*place, index)
+            if not dot:
+                yield at, f"{entry!r} is neither a class nor server.tool{_hint(entry, classes)}"
+            elif self._has("servers") and not self._knows("servers", server):
+                yield at, f"unknown server {server!r} in {entry!r}{_hint(server, self._settings.servers)}"
+            else:
+                known = [target for target in self._settings.tools if target.startswith(f"{server}.")]
+                yield at, f"{entry!r} is not classified; add `{entry}: {{class: …}}` to tools{_hint(entry, known)}"
+
+    def _name(self, section: str, name: str, noun: str, place: KeyPath) -> Iterator[Found]:
+        if self._has(section) and not self._knows(section, name):
+            known: Mapping[str, object] = getattr(self._settings, section)
+            yield place, f"unknown {noun} {name!r}; add it to {section}{_hint(name, known)}"
+
+    def _has(self, section: str) -> bool:
+        return (section,) not in self._broken
+
+    def _is_broken(self, section: str, name: str) -> bool:
+        return (section, name) in self._broken
+
+    def _knows(self, section: str, name: str) -> bool:
+        return self._is_broken(section, name) or name in getattr(self._settings, section)
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    names = list(known)
+    close = get_close_matches(name, names, n=1)
+    if close:
+        return f" (did you mean {close[0]!r}?)"
+    if names and len(names) <= _MAX_SHOWN:
+        return f" (known: {', '.join(names)})"
+    return ""

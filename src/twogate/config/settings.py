@@ -1,0 +1,326 @@
+"""The settings: one frozen model of the configuration file. Unknown keys are refused (DESIGN decision 22).
+
+Each model checks its own values; that names refer to something that exists is checked in `references`, with the whole
+tree at hand. `config.file.load_settings` is the way from a file to a `Settings`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+
+from twogate.config.values import (
+    AgentKey,
+    Duration,
+    Entries,
+    FetchedUrl,
+    FilePath,
+    GroupName,
+    Identifier,
+    IssuerUrl,
+    Listen,
+    MediaSubtype,
+    Name,
+    NonEmpty,
+    Origin,
+    Pointer,
+    ProcessText,
+    ScopeName,
+    ServerName,
+    Size,
+    StoreUrl,
+    Target,
+    TenantName,
+    UpstreamUrl,
+)
+from twogate.core.access import ToolClass
+from twogate.core.session import MAX_LIFETIME
+
+EMBEDDED: Final = "embedded"
+"""How a binding names the embedded authorization server, whose issuer is `public_url`."""
+
+# The `typ` of tokens that are no access tokens (RFC 8725 section 3.11): accepting one would confuse the two.
+FOREIGN_TYPES: Final = frozenset(
+    {
+        "op+jwt", "dpop+jwt", "logout+jwt", "secevent+jwt", "oauth-id-jag+jwt", "client-authentication+jwt",
+        "oauth-authz-req+jwt", "token-introspection+jwt", "kb+jwt",
+    }
+)  # fmt: skip
+
+# Parts of the names of environment variables that hold secrets.
+_SECRET_WORDS: Final = frozenset({"secret", "token", "password", "passwd", "passphrase", "credential", "credentials"})
+_SECRET_KEYS: Final = ("api_key", "apikey", "private_key", "access_key", "secret_key")
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Algorithm(StrEnum):
+    """Signature algorithms that an issuer's tokens may have."""
+
+    RS256 = "RS256"
+    PS256 = "PS256"
+    ES256 = "ES256"
+    EDDSA = "EdDSA"
+
+
+class Tls(_Model):
+    """The server's certificate (PEM, with its intermediates) and private key."""
+
+    certificate: FilePath
+    key: FilePath
+
+
+class Claims(_Model):
+    """Where an issuer's tokens hold what gate one needs; JSON pointers (RFC 6901)."""
+
+    agent: Pointer
+    tenant: Pointer | None = None
+    role: Pointer | None = None
+    user: Pointer | None = None
+    groups: Pointer | None = None
+    scope: Pointer | None = "/scope"
+    session: Pointer | None = None
+
+
+class Issuer(_Model):
+    """An external authorization server, and the only tenants and roles it may assert. Lifetime in seconds."""
+
+    issuer: IssuerUrl
+    algorithms: NonEmpty[Algorithm]
+    tenants: NonEmpty[TenantName]
+    # Empty: it asserts no role. Required, so that nobody forgets to decide.
+    roles: tuple[Name, ...]
+    claims: Claims
+    jwks_uri: FetchedUrl | None = None
+    ca: FilePath | None = None
+    types: NonEmpty[MediaSubtype] = ("at+jwt",)
+    max_lifetime: Annotated[Duration, Field(ge=1, le=86400)] = 3600
+
+    @field_validator("types")
+    @classmethod
+    def _no_foreign_types(cls, types: tuple[str, ...]) -> tuple[str, ...]:
+        for name in types:
+            if name.lower().removeprefix("application/") in FOREIGN_TYPES:
+                raise ValueError(f"{name} marks tokens that are no access tokens")
+        return types
+
+    @model_validator(mode="after")
+    def _claims_fit(self) -> Issuer:
+        if self.claims.tenant is None and len(self.tenants) != 1:
+            raise ValueError("several tenants need claims.tenant, which says to whom a token belongs")
+        if self.roles and self.claims.role is None:
+            raise ValueError("roles are listed but claims.role, which says where tokens hold them, is not")
+        return self
+
+
+class Embedded(_Model):
+    """The embedded authorization server; its issuer is `public_url`. Lifetime in seconds."""
+
+    enabled: bool = True
+    token_lifetime: Annotated[Duration, Field(ge=1, le=900)] = 300
+
+
+class HttpServer(_Model):
+    """An MCP server reached by Streamable HTTP. `ca` is trusted instead of the system's CAs; timeout in seconds."""
+
+    url: UpstreamUrl
+    ca: FilePath | None = None
+    timeout: Annotated[Duration, Field(ge=1, le=3600)] = 60
+
+
+class StdioServer(_Model):
+    """An MCP server run as a child process, with this environment and no other. Timeout in seconds."""
+
+    command: Annotated[tuple[ProcessText, ...], Field(min_length=1)]
+    cwd: FilePath | None = None
+    env: Mapping[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")], ProcessText] = Field(
+        default_factory=dict
+    )
+    timeout: Annotated[Duration, Field(ge=1, le=3600)] = 60
+
+    @field_validator("env")
+    @classmethod
+    def _no_secrets(cls, env: Mapping[str, str]) -> Mapping[str, str]:
+        for name in env:
+            lowered = name.lower()
+            words = set(lowered.split("_"))
+            secret = words & _SECRET_WORDS or any(key in lowered for key in _SECRET_KEYS)
+            if secret and not lowered.endswith(("_file", "_path", "_dir")):
+                raise ValueError(f"{name} looks like a secret; secrets never stand in this file")
+        return env
+
+
+def _kind(value: object) -> str | None:
+    if isinstance(value, HttpServer) or (isinstance(value, dict) and "url" in value and "command" not in value):
+        return "<url>"
+    if isinstance(value, StdioServer) or (isinstance(value, dict) and "command" in value and "url" not in value):
+        return "<command>"
+    return None
+
+
+# The tags stand in the places pydantic reports; angle brackets tell them from keys.
+Server = Annotated[
+    Annotated[HttpServer, Tag("<url>")] | Annotated[StdioServer, Tag("<command>")],
+    Discriminator(
+        _kind, custom_error_type="server_kind", custom_error_message="needs exactly one of `url` and `command`"
+    ),
+]
+
+
+class Tool(_Model):
+    """How a tool is classified."""
+
+    tool_class: ToolClass = Field(alias="class")
+
+
+class RoleSettings(_Model):
+    """What a role may call: lists of classes and targets."""
+
+    allow: Entries = ()
+    token: Entries = ()
+    deny: Entries = ()
+
+    @model_validator(mode="after")
+    def _decided_once(self) -> RoleSettings:
+        if not self.allow and not self.token:
+            raise ValueError("needs `allow` or `token`: a role without either may do nothing")
+        for first, second in (("allow", "token"), ("allow", "deny"), ("token", "deny")):
+            both = set(getattr(self, first)) & set(getattr(self, second))
+            if both:
+                raise ValueError(f"{min(both)!r} stands in both `{first}` and `{second}`")
+        return self
+
+
+class Task(_Model):
+    """What a task needs, as classes and targets, and how long it should take (seconds)."""
+
+    tools: Entries
+    expected: Annotated[Duration, Field(le=MAX_LIFETIME)] | None = None
+
+
+class BindingSettings(_Model):
+    """The name by which an issuer's tokens, or the embedded server's clients, mean this agent."""
+
+    issuer: Literal["embedded"] | IssuerUrl
+    client_id: Identifier | None = None
+    subject: Identifier | None = None
+
+    @model_validator(mode="after")
+    def _one_name(self) -> BindingSettings:
+        if (self.client_id is None) == (self.subject is None):
+            raise ValueError("needs exactly one of `client_id` and `subject`")
+        if self.issuer == EMBEDDED and self.client_id is None:
+            raise ValueError("the embedded authorization server knows agents by `client_id`")
+        return self
+
+    @property
+    def identifier(self) -> str:
+        """The issuer's name for the agent."""
+        return self.client_id or self.subject or ""
+
+
+class AgentSettings(_Model):
+    """A registered agent."""
+
+    role: Name
+    tasks: NonEmpty[Name]
+    default_task: Name | None = None
+    concurrent_tasks: Annotated[int, Field(ge=1, le=100)] = 1
+    bindings: NonEmpty[BindingSettings]
+
+
+class GroupSettings(_Model):
+    """What an identity provider's group grants its users."""
+
+    role: Name | None = None
+    scopes: NonEmpty[ScopeName] = ()
+
+    @model_validator(mode="after")
+    def _grants_something(self) -> GroupSettings:
+        if self.role is None and not self.scopes:
+            raise ValueError("needs `role` or `scopes`: a group without either grants nothing")
+        return self
+
+
+class TenantSettings(_Model):
+    """The servers that a tenant's agents may reach; none if the list is left out."""
+
+    servers: NonEmpty[ServerName] = ()
+
+
+class Limits(_Model):
+    """Caps that hold before anybody is authenticated. `requests` and `burst` count per address, requests per second."""
+
+    body: Annotated[Size, Field(ge=1024, le=64 * 1024 * 1024)] = 4 * 1024 * 1024
+    requests: Annotated[int, Field(ge=1, le=100_000)] = 200
+    burst: Annotated[int, Field(ge=1, le=100_000)] = 400
+    connections: Annotated[int, Field(ge=1, le=100_000)] = 2000
+    connections_per_address: Annotated[int, Field(ge=1, le=100_000)] = 200
+
+
+class Audit(_Model):
+    """How the audit trail is written. `fsync` makes it survive power loss, at a cost for each call."""
+
+    fsync: bool = False
+
+
+# The matrix of R-30, over classes.
+SHIPPED_ROLES: Final[Mapping[str, RoleSettings]] = MappingProxyType(
+    {
+        "reader": RoleSettings(allow=("read", "search")),
+        "analyst": RoleSettings(allow=("read", "search", "fetch")),
+        "executor": RoleSettings(allow=("read", "search", "fetch"), token=("write", "send", "execute")),
+        "admin": RoleSettings(
+            allow=("read", "search", "fetch", "write", "send", "execute"), token=("secrets", "configure")
+        ),
+    }
+)
+
+
+class Settings(_Model):
+    """Everything the configuration file says."""
+
+    public_url: Origin
+    listen: Listen
+    store: StoreUrl
+    tenants: Annotated[Mapping[TenantName, TenantSettings], Field(min_length=1)]
+    tls: Tls | None = None
+    state: FilePath | None = None
+    issuers: Annotated[tuple[Issuer, ...], Field(min_length=1)] = ()
+    embedded: Embedded = Embedded()
+    servers: Mapping[ServerName, Server] = Field(default_factory=dict)
+    tools: Mapping[Target, Tool] = Field(default_factory=dict)
+    roles: Annotated[Mapping[Name, RoleSettings], Field(min_length=1, default_factory=lambda: dict(SHIPPED_ROLES))]
+    tasks: Mapping[Name, Task] = Field(default_factory=dict)
+    agents: Mapping[AgentKey, AgentSettings] = Field(default_factory=dict)
+    groups: Mapping[GroupName, GroupSettings] = Field(default_factory=dict)
+    scopes: Mapping[ScopeName, Entries] = Field(default_factory=dict)
+    allowed_origins: NonEmpty[Origin] = ()
+    limits: Limits = Limits()
+    audit: Audit = Audit()
+
+    @property
+    def store_path(self) -> Path:
+        """The SQLite database file."""
+        return Path(self.store.removeprefix("sqlite:///"))
+
+    @property
+    def state_directory(self) -> Path:
+        """Where the audit trail, keys and sealed secrets live; the store's directory unless `state` says otherwise."""
+        return self.state if self.state is not None else self.store_path.parent
+
+    @cached_property
+    def generation(self) -> str:
+        """The start of the SHA-256 of the effective settings: equal exactly when they mean the same."""
+        canonical = json.dumps(self.model_dump(mode="json", by_alias=True), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]

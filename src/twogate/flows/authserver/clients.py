@@ -1,0 +1,118 @@
+"""OAuth clients of the embedded authorization server: the record, and what its flows need of a store."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Final, Protocol
+
+import msgspec
+
+from twogate.core.principal import Agent, AgentId, Binding
+
+MAX_SECRETS: Final = 2
+"""Secrets that may be valid together: the old and the new one of a rotation."""
+
+_SHA256_HEX: Final = re.compile(r"[0-9a-f]{64}")
+
+
+class ClientAuth(StrEnum):
+    """How a client authenticates (RFC 6749 section 2.3.1, RFC 7523 section 2.2)."""
+
+    CLIENT_SECRET = "client_secret"
+    """`client_secret_basic` or `client_secret_post`."""
+    PRIVATE_KEY_JWT = "private_key_jwt"
+
+
+class SecretDigest(msgspec.Struct, frozen=True):
+    """The SHA-256 digest, in lower-case hex, of a secret drawn at random; `expires_at` (Unix seconds) ends a rotation.
+
+    A fast digest is enough because the secret has at least 128 bits of entropy; it is never one that a person chose.
+    """
+
+    digest: str
+    expires_at: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is not a digest, so that a secret cannot be stored by mistake."""
+        if not _SHA256_HEX.fullmatch(self.digest):
+            raise ValueError("a secret is stored as its SHA-256 digest in lower-case hex")
+
+
+class Client(msgspec.Struct, frozen=True):
+    """A confidential client and the agent that it acts as. Times are Unix seconds; `jwks` is a public JWK set as JSON.
+
+    `secret_digests` are for CLIENT_SECRET, `jwks` is for PRIVATE_KEY_JWT, and a client has only its method's.
+    """
+
+    client_id: str
+    tenant: str
+    agent: AgentId
+    auth: ClientAuth
+    secret_digests: tuple[SecretDigest, ...] = ()
+    jwks: str | None = None
+    created_at: int = 0
+    last_used_at: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a client of another tenant than its agent's, and one whose keys do not fit its method."""
+        if not self.client_id or self.tenant != self.agent.tenant:
+            raise ValueError("a client has an id, and its agent's tenant")
+        if self.auth is ClientAuth.CLIENT_SECRET:
+            if not 1 <= len(self.secret_digests) <= MAX_SECRETS or self.jwks is not None:
+                raise ValueError(f"a client with a secret has 1 to {MAX_SECRETS} digests and no keys")
+        elif self.jwks is None or self.secret_digests:
+            raise ValueError("a client with keys has a JWK set and no secret")
+
+
+class ClientStore(Protocol):
+    """Keeps registered clients."""
+
+    async def get(self, client_id: str) -> Client | None:
+        """The client of this id.
+
+        Raises:
+            GateError: STORE_UNAVAILABLE.
+        """
+        ...
+
+    async def add(self, client: Client, agent: Agent | None, bindings: Sequence[Binding], now: int) -> None:
+        """Add a client with its agent and the bindings that lead to it; all or nothing.
+
+        `agent` is None when it exists already, or the configuration defines it. The client counts as created at `now`.
+
+        Raises:
+            GateError: REQUEST_MALFORMED if the client, the agent or a binding exists already; STORE_UNAVAILABLE.
+        """
+        ...
+
+    async def list(self, tenant: str | None = None) -> Sequence[Client]:
+        """All clients, or a tenant's, oldest first.
+
+        Raises:
+            GateError: STORE_UNAVAILABLE.
+        """
+        ...
+
+    async def touch(self, client_id: str, now: int) -> None:
+        """Note that the client was used, to the minute.
+
+        Raises:
+            GateError: STORE_UNAVAILABLE.
+        """
+        ...
+
+
+class ReplayStore(Protocol):
+    """Remembers values that may be used once, such as the `jti` of a client assertion (RFC 7523 section 3)."""
+
+    async def redeem(self, kind: str, issuer: str, value: str, expires_at: int, now: int) -> bool:
+        """True exactly once per (kind, issuer, value) until `expires_at`; False ever after, and if that has passed.
+
+        `expires_at` is the last moment at which the caller would still accept the value, its clock leeway included.
+
+        Raises:
+            GateError: STORE_UNAVAILABLE; the caller must then refuse the value.
+        """
+        ...

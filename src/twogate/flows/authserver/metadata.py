@@ -1,0 +1,55 @@
+"""The public documents by which clients find their way: RFC 8414 for the server, RFC 9728 for each resource.
+
+They change with the configuration only, so each is built once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from urllib.parse import urlsplit
+
+import msgspec
+
+from twogate.core.keyring import PublicKey
+from twogate.core.oauth.metadata import authorization_server_metadata
+from twogate.core.oauth.resource import resource_metadata
+from twogate.flows.authserver.jwks import jwks_document
+
+
+class PublicDocuments(msgspec.Struct, frozen=True):
+    """Every document as JSON; `resources` maps a resource's path (`/mcp/files`) to its own.
+
+    `authorization_server` is None where the embedded server is not in use: it must not be advertised.
+    """
+
+    authorization_server: bytes | None
+    jwks: bytes
+    resources: Mapping[str, bytes]
+
+
+def build_documents(
+    issuer: str,
+    keys: Collection[PublicKey],
+    resources: Collection[str],
+    authorization_servers: Collection[str],
+    scopes: Collection[str],
+) -> PublicDocuments:
+    """Build the documents of one configuration. `resources` are the full names of all of them, of every tenant.
+
+    The embedded server is in use exactly if `issuer` is among `authorization_servers`.
+
+    Raises:
+        ValueError: no authorization server, an issuer with a path, or a resource that does not lie under it.
+    """
+    if urlsplit(issuer).path:
+        raise ValueError(f"{issuer!r} has a path; all well-known addresses here are those of an origin")
+    documents: dict[str, bytes] = {}
+    for resource in resources:
+        if not resource.startswith(issuer + "/"):
+            raise ValueError(f"resource {resource!r} does not lie under {issuer!r}")
+        document = resource_metadata(resource, authorization_servers, scopes)
+        documents[resource.removeprefix(issuer)] = msgspec.json.encode(document)
+    own = (
+        msgspec.json.encode(authorization_server_metadata(issuer, scopes)) if issuer in authorization_servers else None
+    )
+    return PublicDocuments(own, jwks_document(keys), documents)

@@ -1,0 +1,69 @@
+"""What an upstream's answer must be, and what of it the caller may see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+import msgspec
+
+from twogate.core.errors import ErrorCode, GateError
+from twogate.core.message import Kind, Message
+from twogate.core.protocol import MethodKind, list_member
+from twogate.flows.gateway.read import Call
+
+# Notifications that concern the call whose answer they come with, or lists that the caller may ask for again.
+_PASSED_ON: Final = frozenset(
+    {
+        "notifications/progress",
+        "notifications/message",
+        "notifications/tools/list_changed",
+        "notifications/prompts/list_changed",
+        "notifications/resources/list_changed",
+    }
+)
+
+Visible = Callable[[str], bool]
+
+
+def shown_response(message: Message, call: Call, visible: Visible) -> Message:
+    """Check that `message` answers this very call; give what the caller may see of it, to be encoded anew.
+
+    Lists are filtered by `visible`, which is asked of each entry's target. Other results pass unchanged. The server's
+    own bytes never pass: members that our parser dropped could make them a request in another parser's eyes.
+
+    Raises:
+        GateError: UPSTREAM_INVALID.
+    """
+    if message.kind is not Kind.RESPONSE:
+        raise GateError(ErrorCode.UPSTREAM_INVALID, "the answer is no JSON-RPC response")
+    if message.id is None or message.id != call.message.id or type(message.id) is not type(call.message.id):
+        raise GateError(ErrorCode.UPSTREAM_INVALID, "the answer carries the id of another request")
+    if message.is_error or call.kind is not MethodKind.LIST:
+        return message
+    return msgspec.structs.replace(message, payload=_filtered(message.payload, call, visible))
+
+
+def passes(message: Message) -> bool:
+    """Whether something that a server sends before its response may reach the caller.
+
+    Requests may not: a server that could ask (sampling, elicitation, roots) could steer the agent past both gates.
+    """
+    return message.kind is Kind.NOTIFICATION and message.method in _PASSED_ON
+
+
+def _filtered(payload: object, call: Call, visible: Visible) -> dict[str, Any]:
+    member = list_member(call.message.method)
+    if not isinstance(payload, dict) or not isinstance(cast("dict[str, Any]", payload).get(member.key), list):
+        raise GateError(ErrorCode.UPSTREAM_INVALID, f"the result of {call.message.method} has no {member.key}")
+    result = dict(cast("dict[str, Any]", payload))
+    kept: list[object] = []
+    for item in cast("list[object]", result[member.key]):
+        name = cast("dict[str, object]", item).get(member.name) if isinstance(item, dict) else None
+        if isinstance(name, str) and visible(member.target(call.head.server, name)):
+            kept.append(item)
+    result[member.key] = kept
+    if call.modern:
+        # A list that depends on who asks must not be shared, nor outlive the session that it was filtered for.
+        result["cacheScope"], result["ttlMs"] = "private", 0
+    return result

@@ -1,0 +1,213 @@
+"""Gate one: from a bearer token to the principal it proves (DESIGN decisions 1 to 4; row R-01).
+
+The steps run in this order and the first failure is the reason:
+
+1. the token is well-formed, and its unverified `iss` selects a configured issuer
+2. its `typ` is one of that issuer's
+3. its signature is good by one of that issuer's keys and algorithms
+4. `exp`, `nbf`, `iat`, and a life no longer than the issuer's limit
+5. the verified `iss` is that issuer
+6. `aud` holds this very resource
+7. `scope` is well-formed
+8. `sub` is there
+9. tenant and role claims are ones that the issuer may assert
+10. it is not bound to a proof that nobody showed (`cnf`)
+11. its identity is bound to a registered agent of that tenant, and the agent is not disabled
+
+The token cache holds what steps 1 to 10 established once and for all; time, audience and the agent's state are checked
+on every request, cached or not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from typing import Final
+
+import msgspec
+
+from twogate.core.audit.accessor import Accessors
+from twogate.core.errors import ErrorCode, GateError
+from twogate.core.jose.claims import string_at, strings_at, time_at
+from twogate.core.jose.jwt import SignedClaims, parse_jwt, verify_jwt
+from twogate.core.principal import Binding, Method, Principal, UserId
+from twogate.flows.gateway.credential import BearerToken
+from twogate.flows.gateway.issuers import Issuers, TrustedIssuer
+from twogate.flows.registry import RegistryView
+
+LEEWAY: Final = 5
+"""Seconds of clock difference forgiven for `nbf` and `iat`; `exp` gets none."""
+
+CACHE_SECONDS: Final = 300
+"""Seconds that a verified token is remembered at most."""
+
+CACHE_ENTRIES: Final = 10_000
+
+
+class VerifiedToken(msgspec.Struct, frozen=True):
+    """What one good token says, after steps 1 to 10. Times are Unix seconds."""
+
+    tenant: str
+    binding: Binding
+    user: UserId | None
+    role: str | None
+    groups: tuple[str, ...]
+    scopes: frozenset[str]
+    audiences: frozenset[str]
+    session_id: str | None
+    not_before: int
+    expires_at: int
+    credential: str
+
+
+class _Entry(msgspec.Struct):
+    token: VerifiedToken
+    forget_at: int
+    view: RegistryView | None = None
+    principal: Principal | None = None
+
+
+class Authenticator:
+    """Gate one with its token cache. One per configuration generation."""
+
+    def __init__(self, issuers: Issuers, accessors: Accessors) -> None:
+        self._issuers = issuers
+        self._accessors = accessors
+        self._cache: OrderedDict[bytes, _Entry] = OrderedDict()
+
+    async def authenticate(self, bearer: BearerToken, resource: str, view: RegistryView, now: int) -> Principal:
+        """Prove who calls `resource` (its audience, compared exactly) at Unix time `now`.
+
+        Raises:
+            GateError: any code of gate one, KEYS_UNAVAILABLE.
+        """
+        digest = hashlib.sha256(bearer.unverified_token.encode()).digest()
+        entry = self._cache.get(digest)
+        if entry is None or now >= entry.forget_at:
+            token = await self._verify(bearer, digest, now)
+            entry = _Entry(token, min(now + CACHE_SECONDS, token.expires_at))
+            self._remember(digest, entry)
+        token = entry.token
+        # 4. again, for a cached token.
+        _check_times(token.not_before, token.expires_at, now)
+        # 6.
+        if resource not in token.audiences:
+            raise GateError(ErrorCode.AUDIENCE_MISMATCH, f"aud does not hold {resource}")
+        # 11.
+        if entry.principal is None or entry.view is not view:
+            entry.principal = _principal(token, view)
+            entry.view = view
+        return entry.principal
+
+    def _remember(self, digest: bytes, entry: _Entry) -> None:
+        self._cache[digest] = entry
+        self._cache.move_to_end(digest)
+        while len(self._cache) > CACHE_ENTRIES:
+            self._cache.popitem(last=False)
+
+    async def _verify(self, bearer: BearerToken, digest: bytes, now: int) -> VerifiedToken:
+        # 1.
+        jwt = parse_jwt(bearer.unverified_token)
+        issuer, source = self._issuers.select(jwt.unverified_issuer)
+        # 2. RFC 8725 section 3.11; "application/" may be left out (RFC 7515 section 4.1.9), case does not matter.
+        if (jwt.unverified_type or "").lower().removeprefix("application/") not in issuer.types:
+            raise GateError(ErrorCode.TOKEN_TYPE_REFUSED, "typ is not one of the issuer's")
+        # 3. The algorithm first, so that a refused one costs the issuer no fetch of its keys.
+        if jwt.unverified_algorithm not in issuer.algorithms:
+            raise GateError(ErrorCode.TOKEN_ALGORITHM_REFUSED, "alg is not among the issuer's")
+        signed = verify_jwt(jwt, await source.keys(jwt.unverified_kid), issuer.algorithms)
+        return _verified_token(signed, issuer, self._accessors.of("token", digest), now)
+
+
+def _verified_token(signed: SignedClaims, issuer: TrustedIssuer, credential: str, now: int) -> VerifiedToken:
+    claims, pointers = signed.claims, issuer.pointers
+    # 4.
+    expires_at, issued_at = time_at(claims, "exp"), time_at(claims, "iat")
+    if expires_at is None or issued_at is None:
+        raise GateError(ErrorCode.CLAIM_MISSING, "exp and iat are required")
+    not_before = max(time_at(claims, "nbf") or 0, issued_at)
+    _check_times(not_before, expires_at, now)
+    if expires_at - issued_at > issuer.max_lifetime:
+        raise GateError(ErrorCode.TOKEN_LIFETIME_EXCESSIVE, f"lives {expires_at - issued_at} s")
+    # 5.
+    if claims.get("iss") != issuer.issuer:
+        raise GateError(ErrorCode.ISSUER_UNKNOWN, "the verified iss is not the selected issuer")
+    # 6. in part: the comparison itself is repeated for every request.
+    audiences = (
+        frozenset([claims["aud"]]) if isinstance(claims.get("aud"), str) else strings_at(claims, "/aud", spaced=False)
+    )
+    if not audiences:
+        raise GateError(ErrorCode.CLAIM_MISSING, "aud is required")
+    # 7.
+    scopes = frozenset(strings_at(claims, pointers.scope, spaced=True)) - {""}
+    # 8.
+    if string_at(claims, "/sub") is None:
+        raise GateError(ErrorCode.CLAIM_MISSING, "sub is required")
+    # 9.
+    tenant = _tenant(string_at(claims, pointers.tenant), issuer)
+    role = string_at(claims, pointers.role)
+    if role is not None and role not in issuer.roles:
+        raise GateError(ErrorCode.ROLE_REFUSED, "the issuer may not assert this role")
+    # 10. Fail closed: a bound token without its proof is what a thief has (RFC 7800 section 3.1).
+    if "cnf" in claims:
+        raise GateError(ErrorCode.TOKEN_BINDING_REFUSED, "the token is bound to a proof; none is supported here yet")
+    identifier = string_at(claims, pointers.agent)
+    if identifier is None:
+        raise GateError(ErrorCode.CLAIM_MISSING, f"the agent's claim {pointers.agent} is required")
+    subject = string_at(claims, pointers.user)
+    return VerifiedToken(
+        tenant=tenant,
+        binding=Binding(Method.JWT, issuer.issuer, identifier),
+        user=None if subject is None else UserId(issuer.issuer, subject),
+        role=role,
+        groups=strings_at(claims, pointers.groups, spaced=False),
+        scopes=scopes,
+        audiences=frozenset(audiences),
+        session_id=string_at(claims, pointers.session),
+        not_before=not_before,
+        expires_at=expires_at,
+        credential=credential,
+    )
+
+
+def _check_times(not_before: int, expires_at: int, now: int) -> None:
+    if now >= expires_at:
+        raise GateError(ErrorCode.TOKEN_EXPIRED)
+    if not_before > now + LEEWAY:
+        raise GateError(ErrorCode.TOKEN_NOT_YET_VALID)
+
+
+def _tenant(claimed: str | None, issuer: TrustedIssuer) -> str:
+    if claimed is None:
+        # Only an issuer of one tenant may leave the claim out; of several, nobody guesses.
+        if issuer.pointers.tenant is None and len(issuer.tenants) == 1:
+            return next(iter(issuer.tenants))
+        raise GateError(ErrorCode.TENANT_REFUSED, "the tenant claim is missing")
+    if claimed not in issuer.tenants:
+        raise GateError(ErrorCode.TENANT_REFUSED, "the issuer may not assert this tenant")
+    return claimed
+
+
+def _principal(token: VerifiedToken, view: RegistryView) -> Principal:
+    agent_id = view.bindings.get(token.binding)
+    agent = None if agent_id is None else view.agents.get(agent_id)
+    if agent is None or agent.id.tenant != token.tenant:
+        raise GateError(ErrorCode.AGENT_UNBOUND, "the token's identity is bound to no agent of its tenant")
+    if agent.disabled:
+        raise GateError(ErrorCode.AGENT_DISABLED, f"agent {agent.id}")
+    # Without a user the role claim can only repeat what the operator registered.
+    if token.role is not None and token.user is None and token.role != agent.role:
+        raise GateError(ErrorCode.ROLE_REFUSED, f"the token asserts another role than that of {agent.id}")
+    return Principal(
+        tenant=token.tenant,
+        issuer=token.binding.issuer,
+        agent=agent,
+        user=token.user,
+        user_role=token.role if token.user is not None else None,
+        groups=token.groups,
+        scopes=token.scopes,
+        method=token.binding.method,
+        credential=token.credential,
+        session_id=token.session_id,
+        expires_at=token.expires_at,
+    )

@@ -1,0 +1,48 @@
+"""The one authenticating credential of a request (DESIGN decision 3).
+
+A bearer token in `Authorization` is what exists so far. Whatever else could pass for a credential or a proof is
+refused, not ignored: a caller must not believe in a protection that nobody checked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from twogate.core.errors import ErrorCode, GateError
+
+# RFC 6750 section 2.1: b64token. The scheme is case-insensitive (RFC 9110 section 11.1).
+_BEARER: Final = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] ([A-Za-z0-9._~+/-]+=*)")
+
+_UNSUPPORTED: Final = ("dpop", "signature", "signature-input", "x-forwarded-client-cert", "x-api-key")
+
+
+class BearerToken(msgspec.Struct, frozen=True):
+    """A bearer token as presented; nothing of it is believed yet."""
+
+    unverified_token: str
+
+    def __repr__(self) -> str:
+        """Never the token: a traceback or a log line must not hold one."""
+        return "BearerToken(…)"
+
+
+def parse_credential(headers: Mapping[str, str]) -> BearerToken:
+    """Find the request's one credential. `headers` are in lower case; the edge refused repeated ones.
+
+    Raises:
+        GateError: CREDENTIAL_MISSING, CREDENTIAL_AMBIGUOUS.
+    """
+    for name in _UNSUPPORTED:
+        if name in headers:
+            raise GateError(ErrorCode.CREDENTIAL_AMBIGUOUS, f"header {name} is a credential or proof not accepted here")
+    authorization = headers.get("authorization")
+    if authorization is None:
+        raise GateError(ErrorCode.CREDENTIAL_MISSING)
+    match = _BEARER.fullmatch(authorization)
+    if match is None:
+        raise GateError(ErrorCode.CREDENTIAL_AMBIGUOUS, "Authorization is not one bearer token")
+    return BearerToken(match[1])

@@ -1,0 +1,59 @@
+"""The HTTP exchange as the pipeline sees it: a parsed head, a body to read, and a sink for the answer.
+
+The pipeline knows neither ASGI nor sockets; `web/gateway.py` brings both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import msgspec
+
+from twogate.core.errors import GateError
+
+
+class Head(msgspec.Struct, frozen=True):
+    """A request's head. Header names are in lower case and each name is there once: the edge saw to it."""
+
+    method: str
+    server: str
+    headers: Mapping[str, str]
+    query: bytes
+    address: str
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """An answer that says no. `scopes` go into the challenge when a scope would help."""
+
+    error: GateError
+    request_id: str | int | None = None
+    scopes: tuple[str, ...] = ()
+
+
+class Exchange(Protocol):
+    """One request and its answer. Sending waits while the client does not read."""
+
+    async def read_body(self, limit: int) -> bytes:
+        """The whole body.
+
+        Raises:
+            GateError: TOO_LARGE past `limit` bytes.
+        """
+        ...
+
+    async def refuse(self, refusal: Refusal) -> None:
+        """Answer with an error: status, challenge and body by the one table in `web/errors.py`."""
+        ...
+
+    async def start(self, status: int, headers: tuple[tuple[bytes, bytes], ...], *, length: int | None) -> None:
+        """Send the answer's head; `length` in bytes when the body is complete, None when it streams."""
+        ...
+
+    async def send(self, chunk: bytes, *, more: bool) -> None:
+        """Send a piece of the body; the last one with `more=False`."""
+        ...
+
+    async def abort(self) -> None:
+        """Break the connection off: an answer that cannot be completed must not look complete."""
+        ...

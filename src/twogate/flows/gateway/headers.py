@@ -1,0 +1,185 @@
+"""The MCP headers of a request: checked against the body on the way in, written anew from it on the way out.
+
+An intermediary that routes on a header must see what the server will run (MCP 2026-07-28, "Streamable HTTP": a server
+that reads the body refuses headers that disagree with it).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, cast
+
+from mcp.shared.inbound import (
+    MCP_METHOD_HEADER,
+    MCP_NAME_HEADER,
+    MCP_PARAM_HEADER_PREFIX,
+    MCP_PROTOCOL_VERSION_HEADER,
+    NAME_BEARING_METHODS,
+    InboundLadderRejection,
+    classify_inbound_request,
+    decode_header_value,
+    encode_header_value,
+)
+
+from twogate.core import errors
+from twogate.core.errors import ErrorCode, GateError
+from twogate.core.message import Kind, Message
+from twogate.core.protocol import ASSUMED_VERSION, HANDSHAKE_VERSIONS, MODERN_VERSIONS, VERSIONS
+from twogate.flows.gateway.meta import CLIENT_CAPABILITIES, PROTOCOL_VERSION
+
+MAX_PARAM_HEADERS: Final = 64
+MAX_UPSTREAM_SESSION: Final = 1024
+MCP_SESSION_ID_HEADER: Final = "mcp-session-id"
+
+Header = tuple[bytes, bytes]
+
+_PARAM_PREFIX: Final = MCP_PARAM_HEADER_PREFIX.lower()
+# RFC 9110 section 5.6.2, in lower case as header names reach us.
+_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9a-z]+")
+_PRINTABLE: Final = re.compile(r"[\x20-\x7e]*")
+# MCP 2025-03-26, "Session Management": "MUST only contain visible ASCII characters".
+_SESSION_ID: Final = re.compile(r"[\x21-\x7e]+")
+_TASK_PREFIX: Final = "tasks/"
+
+
+def check_headers(message: Message, headers: Mapping[str, str]) -> str:
+    """Return the protocol version in force for a message, once its headers agree with its body.
+
+    `headers` are in lower case and free of repeated `Mcp-*` names (the HTTP edge sees to both).
+
+    1. The era: modern if the version header or the body's envelope says so, else handshake. 2. Modern: the envelope,
+    the version, method and name headers. 3. Handshake: a known version or none; `initialize` names its own. 4. Both:
+    no `Mcp-Method` or `Mcp-Name` that says anything but what the body says.
+
+    Raises:
+        GateError: HEADER_MISMATCH, INVALID_PARAMS, INVALID_REQUEST, UNSUPPORTED_PROTOCOL_VERSION.
+    """
+    version = headers.get(MCP_PROTOCOL_VERSION_HEADER)
+    # 1.
+    if version in MODERN_VERSIONS or PROTOCOL_VERSION in message.params.get("_meta", ()):
+        version = _modern_version(message, version, headers)  # 2.
+    else:
+        version = _handshake_version(message, version)  # 3.
+    # 4.
+    method = headers.get(MCP_METHOD_HEADER)
+    if method is not None and method != message.method:
+        raise GateError(ErrorCode.HEADER_MISMATCH, "mcp-method")
+    name = headers.get(MCP_NAME_HEADER)
+    # A method that bears no name takes no header; neither does None, from a malformed one, ever match.
+    if name is not None and (decode_header_value(name) or None) != _name_of(message):
+        raise GateError(ErrorCode.HEADER_MISMATCH, "mcp-name")
+    return version
+
+
+def _modern_version(message: Message, version: str | None, headers: Mapping[str, str]) -> str:
+    if message.kind is Kind.RESPONSE:
+        # This era has no requests of the server's that a client could answer.
+        raise GateError(ErrorCode.INVALID_REQUEST, "a response on a version without server requests")
+    meta = cast("dict[str, Any]", message.params.get("_meta", {}))
+    if message.kind is Kind.NOTIFICATION:
+        # Notifications need no envelope; one that has it must not contradict itself.
+        if version is None or meta.get(PROTOCOL_VERSION, version) != version:
+            raise GateError(ErrorCode.HEADER_MISMATCH, MCP_PROTOCOL_VERSION_HEADER)
+        if version not in MODERN_VERSIONS:
+            raise _no_envelope_in(version)
+        return version
+    verdict = classify_inbound_request(
+        {"method": message.method, "params": message.params}, headers=headers, supported_modern_versions=MODERN_VERSIONS
+    )
+    if isinstance(verdict, InboundLadderRejection):
+        if verdict.code == errors.UNSUPPORTED_PROTOCOL_VERSION:
+            raise _no_envelope_in(meta[PROTOCOL_VERSION])
+        code = ErrorCode.HEADER_MISMATCH if verdict.code == errors.HEADER_MISMATCH else ErrorCode.INVALID_PARAMS
+        raise GateError(code, verdict.message)
+    if not isinstance(verdict.client_capabilities, dict):
+        raise GateError(ErrorCode.INVALID_PARAMS, f"_meta {CLIENT_CAPABILITIES} is not an object")
+    return verdict.protocol_version
+
+
+def _handshake_version(message: Message, version: str | None) -> str:
+    if version is not None and version not in HANDSHAKE_VERSIONS:
+        raise _unsupported(version)
+    if message.method != "initialize":
+        return version or ASSUMED_VERSION
+    wanted: object = message.params.get("protocolVersion")
+    if not isinstance(wanted, str):
+        raise GateError(ErrorCode.INVALID_PARAMS, "params.protocolVersion is not a string")
+    if not isinstance(message.params.get("capabilities", {}), dict):
+        raise GateError(ErrorCode.INVALID_PARAMS, "params.capabilities is not an object")
+    # The server answers an unknown version with the newest it has (MCP 2025-11-25, "Version Negotiation").
+    return wanted if wanted in HANDSHAKE_VERSIONS else HANDSHAKE_VERSIONS[-1]
+
+
+def _no_envelope_in(version: str) -> GateError:
+    if version in HANDSHAKE_VERSIONS:
+        return GateError(ErrorCode.INVALID_PARAMS, "an envelope that names a version without envelopes")
+    return _unsupported(version)
+
+
+def _unsupported(requested: str) -> GateError:
+    return GateError(
+        ErrorCode.UNSUPPORTED_PROTOCOL_VERSION, data={"supported": list(VERSIONS), "requested": requested[:64]}
+    )
+
+
+def _name_of(message: Message) -> str:
+    # What `Mcp-Name` mirrors; empty for a method that bears no name.
+    key = NAME_BEARING_METHODS.get(message.method)
+    if key is None and message.method.startswith(_TASK_PREFIX):
+        key = "taskId"
+    name: object = message.params.get(key) if key is not None else None
+    return name if isinstance(name, str) else ""
+
+
+def param_headers(message: Message, version: str, headers: Mapping[str, str]) -> tuple[Header, ...]:
+    """The caller's `Mcp-Param-*` headers of a modern `tools/call`, decoded and written anew; none of other messages.
+
+    Whether they agree with the arguments can only be told with the tool's schema, not here.
+
+    Raises:
+        GateError: HEADER_MISMATCH (no token, unprintable, undecodable, or too many).
+    """
+    if version not in MODERN_VERSIONS or message.method != "tools/call":
+        return ()
+    made: list[Header] = []
+    for name, value in headers.items():
+        if not name.startswith(_PARAM_PREFIX):
+            continue
+        decoded = decode_header_value(value) if _PRINTABLE.fullmatch(value) else None
+        if decoded is None or not _TOKEN.fullmatch(name, len(_PARAM_PREFIX)):
+            raise GateError(ErrorCode.HEADER_MISMATCH, "an mcp-param header is malformed")
+        made.append((name.encode(), encode_header_value(decoded).encode()))
+    if len(made) > MAX_PARAM_HEADERS:
+        raise GateError(ErrorCode.HEADER_MISMATCH, f"more than {MAX_PARAM_HEADERS} mcp-param headers")
+    return tuple(made)
+
+
+def upstream_headers(
+    message: Message | None, version: str, upstream_session: str | None = None, params: Iterable[Header] = ()
+) -> tuple[Header, ...]:
+    """Every MCP header that goes upstream, from the parsed message alone; `params` come from `param_headers`.
+
+    Without a message (GET, DELETE) there is no content type. `Mcp-Method`, `Mcp-Name` and `Mcp-Param-*` belong to
+    modern versions, `Mcp-Session-Id` to handshake ones.
+
+    Raises:
+        GateError: UPSTREAM_INVALID (the upstream's own session id is no header value).
+    """
+    if message is None:
+        made: list[Header] = [(b"accept", b"text/event-stream")]
+    else:
+        made = [(b"content-type", b"application/json"), (b"accept", b"application/json, text/event-stream")]
+    if message is None or message.method != "initialize":
+        made.append((MCP_PROTOCOL_VERSION_HEADER.encode(), version.encode()))
+    if version in MODERN_VERSIONS:
+        if message is not None and message.method:
+            made.append((MCP_METHOD_HEADER.encode(), encode_header_value(message.method).encode()))
+            if name := _name_of(message):
+                made.append((MCP_NAME_HEADER.encode(), encode_header_value(name).encode()))
+        made += params
+    elif upstream_session is not None:
+        if len(upstream_session) > MAX_UPSTREAM_SESSION or not _SESSION_ID.fullmatch(upstream_session):
+            raise GateError(ErrorCode.UPSTREAM_INVALID, "the upstream's session id is not visible ASCII")
+        made.append((MCP_SESSION_ID_HEADER.encode(), upstream_session.encode()))
+    return tuple(made)

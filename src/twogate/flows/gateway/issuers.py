@@ -1,0 +1,181 @@
+"""Trusted issuers: what each may say, and where its keys come from (DESIGN decision 2; rows R-01, R-12)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, Protocol, cast
+from urllib.parse import urlsplit
+
+import msgspec
+
+from twogate.core.errors import ErrorCode, GateError
+from twogate.core.jose.keys import MAX_DOCUMENT, Algorithm, VerificationKey, parse_jwks
+from twogate.flows.environment import Clock
+from twogate.flows.fetch import Fetch, Fetched, FetchError, Trust
+
+DEFAULT_MAX_AGE: Final = 300.0
+"""Seconds that keys are kept when the issuer gives no `Cache-Control`."""
+
+MAX_AGE: Final = 3600.0
+MIN_AGE: Final = 30.0
+
+REFETCH_INTERVAL: Final = 30.0
+"""Seconds between two fetches that an unknown `kid` may cause, so that strangers cannot make us hammer an issuer."""
+
+
+class ClaimPointers(msgspec.Struct, frozen=True):
+    """RFC 6901 pointers into an issuer's claims. A user exists only where the operator points at one."""
+
+    agent: str
+    tenant: str | None = None
+    role: str | None = None
+    user: str | None = None
+    groups: str | None = None
+    scope: str | None = None
+    session: str | None = None
+
+
+class TrustedIssuer(msgspec.Struct, frozen=True):
+    """What an operator lets one issuer say. `max_lifetime` is in seconds; `types` are JOSE `typ` values, lower case."""
+
+    issuer: str
+    algorithms: frozenset[Algorithm]
+    types: frozenset[str]
+    tenants: frozenset[str]
+    roles: frozenset[str]
+    pointers: ClaimPointers
+    max_lifetime: int
+
+    def __post_init__(self) -> None:
+        """Refuse an issuer without algorithms, types or tenants: an empty list must never come to mean "any"."""
+        if not (self.issuer and self.algorithms and self.types and self.tenants and self.max_lifetime > 0):
+            raise ValueError("an issuer needs a name, algorithms, types, tenants and a maximum lifetime")
+
+
+class KeySource(Protocol):
+    """Gives an issuer's current verification keys."""
+
+    async def keys(self, unverified_kid: str | None) -> tuple[VerificationKey, ...]:
+        """The keys; fetched again, at a limited rate, when none has this `kid`.
+
+        Raises:
+            GateError: KEYS_UNAVAILABLE.
+        """
+        ...
+
+
+class FixedKeys:
+    """The keys of the embedded authorization server, which lives in this process."""
+
+    def __init__(self, keys: tuple[VerificationKey, ...]) -> None:
+        self._keys = keys
+
+    async def keys(self, unverified_kid: str | None) -> tuple[VerificationKey, ...]:  # noqa: ARG002 - KeySource
+        """The keys as given."""
+        return self._keys
+
+
+class RemoteKeys:
+    """One external issuer's JWK set, cached by HTTP headers.
+
+    Where no `jwks_uri` is configured it is discovered (RFC 8414, then OpenID Connect Discovery); the metadata must
+    name the very issuer. Expired keys are never used: while an issuer cannot be reached, its tokens are refused.
+    """
+
+    def __init__(self, issuer: str, jwks_uri: str | None, ca_file: Path | None, fetch: Fetch, clock: Clock) -> None:
+        self._issuer = issuer
+        self._configured_uri = jwks_uri
+        self._ca_file = ca_file
+        self._fetch = fetch
+        self._clock = clock
+        self._keys: tuple[VerificationKey, ...] = ()
+        self._expires = 0.0
+        self._next_fetch = 0.0
+        self._lock = asyncio.Lock()
+
+    async def keys(self, unverified_kid: str | None) -> tuple[VerificationKey, ...]:
+        """The keys, from the cache if it is fresh and knows the `kid`.
+
+        Raises:
+            GateError: KEYS_UNAVAILABLE.
+        """
+        if self._fresh() and self._knows(unverified_kid):
+            return self._keys
+        async with self._lock:
+            now = self._clock.monotonic()
+            stale = not self._fresh()
+            if (stale or not self._knows(unverified_kid)) and now >= self._next_fetch:
+                # A failed fetch is not repeated for every request either, but sooner than a successful one.
+                self._next_fetch = now + (1.0 if stale else REFETCH_INTERVAL)
+                await self._refresh(now)
+                self._next_fetch = now + REFETCH_INTERVAL
+            if not self._fresh():
+                raise GateError(ErrorCode.KEYS_UNAVAILABLE, f"the keys of {self._issuer} could not be fetched")
+            return self._keys
+
+    def _fresh(self) -> bool:
+        return self._clock.monotonic() < self._expires
+
+    def _knows(self, kid: str | None) -> bool:
+        return kid is None or any(key.kid == kid for key in self._keys)
+
+    async def _refresh(self, now: float) -> None:
+        uri = self._configured_uri or await self._discover()
+        fetched = await self._get(uri, self._trust(uri))
+        keys = parse_jwks(fetched.body)
+        age = DEFAULT_MAX_AGE if fetched.cache_max_age is None else fetched.cache_max_age
+        self._keys, self._expires = keys, now + min(max(age, MIN_AGE), MAX_AGE)
+
+    async def _discover(self) -> str:
+        parts = urlsplit(self._issuer)
+        origin, path = f"{parts.scheme}://{parts.netloc}", parts.path.rstrip("/")
+        for url in (
+            f"{origin}/.well-known/oauth-authorization-server{path}",
+            f"{origin}{path}/.well-known/openid-configuration",
+        ):
+            try:
+                fetched = await self._get(url, Trust.CONFIGURED)
+            except GateError:
+                continue
+            try:
+                metadata: object = msgspec.json.decode(fetched.body)
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                continue
+            if isinstance(metadata, dict):
+                known = cast("dict[str, object]", metadata)
+                uri = known.get("jwks_uri")
+                # RFC 8414 section 3.3: the issuer "MUST be identical".
+                if known.get("issuer") == self._issuer and isinstance(uri, str):
+                    return uri
+        raise GateError(ErrorCode.KEYS_UNAVAILABLE, f"no metadata of {self._issuer} names its jwks_uri")
+
+    def _trust(self, uri: str) -> Trust:
+        # An operator vouched for the issuer's host, not for every host that its metadata may come to name.
+        if self._configured_uri is not None or urlsplit(uri)[:2] == urlsplit(self._issuer)[:2]:
+            return Trust.CONFIGURED
+        return Trust.REQUESTED
+
+    async def _get(self, url: str, trust: Trust) -> Fetched:
+        try:
+            return await self._fetch.get(url, trust=trust, max_bytes=MAX_DOCUMENT, ca_file=self._ca_file)
+        except FetchError as error:
+            raise GateError(ErrorCode.KEYS_UNAVAILABLE, f"{self._issuer}: {error}") from error
+
+
+class Issuers(msgspec.Struct, frozen=True):
+    """The configured issuers with their keys, by issuer."""
+
+    trusted: Mapping[str, TrustedIssuer]
+    keys: Mapping[str, KeySource]
+
+    def select(self, unverified_issuer: str | None) -> tuple[TrustedIssuer, KeySource]:
+        """The configured issuer that a token claims to be from.
+
+        Raises:
+            GateError: ISSUER_UNKNOWN.
+        """
+        if unverified_issuer is None or (issuer := self.trusted.get(unverified_issuer)) is None:
+            raise GateError(ErrorCode.ISSUER_UNKNOWN, "iss is missing or not configured")
+        return issuer, self.keys[issuer.issuer]

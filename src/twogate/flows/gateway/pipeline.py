@@ -1,0 +1,157 @@
+"""One call's way through both gates. Read this first.
+
+    head -> address limit -> one credential -> gate one: authenticate -> read and parse the body
+         -> gate two: session and decision -> audit intent -> upstream -> filtered answer -> audit outcome
+
+Each stage takes what the stage before gives (`BearerToken`, `Authenticated`, `Call`, `Admitted`, `Recorded`), so that
+leaving one out does not type-check. Nothing of the body is read before gate one, nothing reaches an upstream before
+its intent is on the audit trail, and every refusal is written down before it is answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import ceil
+from typing import Protocol
+
+from twogate.core.access import Policy
+from twogate.core.errors import ErrorCode, GateError
+from twogate.core.message import encode_message
+from twogate.flows.environment import Clock
+from twogate.flows.gateway.admit import Admitted, Refused, admit
+from twogate.flows.gateway.authenticate import Authenticator
+from twogate.flows.gateway.credential import BearerToken, parse_credential
+from twogate.flows.gateway.exchange import Exchange, Head, Refusal
+from twogate.flows.gateway.forward import Forwarder
+from twogate.flows.gateway.limit import AddressLimit
+from twogate.flows.gateway.meta import forwarded
+from twogate.flows.gateway.read import SESSION_END, Authenticated, Call, CallError, read_call, read_session_end
+from twogate.flows.gateway.record import Recorded, Recorder
+from twogate.flows.gateway.upstream_session import UpstreamSessions
+from twogate.flows.registry import Registry
+from twogate.flows.sessions import Sessions
+
+
+class Refusals(Protocol):
+    """Where refusals of callers that nobody proved go: coalesced by address, so that strangers cannot fill the disk."""
+
+    async def record(self, address: str, code: ErrorCode, detail: str) -> None:
+        """Write the refusal, or count it.
+
+        Raises:
+            GateError: AUDIT_UNAVAILABLE.
+        """
+        ...
+
+
+class Pipeline:
+    """The data plane: both gates in front of every configured MCP server."""
+
+    def __init__(  # noqa: PLR0913 - one per stage
+        self,
+        *,
+        resource: Callable[[str], str],
+        limit: AddressLimit,
+        refusals: Refusals,
+        authenticator: Authenticator,
+        registry: Registry,
+        sessions: Sessions,
+        policy: Policy,
+        recorder: Recorder,
+        sealed: UpstreamSessions,
+        forwarder: Forwarder,
+        clock: Clock,
+        max_body: int,
+    ) -> None:
+        self._resource = resource
+        self._limit = limit
+        self._refusals = refusals
+        self._authenticator = authenticator
+        self._registry = registry
+        self._sessions = sessions
+        self._policy = policy
+        self._recorder = recorder
+        self._sealed = sealed
+        self._forwarder = forwarder
+        self._clock = clock
+        self._max_body = max_body
+
+    async def handle(self, head: Head, exchange: Exchange) -> None:
+        """Take one request through both gates and answer it, whatever the outcome."""
+        now = self._clock.now()
+        try:
+            authenticated = await self._authenticate(head, self._meet(head), now)
+        except GateError as error:
+            await self.refuse_stranger(head, error, exchange)
+            return
+        try:
+            call = await self._read(authenticated, exchange)
+            decided = await admit(call, self._sessions, self._policy, now)
+        except GateError as error:
+            await self._refuse_message(authenticated, error, exchange)
+            return
+        if isinstance(decided, Refused):
+            await self._refuse(decided, exchange)
+            return
+        try:
+            recorded = await self._record(decided)
+        except GateError as error:
+            await exchange.refuse(Refusal(error, call.message.id))
+            return
+        await self._forwarder.forward(recorded, exchange)
+
+    def _meet(self, head: Head) -> BearerToken:
+        if wait := self._limit.take(head.address, self._clock.monotonic()):
+            raise GateError(
+                ErrorCode.RATE_LIMITED, "too many requests of this address", data={"retry_after": ceil(wait)}
+            )
+        if not self._forwarder.knows(head.server):
+            raise GateError(ErrorCode.NOT_FOUND, "no such server")
+        if head.query:
+            # RFC 9700 section 4.3.2: no tokens in the query; MCP endpoints have no other use for one.
+            raise GateError(ErrorCode.REQUEST_MALFORMED, "a query string")
+        return parse_credential(head.headers)
+
+    async def _authenticate(self, head: Head, bearer: BearerToken, now: int) -> Authenticated:
+        view = await self._registry.view()
+        principal = await self._authenticator.authenticate(bearer, self._resource(head.server), view, now)
+        return Authenticated(head, principal)
+
+    async def _read(self, authenticated: Authenticated, exchange: Exchange) -> Call:
+        match authenticated.head.method:
+            case "POST":
+                return await read_call(authenticated, exchange, self._sealed, self._max_body)
+            case "DELETE":
+                return read_session_end(authenticated, self._sealed)
+            case _:
+                raise GateError(ErrorCode.METHOD_NOT_ALLOWED, "neither POST nor DELETE")
+
+    async def _record(self, admitted: Admitted) -> Recorded:
+        # From here on only this re-encoded message exists: the upstream sees what was decided on and nothing else.
+        message = forwarded(admitted.call.message)
+        body = b"" if message.method == SESSION_END else encode_message(message)
+        return await self._recorder.intent(admitted, message, body)
+
+    async def refuse_stranger(self, head: Head, error: GateError, exchange: Exchange) -> None:
+        """Write down and answer a refusal from before anybody was authenticated."""
+        try:
+            await self._refusals.record(head.address, error.code, f"{head.server}: {error.debug}")
+        except GateError as unrecorded:
+            error = unrecorded
+        await exchange.refuse(Refusal(error))
+
+    async def _refuse_message(self, authenticated: Authenticated, error: GateError, exchange: Exchange) -> None:
+        message_id = error.message.id if isinstance(error, CallError) else None
+        try:
+            await self._recorder.invalid(authenticated, error)
+        except GateError as unrecorded:
+            error = unrecorded
+        await exchange.refuse(Refusal(error, message_id))
+
+    async def _refuse(self, refused: Refused, exchange: Exchange) -> None:
+        error = refused.error
+        try:
+            await self._recorder.refused(refused)
+        except GateError as unrecorded:
+            error = unrecorded
+        await exchange.refuse(Refusal(error, refused.call.message.id, refused.scopes))

@@ -1,0 +1,157 @@
+"""What the gateway writes down: a call's intent before it is forwarded, its outcome before its answer ends."""
+
+from __future__ import annotations
+
+import msgspec
+
+from twogate.core.audit.accessor import Accessors
+from twogate.core.audit.record import AuditEvent, EventKind, Outcome
+from twogate.core.errors import ErrorCode, GateError
+from twogate.core.message import Message
+from twogate.core.session import Session
+from twogate.flows.audit import AuditSink
+from twogate.flows.environment import Clock, Rng
+from twogate.flows.gateway.admit import Admitted, Refused
+from twogate.flows.gateway.read import Authenticated, CallError
+
+# What an honest agent does not do: calls that its role, task, user or tenant does not allow.
+_ANOMALIES = frozenset(
+    {
+        ErrorCode.TENANT_SERVER_REFUSED,
+        ErrorCode.METHOD_NOT_PERMITTED,
+        ErrorCode.TARGET_UNCLASSIFIED,
+        ErrorCode.ROLE_NOT_PERMITTED,
+        ErrorCode.USER_NOT_PERMITTED,
+        ErrorCode.TASK_NOT_PERMITTED,
+        ErrorCode.SESSION_MISMATCH,
+        ErrorCode.SESSION_CONFLICT,
+        ErrorCode.TASK_LIMIT,
+        ErrorCode.TASK_UNKNOWN,
+        ErrorCode.HEADER_MISMATCH,
+    }
+)
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """A call whose intent is on the audit trail: the only kind that may be forwarded.
+
+    `message` is what will be sent and `body` its bytes; the intent holds their keyed digest. `started` is monotonic
+    seconds.
+    """
+
+    admitted: Admitted
+    message: Message
+    body: bytes
+    intent: AuditEvent
+    started: float
+
+
+class Recorder:
+    """Turns the pipeline's stages into audit events."""
+
+    def __init__(self, audit: AuditSink, accessors: Accessors, clock: Clock, rng: Rng) -> None:
+        self._audit = audit
+        self._accessors = accessors
+        self._clock = clock
+        self._boot = rng.token(6).hex()
+        self._count = 0
+
+    async def intent(self, admitted: Admitted, message: Message, body: bytes) -> Recorded:
+        """Write that this call is about to be forwarded.
+
+        Raises:
+            GateError: AUDIT_UNAVAILABLE; nothing may be forwarded then.
+        """
+        call = admitted.call
+        event = msgspec.structs.replace(
+            self._event(EventKind.CALL_INTENT, Authenticated(call.head, call.principal), admitted.session),
+            method=call.message.method,
+            target=admitted.target,
+            decision="allow",
+            arguments=self._accessors.of("arguments", body),
+        )
+        await self._audit.append(event)
+        return Recorded(admitted, message, body, event, self._clock.monotonic())
+
+    async def outcome(
+        self, recorded: Recorded, outcome: Outcome, status: int, size: int, error: GateError | None = None
+    ) -> None:
+        """Write how a forwarded call ended, before the last byte of its answer leaves.
+
+        Raises:
+            GateError: AUDIT_UNAVAILABLE.
+        """
+        await self._audit.append(
+            msgspec.structs.replace(
+                recorded.intent,
+                kind=EventKind.CALL_OUTCOME,
+                at=self._clock.now_us(),
+                arguments="",
+                decision="",
+                outcome=outcome,
+                status=status,
+                answer_bytes=size,
+                duration_us=int((self._clock.monotonic() - recorded.started) * 1_000_000),
+                reason="" if error is None else error.code,
+                detail="" if error is None else error.debug,
+            )
+        )
+
+    async def refused(self, refused: Refused) -> None:
+        """Write that gate two refused a call.
+
+        Raises:
+            GateError: AUDIT_UNAVAILABLE.
+        """
+        call, error = refused.call, refused.error
+        event = self._event(EventKind.CALL_REFUSED, Authenticated(call.head, call.principal), refused.session)
+        await self._audit.append(
+            msgspec.structs.replace(
+                event,
+                method=call.message.method,
+                target=refused.target,
+                decision="deny",
+                reason=error.code,
+                detail=error.debug,
+                anomaly=error.code in _ANOMALIES,
+            )
+        )
+
+    async def invalid(self, authenticated: Authenticated, error: GateError) -> None:
+        """Write that an authenticated request was no acceptable message.
+
+        Raises:
+            GateError: AUDIT_UNAVAILABLE.
+        """
+        method = error.message.method if isinstance(error, CallError) else ""
+        event = self._event(EventKind.CALL_REFUSED, authenticated, None)
+        await self._audit.append(
+            msgspec.structs.replace(
+                event,
+                method=method,
+                decision="deny",
+                reason=error.code,
+                detail=error.debug,
+                anomaly=error.code in _ANOMALIES,
+            )
+        )
+
+    def _event(self, kind: EventKind, authenticated: Authenticated, session: Session | None) -> AuditEvent:
+        principal, head = authenticated.principal, authenticated.head
+        self._count += 1
+        return AuditEvent(
+            kind=kind,
+            at=self._clock.now_us(),
+            request=f"{self._boot}-{self._count:x}",
+            address=head.address,
+            tenant=principal.tenant,
+            issuer=principal.issuer,
+            agent=principal.agent.id.agent,
+            user_issuer="" if principal.user is None else principal.user.issuer,
+            user="" if principal.user is None else principal.user.subject,
+            role=principal.agent.role,
+            session="" if session is None else session.id,
+            task="" if session is None else session.task,
+            server=head.server,
+            credential=principal.credential,
+        )

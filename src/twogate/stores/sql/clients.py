@@ -1,0 +1,111 @@
+"""OAuth clients in SQL; implements `flows.authserver.clients.ClientStore`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+from sqlalchemy import RowMapping, insert, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from twogate.core.errors import ErrorCode, GateError
+from twogate.core.principal import Agent, AgentId, Binding
+from twogate.flows.authserver.clients import Client, ClientAuth, SecretDigest
+from twogate.stores.sql.engine import reading, writing
+from twogate.stores.sql.registry import insert_agent, insert_bindings
+from twogate.stores.sql.revision import bump
+from twogate.stores.sql.tables import clients
+
+TOUCH_EVERY: Final = 60
+"""Seconds between two notes of a client's use, so that a busy client does not write on every token request."""
+
+
+class SqlClientStore:
+    """Keeps clients; of a secret it knows the digest only."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def get(self, client_id: str) -> Client | None:
+        """The client of this id.
+
+        Raises:
+            GateError: STORE_UNAVAILABLE.
+        """
+        async with reading(self._engine) as connection:
+            rows = await connection.execute(select(clients).where(clients.c.client_id == client_id))
+            row = rows.mappings().one_or_none()
+            return None if row is None else _client(row)
+
+    async def add(self, client: Client, agent: Agent | None, bindings: Sequence[Binding], now: int) -> None:
+        """Add a client with its agent (None if that exists) and the bindings that lead to it; all or nothing.
+
+        It counts as created at `now`.
+
+        Raises:
+            GateError: REQUEST_MALFORMED if the client, the agent or a binding exists already; STORE_UNAVAILABLE.
+            ValueError: the agent is not the client's.
+        """
+        if agent is not None and agent.id != client.agent:
+            raise ValueError("the client acts as another agent")
+        conflict = GateError(
+            ErrorCode.REQUEST_MALFORMED, f"client {client.client_id}, its agent or one of its bindings exists already"
+        )
+        async with writing(self._engine, conflict) as connection:
+            if agent is not None:
+                await insert_agent(connection, agent, now)
+            await insert_bindings(connection, client.agent, bindings)
+            await connection.execute(
+                insert(clients).values(
+                    client_id=client.client_id,
+                    tenant=client.tenant,
+                    agent=client.agent.agent,
+                    method=client.auth.value,
+                    secret_digests=msgspec.json.encode(client.secret_digests).decode(),
+                    jwks=client.jwks,
+                    created_at=now,
+                    last_used_at=None,
+                )
+            )
+            if agent is not None or bindings:
+                await bump(connection)
+
+    async def list(self, tenant: str | None = None) -> Sequence[Client]:
+        """All clients, or a tenant's, oldest first.
+
+        Raises:
+            GateError: STORE_UNAVAILABLE.
+        """
+        statement = select(clients).order_by(clients.c.created_at, clients.c.client_id)
+        if tenant is not None:
+            statement = statement.where(clients.c.tenant == tenant)
+        async with reading(self._engine) as connection:
+            return [_client(row) for row in (await connection.execute(statement)).mappings()]
+
+    async def touch(self, client_id: str, now: int) -> None:
+        """Note that the client was used, to the minute.
+
+        Raises:
+            GateError: STORE_UNAVAILABLE.
+        """
+        used = clients.c.last_used_at
+        async with writing(self._engine) as connection:
+            await connection.execute(
+                update(clients)
+                .where(clients.c.client_id == client_id, or_(used.is_(None), used <= now - TOUCH_EVERY))
+                .values(last_used_at=now)
+            )
+
+
+def _client(row: RowMapping) -> Client:
+    return Client(
+        client_id=row["client_id"],
+        tenant=row["tenant"],
+        agent=AgentId(row["tenant"], row["agent"]),
+        auth=ClientAuth(row["method"]),
+        secret_digests=msgspec.json.decode(row["secret_digests"], type=tuple[SecretDigest, ...]),
+        jwks=row["jwks"],
+        created_at=row["created_at"],
+        last_used_at=row["last_used_at"],
+    )

@@ -1,0 +1,201 @@
+"""Opening the database, its two kinds of transaction, and the one place where its errors become ours.
+
+`reading` sees one snapshot. `writing` excludes every other writer, of any process, from before its first statement, so
+what it reads stays true until it commits: that is what "one transaction decides" rests on in the stores. Neither
+returns half a change: an error or a cancellation inside rolls back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import stat
+import tempfile
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from sqlalchemy import URL, Connection, event, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from twogate.core.errors import ErrorCode, GateError
+
+BUSY_TIMEOUT: Final = 5.0
+"""Seconds that a transaction waits for other processes, and again for its turn within this one."""
+
+POOL_SIZE: Final = 4
+"""Connections, each with a thread; more would only queue inside SQLite instead of before it."""
+
+_SQLITE: Final = ("sqlite", "sqlite+aiosqlite")
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+_WRITES: Final = "twogate_writes"
+_TURN: Final = "twogate_turn"
+
+
+def database_path(url: str) -> Path:
+    """The file that `sqlite:///relative`, `sqlite:////absolute` or their `sqlite+aiosqlite` forms name.
+
+    Raises:
+        ValueError: it is no such URL, or asks for options or a database in memory.
+    """
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        # No cause: it would carry the URL, and a URL may carry a password.
+        raise ValueError("the store's URL is not one; write sqlite:///path/to/twogate.db") from None
+    if parsed.drivername not in _SQLITE:
+        raise ValueError(f"the store {parsed.drivername!r} is not supported; write sqlite:///path/to/twogate.db")
+    name = parsed.database
+    if parsed.host or parsed.username or parsed.query or not name or name.startswith((":", "file:")):
+        raise ValueError("the store's URL must name a file and nothing else: sqlite:///path/to/twogate.db")
+    return Path(name)
+
+
+def open_engine(url: str, *, full_sync: bool = False, busy_timeout: float = BUSY_TIMEOUT) -> AsyncEngine:
+    """Open the database of a URL, creating file (mode 0600) and directory (0700, its parent must exist).
+
+    Without `full_sync` a commit survives a killed process but the last ones may be lost with the machine's power.
+    Connections are made when first used, so a file that is no database shows then. The caller disposes of the engine.
+
+    Raises:
+        ValueError: the URL is refused.
+        GateError: STORE_UNAVAILABLE; the file cannot be made, or others than its owner may reach it.
+    """
+    path = database_path(url)
+    with store_errors():
+        _create_private(path)
+    _verify_private(path)
+    engine = create_async_engine(
+        URL.create("sqlite+aiosqlite", database=str(path)),
+        # Transactions are begun by hand (`_begin`), since SQLite can promise `writing` only with BEGIN IMMEDIATE.
+        connect_args={"isolation_level": None, "timeout": busy_timeout},
+        execution_options={_TURN: asyncio.Lock()},
+        hide_parameters=True,
+        max_overflow=0,
+        pool_size=POOL_SIZE,
+        pool_timeout=BUSY_TIMEOUT,
+    )
+    pragmas = (
+        "PRAGMA journal_mode=WAL",
+        f"PRAGMA synchronous={'FULL' if full_sync else 'NORMAL'}",
+        "PRAGMA foreign_keys=ON",
+        "PRAGMA trusted_schema=OFF",
+    )
+
+    def _connected(connection: DBAPIConnection, _record: object) -> None:
+        # If this fails, SQLAlchemy closes the connection (a test watches that its thread ends).
+        cursor = connection.cursor()
+        for pragma in pragmas:
+            cursor.execute(pragma)
+        cursor.close()
+
+    event.listen(engine.sync_engine, "connect", _connected)
+    event.listen(engine.sync_engine, "begin", _begin)
+    return engine
+
+
+@asynccontextmanager
+async def reading(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
+    """A transaction over one snapshot of the database.
+
+    Raises:
+        GateError: see `store_errors`.
+    """
+    with store_errors():
+        async with engine.connect() as connection:
+            yield connection
+
+
+@asynccontextmanager
+async def writing(engine: AsyncEngine, conflict: GateError | None = None) -> AsyncGenerator[AsyncConnection]:
+    """A transaction that no other writer runs beside; committed at the end, rolled back by any exception.
+
+    Raises:
+        GateError: see `store_errors`.
+    """
+    with store_errors(conflict):
+        # Writers of one process queue here in order, and without a connection, so that readers find one. SQLite's
+        # own waiting is polling, and unfair.
+        turn: asyncio.Lock = engine.sync_engine.get_execution_options()[_TURN]
+        async with asyncio.timeout(BUSY_TIMEOUT):
+            await turn.acquire()
+        try:
+            async with engine.connect() as connection:
+                await connection.execution_options(**{_WRITES: True})
+                async with connection.begin():
+                    yield connection
+        finally:
+            turn.release()
+
+
+@contextmanager
+def store_errors(conflict: GateError | None = None) -> Generator[None]:
+    """Turn what a database raises into ours; `conflict` is what a violated unique key means to the caller.
+
+    Raises:
+        GateError: `conflict`; REQUEST_MALFORMED for values that no database can hold; else STORE_UNAVAILABLE.
+    """
+    try:
+        yield
+    except IntegrityError as error:
+        raise conflict or _unavailable(error) from error
+    except (UnicodeEncodeError, OverflowError) as error:
+        raise GateError(ErrorCode.REQUEST_MALFORMED, f"a value cannot be stored: {type(error).__name__}") from error
+    except (SQLAlchemyError, sqlite3.Error, msgspec.MsgspecError, ValueError, OSError) as error:
+        raise _unavailable(error) from error
+
+
+def _unavailable(error: Exception) -> GateError:
+    # Only the driver's own words: SQLAlchemy's add the statement, and other errors may quote values.
+    cause = getattr(error, "orig", None) or error
+    words = str(cause) if isinstance(cause, sqlite3.Error) else getattr(cause, "strerror", None)
+    return GateError(ErrorCode.STORE_UNAVAILABLE, f"{type(cause).__name__}: {words or 'see its cause'}")
+
+
+def _begin(connection: Connection) -> None:
+    writes = connection.get_execution_options().get(_WRITES, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _create_private(path: Path) -> None:
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    if path.exists():
+        # Not even opened: closing a descriptor drops every SQLite lock that this process has on the file.
+        return
+    # A complete, private database in WAL mode appears at once. Made in place, two processes starting together would
+    # meet while it is converted to WAL, where SQLite fails instead of waiting.
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(descriptor)
+    draft = Path(name)
+    try:
+        connection = sqlite3.connect(draft)
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        finally:
+            connection.close()
+        try:
+            path.hardlink_to(draft)
+        except FileExistsError:
+            return  # another process was first
+    finally:
+        draft.unlink()
+
+
+def _verify_private(path: Path) -> None:
+    # SQLite gives the -wal and -shm files beside it the mode of the database.
+    with store_errors():
+        directory, file = path.parent.stat(), path.lstat()
+    if not stat.S_ISREG(file.st_mode):
+        raise GateError(ErrorCode.STORE_UNAVAILABLE, f"{path} must be a regular file")
+    if os.name != "posix":
+        return  # Windows keeps access lists instead, inherited from the user's profile
+    for where, status, mode in ((path.parent, directory, "700"), (path, file, "600")):
+        if status.st_uid not in (0, os.geteuid()):
+            raise GateError(ErrorCode.STORE_UNAVAILABLE, f"{where} belongs to another user; chown it to this one")
+        if status.st_mode & _OTHERS:
+            raise GateError(ErrorCode.STORE_UNAVAILABLE, f"others may reach {where}; chmod {mode} {where}")

@@ -1,0 +1,84 @@
+"""The counter of security changes: written with each of them, read on every call (DESIGN decision 18)."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from twogate.core.errors import ErrorCode, GateError
+from twogate.stores.sql.engine import store_errors
+from twogate.stores.sql.tables import revision
+
+BUSY_TIMEOUT: Final = 0.05
+"""Seconds that a reading may wait. It holds up the whole process, and in WAL mode writers do not block readers."""
+
+
+async def bump(connection: AsyncConnection) -> None:
+    """Grow the counter in the transaction of the change that it announces.
+
+    Raises:
+        GateError: STORE_UNAVAILABLE if the counter is missing.
+    """
+    result = await connection.execute(
+        update(revision).where(revision.c.id == 1).values(value=revision.c.value + 1).returning(revision.c.value)
+    )
+    if result.one_or_none() is None:
+        raise GateError(ErrorCode.STORE_UNAVAILABLE, "the revision counter is missing")
+
+
+class SqliteRevision:
+    """Reads the counter; implements `flows.registry.Revision`. For one thread, which is the event loop's.
+
+    `PRAGMA data_version` tells in 2 to 3 microseconds whether any other connection has committed since; only then is
+    the counter read. It does not see commits of its own connection, so this one never writes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open a connection of its own to an existing database.
+
+        Raises:
+            GateError: STORE_UNAVAILABLE.
+        """
+        with store_errors():
+            # mode=rw and not ro: to read a WAL database, SQLite may have to create its shared memory.
+            self._connection = sqlite3.connect(
+                f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_TIMEOUT, isolation_level=None
+            )
+        try:
+            with store_errors():
+                self._connection.execute("PRAGMA query_only=ON")
+                self._connection.execute("PRAGMA trusted_schema=OFF")
+            self._cursor = self._connection.cursor()
+            self._data_version: int | None = None
+            self._value = 0
+            self.current()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def current(self) -> int:
+        """The counter as of the last commit of any process.
+
+        Raises:
+            GateError: STORE_UNAVAILABLE.
+        """
+        try:
+            # fetchall ends the statement; a reader left open would keep the WAL from being reset.
+            ((data_version,),) = self._cursor.execute("PRAGMA data_version").fetchall()
+            if data_version != self._data_version:
+                ((self._value,),) = self._cursor.execute("SELECT value FROM revision WHERE id = 1").fetchall()
+                # Noted last: if the counter could not be read, the next call tries again.
+                self._data_version = data_version
+        except (sqlite3.Error, ValueError) as error:
+            raise GateError(ErrorCode.STORE_UNAVAILABLE, f"the revision cannot be read: {error}") from error
+        return self._value
+
+    def close(self) -> None:
+        """Close the connection; `current` then refuses."""
+        # The cursor holds a statement, and SQLite keeps a connection open for as long as it has one.
+        self._cursor.close()
+        self._connection.close()

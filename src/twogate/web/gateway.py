@@ -1,0 +1,190 @@
+"""`/mcp/{server}` as raw ASGI: heads and bodies for the pipeline, its answers and refusals for the client.
+
+Nothing is decided here but what is HTTP's alone: the Origin of browsers, CORS, and noticing that a client went away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
+
+from twogate.core.errors import ErrorCode, GateError
+from twogate.core.message import encode_error
+from twogate.core.oauth.resource import metadata_url
+from twogate.flows.gateway.exchange import Head, Refusal
+from twogate.flows.gateway.pipeline import Pipeline
+from twogate.web.errors import http_status, www_authenticate
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+PREFIX: Final = "/mcp/"
+
+WATCH_AFTER: Final = 0.05
+"""Seconds after which a running call is watched for its client's going away; shorter calls cost nothing."""
+
+_ALWAYS: Final = ((b"x-content-type-options", b"nosniff"),)
+_CORS_METHODS: Final = b"POST, DELETE, OPTIONS"
+_CORS_HEADERS: Final = (
+    b"authorization, content-type, accept, mcp-protocol-version, mcp-session-id, mcp-method, mcp-name, "
+    b"twogate-session, twogate-task"
+)
+_CORS_EXPOSED: Final = b"mcp-session-id, www-authenticate"
+
+
+class GatewayApp:
+    """The data plane's ASGI application."""
+
+    def __init__(
+        self, pipeline: Pipeline, *, public_url: str, allowed_origins: frozenset[str], scopes: frozenset[str]
+    ) -> None:
+        self._pipeline = pipeline
+        self._public_url = public_url
+        self._origins = allowed_origins | {public_url}
+        self._scopes = scopes
+        self._fixed: tuple[tuple[bytes, bytes], ...] = _ALWAYS
+        if public_url.startswith("https:"):
+            self._fixed += ((b"strict-transport-security", b"max-age=31536000"),)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request under `/mcp/`."""
+        headers: dict[str, str] = {}
+        for raw_name, raw_value in scope["headers"]:
+            name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+            headers[name] = f"{headers[name]}, {value}" if name in headers else value
+        client = scope.get("client")
+        head = Head(
+            method=scope["method"],
+            server=scope["path"][len(PREFIX) :],
+            headers=headers,
+            query=scope["query_string"],
+            address=client[0] if client else "local",
+        )
+        exchange = _AsgiExchange(self, head, receive, send)
+        origin = headers.get("origin")
+        if origin is not None:
+            if origin not in self._origins:
+                # MCP, transports: an invalid Origin "MUST" be answered with 403 (DNS rebinding).
+                await self._pipeline.refuse_stranger(head, GateError(ErrorCode.ORIGIN_REFUSED, "Origin"), exchange)
+                return
+            exchange.cors = _cors(origin)
+            if head.method == "OPTIONS":
+                await exchange.start(204, (), length=0)
+                await exchange.send(b"", more=False)
+                return
+        watch = asyncio.get_running_loop().call_later(WATCH_AFTER, exchange.watch, asyncio.current_task())
+        try:
+            await self._pipeline.handle(head, exchange)
+        except asyncio.CancelledError:
+            if not exchange.gone:
+                raise
+        except _BrokenOffError:
+            # Returning without the last piece makes the server close the connection.
+            return
+        finally:
+            watch.cancel()
+            exchange.unwatch()
+
+    def fixed_headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """Headers of every answer."""
+        return self._fixed
+
+    def challenge(self, code: ErrorCode, server: str, scopes: tuple[str, ...]) -> str | None:
+        """`WWW-Authenticate` for a refusal: a 401 names every scope there is to ask for, a 403 what would help."""
+        return www_authenticate(code, metadata_url(self._public_url, PREFIX + server), scopes or self._scopes)
+
+
+class _AsgiExchange:
+    """One request's exchange; implements `flows.gateway.exchange.Exchange`."""
+
+    def __init__(self, app: GatewayApp, head: Head, receive: Receive, send: Send) -> None:
+        self._app = app
+        self._head = head
+        self._receive = receive
+        self._send = send
+        self._body_read = False
+        self._watcher: asyncio.Task[None] | None = None
+        self.cors: tuple[tuple[bytes, bytes], ...] = ()
+        self.gone = False
+
+    async def read_body(self, limit: int) -> bytes:
+        pieces: list[bytes] = []
+        size = 0
+        while True:
+            event = await self._receive()
+            if event["type"] == "http.disconnect":
+                self.gone = True
+                raise asyncio.CancelledError
+            piece: bytes = event.get("body", b"")
+            size += len(piece)
+            if size > limit:
+                raise GateError(ErrorCode.TOO_LARGE, f"a body of more than {limit} bytes")
+            pieces.append(piece)
+            if not event.get("more_body", False):
+                self._body_read = True
+                return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def refuse(self, refusal: Refusal) -> None:
+        error = refusal.error
+        status = http_status(error.code)
+        headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
+        challenge = self._app.challenge(error.code, self._head.server, refusal.scopes)
+        if challenge is not None:
+            headers.append((b"www-authenticate", challenge.encode()))
+        if error.code is ErrorCode.METHOD_NOT_ALLOWED:
+            headers.append((b"allow", b"POST, DELETE"))
+        if error.data is not None and "retry_after" in error.data:
+            headers.append((b"retry-after", str(error.data["retry_after"]).encode()))
+        if not self._body_read and self._head.method == "POST":
+            # What the client still sends was never read; it must not be taken for the next request.
+            headers.append((b"connection", b"close"))
+        body = encode_error(refusal.request_id, error.code, error.data)
+        await self.start(status, tuple(headers), length=len(body))
+        await self.send(body, more=False)
+
+    async def start(self, status: int, headers: tuple[tuple[bytes, bytes], ...], *, length: int | None) -> None:
+        all_headers = [*headers, *self._app.fixed_headers(), *self.cors]
+        if length is not None:
+            all_headers.append((b"content-length", str(length).encode()))
+        await self._send({"type": "http.response.start", "status": status, "headers": all_headers})
+
+    async def send(self, chunk: bytes, *, more: bool) -> None:
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
+
+    async def abort(self) -> None:
+        raise _BrokenOffError
+
+    def watch(self, task: asyncio.Task[None] | None) -> None:
+        """From now on cancel `task` when the client goes away."""
+        if task is not None and self._watcher is None:
+            self._watcher = asyncio.get_running_loop().create_task(self._watch(task))
+
+    async def _watch(self, task: asyncio.Task[None]) -> None:
+        if not self._body_read:
+            return
+        event = await self._receive()
+        if event["type"] == "http.disconnect":
+            self.gone = True
+            task.cancel()
+
+    def unwatch(self) -> None:
+        """Stop watching."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+
+class _BrokenOffError(Exception):
+    """Makes the server close a connection whose answer cannot be completed."""
+
+
+def _cors(origin: str) -> tuple[tuple[bytes, bytes], ...]:
+    return (
+        (b"access-control-allow-origin", origin.encode("latin-1")),
+        (b"vary", b"Origin"),
+        (b"access-control-allow-methods", _CORS_METHODS),
+        (b"access-control-allow-headers", _CORS_HEADERS),
+        (b"access-control-expose-headers", _CORS_EXPOSED),
+        (b"access-control-max-age", b"600"),
+    )

@@ -1,0 +1,101 @@
+"""The one ASGI application: the data plane under `/mcp/`, everything else the control plane, and the life of both."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from twogate.core.errors import ErrorCode, GateError
+from twogate.flows.environment import Clock
+from twogate.flows.gateway.limit import AddressLimit
+from twogate.flows.gateway.pipeline import Refusals
+from twogate.web.authserver import error_response
+from twogate.web.gateway import PREFIX
+from twogate.web.headers import security_headers
+
+
+class RootApp:
+    """Routes requests, and limits those of the control plane by address (the data plane limits its own)."""
+
+    def __init__(
+        self,
+        gateway: ASGIApp,
+        control: Starlette,
+        *,
+        limit: AddressLimit,
+        refusals: Refusals,
+        clock: Clock,
+        public_url: str,
+        on_refusal: Callable[[str, ErrorCode], None],
+        start: Callable[[], Awaitable[None]],
+        stop: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._gateway = gateway
+        self._control = control
+        self._limit = limit
+        self._refusals = refusals
+        self._clock = clock
+        self.on_refusal = on_refusal
+        """For the HTTP edge: told each request that it refuses before this application."""
+        self._base = security_headers(public_url)
+        self._start = start
+        self._stop = stop
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or the lifespan."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["path"].startswith(PREFIX):
+            await self._gateway(scope, receive, send)
+        elif scope["path"] in ("/healthz", "/readyz") or await self._may_enter(scope, receive, send):
+            await self._control(scope, receive, send)
+
+    async def _may_enter(self, scope: Scope, receive: Receive, send: Send) -> bool:
+        client = scope.get("client")
+        address = client[0] if client else "local"
+        wait = self._limit.take(address, self._clock.monotonic())
+        if not wait:
+            return True
+        code = ErrorCode.RATE_LIMITED
+        try:
+            await self._refusals.record(address, code, scope["path"])
+        except GateError as unrecorded:
+            code = unrecorded.code
+        response = error_response(code, {**self._base, "Retry-After": str(int(wait) + 1)})
+        await response(scope, receive, send)
+        return False
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await self._start()
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                await self._stop()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+
+def health_routes(ready: Callable[[], Awaitable[None]], public_url: str) -> list[Route]:
+    """`/healthz` says that the process runs, `/readyz` that it can serve: its store and its audit trail work."""
+    base = {**security_headers(public_url), "Cache-Control": "no-store"}
+
+    async def healthz(_: Request) -> Response:
+        return Response(b'{"status":"ok"}', headers=base, media_type="application/json")
+
+    async def readyz(_: Request) -> Response:
+        try:
+            await ready()
+        except GateError as error:
+            body = msgspec.json.encode({"status": "unavailable", "reason": error.code.value})
+            return Response(body, 503, base, "application/json")
+        return Response(b'{"status":"ready"}', headers=base, media_type="application/json")
+
+    return [Route("/healthz", healthz, methods=["GET"]), Route("/readyz", readyz, methods=["GET"])]

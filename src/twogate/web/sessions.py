@@ -1,0 +1,56 @@
+"""`POST /sessions` over HTTP."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from twogate.core.errors import ErrorCode, GateError
+from twogate.core.message import encode_error
+from twogate.core.oauth.resource import SESSIONS_PATH, metadata_url
+from twogate.flows.declare import MAX_BODY, DeclareTask
+from twogate.flows.gateway.pipeline import Refusals
+from twogate.web.errors import http_status, www_authenticate
+from twogate.web.headers import security_headers
+
+
+def session_routes(declare: DeclareTask, refusals: Refusals, public_url: str, scopes: frozenset[str]) -> list[Route]:
+    """The route, for the control plane's application."""
+    base = {**security_headers(public_url), "Cache-Control": "no-store"}
+
+    async def create(request: Request) -> Response:
+        address = request.client.host if request.client else "local"
+        try:
+            body = await _read(request)
+            session = await declare.respond(dict(request.headers), body, address)
+        except GateError as error:
+            code, data = error.code, error.data
+            try:
+                await refusals.record(address, code, f"sessions: {error.debug}")
+            except GateError as unrecorded:
+                code, data = unrecorded.code, None
+            headers = dict(base)
+            challenge = www_authenticate(code, metadata_url(public_url, SESSIONS_PATH), scopes)
+            if challenge is not None:
+                headers["WWW-Authenticate"] = challenge
+            return Response(encode_error(None, code, data), http_status(code), headers, "application/json")
+        answer = {
+            "session": session.id,
+            "task": session.task,
+            "created_at": session.created_at,
+            "deadline": session.deadline,
+        }
+        return Response(msgspec.json.encode(answer), 200, base, "application/json")
+
+    return [Route(SESSIONS_PATH, create, methods=["POST"])]
+
+
+async def _read(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise GateError(ErrorCode.TOO_LARGE, f"a body of more than {MAX_BODY} bytes")
+    return bytes(body)

@@ -1,0 +1,43 @@
+"""Fixtures that every kind of test shares."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from harness.issuer import TestIssuer
+from harness.stack import Stack, free_port, running, settings_for
+from harness.upstream import RecordingUpstream
+
+
+@pytest.fixture
+async def issuer() -> AsyncIterator[TestIssuer]:
+    """An external issuer that signs whatever the test wants."""
+    async with TestIssuer() as made:
+        yield made
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[RecordingUpstream]:
+    """The MCP server `files`, which records what it sees."""
+    async with RecordingUpstream() as made:
+        yield made
+
+
+@pytest.fixture
+async def other_upstream() -> AsyncIterator[RecordingUpstream]:
+    """The MCP server `notes`."""
+    async with RecordingUpstream() as made:
+        yield made
+
+
+@pytest.fixture
+async def stack(
+    tmp_path: Path, issuer: TestIssuer, upstream: RecordingUpstream, other_upstream: RecordingUpstream
+) -> AsyncIterator[Stack]:
+    """A gateway in front of `files` and `notes`, trusting the issuer for the tenant acme."""
+    servers = {"files": {"url": upstream.url}, "notes": {"url": other_upstream.url}}
+    async with running(tmp_path, settings_for(tmp_path, free_port(), servers, issuer)) as made:
+        yield made

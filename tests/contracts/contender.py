@@ -1,0 +1,61 @@
+"""One process of a race: `contender.py URL WORK NUMBER COUNT`; waits for a line, then prints what each task got."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+
+from twogate.core.errors import GateError
+from twogate.core.principal import Agent, AgentId, PrincipalKey
+from twogate.core.session import Session
+from twogate.stores.sql.engine import open_engine
+from twogate.stores.sql.migrate import current_version, upgrade
+from twogate.stores.sql.registry import SqlRegistryStore
+from twogate.stores.sql.replay import SqlReplayStore
+from twogate.stores.sql.sessions import SqlSessionStore
+
+NOW = 1_800_000_000
+
+
+async def main(url: str, work: str, number: int, count: int) -> None:
+    """Take part in one race."""
+    if work == "start":
+        # Nothing exists yet: making the file and its tables is the race.
+        _wait_for_start()
+        engine = open_engine(url)
+    else:
+        engine = open_engine(url)
+        await current_version(engine)
+        _wait_for_start()
+    agent = Agent(AgentId("acme", "builder"), "developer", tuple(f"task-{n}-{i}" for n in range(9) for i in range(99)))
+    sessions, replay, registry = SqlSessionStore(engine), SqlReplayStore(engine), SqlRegistryStore(engine)
+
+    async def attempt(index: int) -> object:
+        try:
+            if work == "start":
+                await upgrade(engine)
+                return await current_version(engine)
+            if work == "open":
+                name = f"{number}-{index}"
+                principal = PrincipalKey("acme", "https://as.example", "builder", None)
+                candidate = Session(name, principal, f"task-{name}", frozenset({"git.git_log"}), NOW, NOW + 900)
+                return (await sessions.open(candidate, agent, NOW)).id
+            if work == "disable":
+                return await registry.disable_agent(agent.id, NOW)
+            return await replay.redeem("jti", "client-1", "the-one", NOW + 60, NOW)
+        except GateError as error:
+            return error.code.value
+
+    results = await asyncio.gather(*(attempt(index) for index in range(count)))
+    await engine.dispose()
+    print(json.dumps(results))  # noqa: T201
+
+
+def _wait_for_start() -> None:
+    print("ready", flush=True)  # noqa: T201
+    sys.stdin.readline()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))

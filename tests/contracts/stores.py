@@ -1,0 +1,125 @@
+"""The stores that the contract suites run on, and the samples they share."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from twogate.core.principal import Agent, AgentId, Binding, Method, PrincipalKey, UserId
+from twogate.core.session import Session
+from twogate.flows.authserver.clients import Client, ClientAuth, ClientStore, ReplayStore, SecretDigest
+from twogate.flows.registry import RegistryStore, Revision
+from twogate.flows.sessions import SessionStore
+from twogate.stores.sql.clients import SqlClientStore
+from twogate.stores.sql.engine import database_path, open_engine
+from twogate.stores.sql.migrate import upgrade
+from twogate.stores.sql.registry import SqlRegistryStore
+from twogate.stores.sql.replay import SqlReplayStore
+from twogate.stores.sql.revision import SqliteRevision
+from twogate.stores.sql.sessions import SqlSessionStore
+
+KINDS = ["sqlite"]
+
+NOW = 1_800_000_000
+ALICE = UserId("https://idp.example", "alice")
+AGENT = Agent(AgentId("acme", "builder"), "developer", ("review", "release"), "review")
+BINDING = Binding(Method.JWT, "https://as.example", "client-1")
+PRINCIPAL = PrincipalKey("acme", "https://as.example", "builder", None)
+TARGETS = frozenset({"git.git_log", "git.git_show"})
+CLIENT = Client("client-1", "acme", AGENT.id, ClientAuth.CLIENT_SECRET, (SecretDigest("ab" * 32),), created_at=NOW)
+
+
+@dataclass
+class Stores:
+    """Every store of one database, through its port."""
+
+    url: str
+    sessions: SessionStore
+    registry: RegistryStore
+    clients: ClientStore
+    replay: ReplayStore
+    revision: Revision
+
+
+def url_of(kind: str, directory: Path) -> str:
+    """A database of this kind for one test."""
+    assert kind == "sqlite"
+    return f"sqlite:///{directory}/state/twogate.db"
+
+
+@asynccontextmanager
+async def open_stores(url: str) -> AsyncIterator[Stores]:
+    """The stores of a database, migrated; closed at the end."""
+    engine = open_engine(url)
+    try:
+        await upgrade(engine)
+        revision = SqliteRevision(database_path(url))
+        try:
+            yield Stores(
+                url,
+                SqlSessionStore(engine),
+                SqlRegistryStore(engine),
+                SqlClientStore(engine),
+                SqlReplayStore(engine),
+                revision,
+            )
+        finally:
+            revision.close()
+    finally:
+        await engine.dispose()
+
+
+def session(
+    session_id: str,
+    task: str = "review",
+    principal: PrincipalKey = PRINCIPAL,
+    *,
+    targets: frozenset[str] = TARGETS,
+    start: int = NOW,
+    lifetime: int = 900,
+) -> Session:
+    """A session as a flow would propose it."""
+    return Session(session_id, principal, task, targets, start, start + lifetime)
+
+
+async def race(url: str, work: str, processes: int = 2, each: int = 25) -> list[object]:
+    """What `each` tasks in each of several processes got from `work`, all let go at one moment."""
+    script = Path(__file__).with_name("contender.py")
+    running = [
+        await asyncio.create_subprocess_exec(
+            sys.executable,
+            str(script),
+            url,
+            work,
+            str(number),
+            str(each),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        for number in range(processes)
+    ]
+    results: list[object] = []
+    try:
+        async with asyncio.timeout(60):
+            for process in running:
+                assert process.stdout is not None
+                assert await process.stdout.readline() == b"ready\n"
+            for process in running:
+                assert process.stdin is not None
+                process.stdin.write(b"go\n")
+                await process.stdin.drain()
+            for process in running:
+                output, _ = await process.communicate()
+                assert process.returncode == 0
+                results += json.loads(output)
+    finally:
+        for process in running:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+    return results

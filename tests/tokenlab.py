@@ -1,0 +1,200 @@
+"""A whole authorization server in one process, on the real SQLite store, for tests of the token endpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from base64 import b64encode
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote_plus
+
+import httpx2
+import jwt
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from joserfc.jwk import ECKey, OKPKey, RSAKey
+from starlette.applications import Starlette
+
+from twogate.adapters.clock import SystemClock
+from twogate.adapters.rng import SystemRng
+from twogate.adapters.signers.local import LocalSigner
+from twogate.core.audit.record import AuditEvent
+from twogate.core.errors import ErrorCode, GateError
+from twogate.core.oauth.client_auth import ASSERTION_TYPE
+from twogate.core.oauth.resource import tenant_resources
+from twogate.core.principal import Agent, AgentId
+from twogate.flows.authserver.clients import Client, ClientAuth, SecretDigest
+from twogate.flows.authserver.jwks import signer_key
+from twogate.flows.authserver.metadata import PublicDocuments, build_documents
+from twogate.flows.authserver.token import TokenEndpoint, TokenSettings
+from twogate.flows.registry import Registry
+from twogate.stores.sql.clients import SqlClientStore
+from twogate.stores.sql.engine import open_engine
+from twogate.stores.sql.migrate import upgrade
+from twogate.stores.sql.registry import SqlRegistryStore
+from twogate.stores.sql.replay import SqlReplayStore
+from twogate.stores.sql.revision import SqliteRevision
+from twogate.web.authserver import authserver_routes
+from twogate.web.wellknown import wellknown_routes
+
+ISSUER = "https://mcp.example.com"
+FILES = f"{ISSUER}/mcp/files"
+SECRET = "b0c5DdhcYpPTpKqSCJUCfkMqlnEF2XPhVWvTeuxKL4E"
+OTHER_SECRET = "uW2zWfC6m3s2nV0m8mRr0uUe0sFqvYyQZ0pV2c1d3e4"
+REPORTER = AgentId("acme", "reporter")
+ROBOT = AgentId("acme", "robot")
+MAILER = AgentId("globex", "mailer")
+
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
+
+
+@dataclass
+class StepClock:
+    """A clock that moves only when told to; it starts at the real time, because real clients read that."""
+
+    seconds: int = field(default_factory=lambda: SystemClock().now())
+
+    def now(self) -> int:
+        return self.seconds
+
+    def now_us(self) -> int:
+        return self.seconds * 1_000_000
+
+    def monotonic(self) -> float:
+        return float(self.seconds)
+
+
+@dataclass
+class RecordingAudit:
+    """An audit trail in memory that can be made to fail."""
+
+    events: list[AuditEvent] = field(default_factory=list)
+    broken: bool = False
+
+    async def append(self, event: AuditEvent) -> None:
+        if self.broken:
+            raise GateError(ErrorCode.AUDIT_UNAVAILABLE, "told to")
+        self.events.append(event)
+
+    @property
+    def last(self) -> AuditEvent:
+        return self.events[-1]
+
+
+def digest(secret: str, expires_at: int | None = None) -> SecretDigest:
+    return SecretDigest(hashlib.sha256(secret.encode()).hexdigest(), expires_at)
+
+
+def basic(client_id: str, secret: str) -> dict[str, str]:
+    pair = f"{quote_plus(client_id)}:{quote_plus(secret)}"
+    return {"Authorization": f"Basic {b64encode(pair.encode()).decode()}"}
+
+
+def public_jwks(*keys: PrivateKey) -> str:
+    """The public JWK set of some private keys, each with its thumbprint as `kid`."""
+    entries: list[dict[str, Any]] = []
+    for key in keys:
+        public = key.public_key()
+        jwk: ECKey | RSAKey | OKPKey
+        if isinstance(public, ec.EllipticCurvePublicKey):
+            jwk = ECKey.import_key(public)
+        elif isinstance(public, rsa.RSAPublicKey):
+            jwk = RSAKey.import_key(public)
+        else:
+            jwk = OKPKey.import_key(public)
+        entries.append({**jwk.as_dict(private=False), "kid": jwk.thumbprint()})
+    return json.dumps({"keys": entries})
+
+
+@dataclass
+class Lab:
+    """The server, its parts, and an HTTP client that talks to it."""
+
+    http: httpx2.AsyncClient
+    app: Starlette
+    endpoint: TokenEndpoint
+    documents: PublicDocuments
+    clients: SqlClientStore
+    registry: SqlRegistryStore
+    clock: StepClock
+    audit: RecordingAudit
+    key: ec.EllipticCurvePrivateKey
+
+    def claims(self, **changes: object) -> dict[str, object]:
+        """Claims of a good assertion of the client `robot`; None takes one away."""
+        now = self.clock.now()
+        claims = {
+            "iss": "robot",
+            "sub": "robot",
+            "aud": ISSUER,
+            "iat": now,
+            "exp": now + 60,
+            "jti": SystemRng().token(16).hex(),
+            **changes,
+        }
+        return {name: value for name, value in claims.items() if value is not None}
+
+    def assertion(
+        self,
+        *,
+        key: PrivateKey | None = None,
+        alg: str = "ES256",
+        headers: dict[str, Any] | None = None,
+        **changes: object,
+    ) -> str:
+        return jwt.encode(self.claims(**changes), key or self.key, algorithm=alg, headers=headers)
+
+    async def post(self, form: dict[str, str], headers: dict[str, str] | None = None) -> httpx2.Response:
+        """A token request for /mcp/files, changed by `form`; an empty value takes a parameter away."""
+        whole = {"grant_type": "client_credentials", "resource": FILES, **form}
+        return await self.http.post("/token", data={k: v for k, v in whole.items() if v}, headers=headers)
+
+    async def with_secret(self, headers: dict[str, str] | None = None, **form: str) -> httpx2.Response:
+        return await self.post(form, basic("reporter", SECRET) if headers is None else headers)
+
+    async def with_assertion(self, assertion: str, **form: str) -> httpx2.Response:
+        return await self.post({"client_assertion": assertion, "client_assertion_type": ASSERTION_TYPE, **form})
+
+    async def add_client(self, client_id: str, agent: AgentId, *, secret: str = "", jwks: str | None = None) -> None:
+        auth = ClientAuth.PRIVATE_KEY_JWT if jwks else ClientAuth.CLIENT_SECRET
+        digests = () if jwks else (digest(secret),)
+        client = Client(client_id, agent.tenant, agent, auth, digests, jwks)
+        await self.clients.add(client, None, (), self.clock.now())
+
+
+@asynccontextmanager
+async def open_lab(directory: Path) -> AsyncGenerator[Lab]:
+    """Start a server with a client by secret (`reporter`), one by key (`robot`), one of another tenant (`mailer`)."""
+    url = f"sqlite:///{directory / 'twogate.db'}"
+    engine = open_engine(url)
+    await upgrade(engine)
+    revision = SqliteRevision(directory / "twogate.db")
+    clock, audit, rng = StepClock(), RecordingAudit(), SystemRng()
+    signer = LocalSigner.open(directory / "keys")
+    store, clients = SqlRegistryStore(engine), SqlClientStore(engine)
+    agents = {agent: Agent(agent, "reader", ()) for agent in (REPORTER, ROBOT, MAILER)}
+    resources = tenant_resources(ISSUER, {"acme": {"files", "git"}, "globex": {"mail"}})
+    settings = TokenSettings(ISSUER, resources, frozenset({"reports", "admin"}))
+    endpoint = TokenEndpoint(
+        settings, clients, SqlReplayStore(engine), Registry(store, revision, agents, {}), signer, audit, clock, rng
+    )
+    every = frozenset().union(*resources.values())
+    documents = build_documents(ISSUER, [signer_key(signer)], every, [ISSUER], settings.scopes)
+    app = Starlette(routes=[*authserver_routes(endpoint), *wellknown_routes(ISSUER, lambda: documents)])
+    # Starlette would answer /token/ with a redirect to whatever Host says.
+    app.router.redirect_slashes = False
+    key = ec.generate_private_key(ec.SECP256R1())
+    transport = httpx2.ASGITransport(app=app, client=("203.0.113.7", 40000))
+    try:
+        async with httpx2.AsyncClient(transport=transport, base_url=ISSUER) as http:
+            lab = Lab(http, app, endpoint, documents, clients, store, clock, audit, key)
+            await lab.add_client("reporter", REPORTER, secret=SECRET)
+            await lab.add_client("robot", ROBOT, jwks=public_jwks(key))
+            await lab.add_client("mailer", MAILER, secret=OTHER_SECRET)
+            yield lab
+    finally:
+        revision.close()
+        await engine.dispose()
