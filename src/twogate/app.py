@@ -185,6 +185,8 @@ def build_app(state: State) -> RootApp:
             *health_routes(ready, settings.public_url),
         ]
     )
+    # A redirect would be built from the request's Host.
+    control.router.redirect_slashes = False
     return RootApp(
         gateway,
         control,
@@ -245,6 +247,7 @@ def _upstream(name: str, settings: Settings, clock: SystemClock) -> Upstream:
                 cwd=cwd,
                 environment=env,
                 limits=StdioLimits(),
+                name=name,
                 clock=clock,
                 log=lambda line, detail: log.info("stdio", server=name, line=line, detail=detail),
             )

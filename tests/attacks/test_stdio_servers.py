@@ -256,9 +256,16 @@ async def test_a_server_that_kills_its_supervisor_dies_with_its_group(tmp_path: 
 
 
 @linux
-async def test_a_server_dies_with_its_supervisor_even_if_the_gateway_does_nothing(tmp_path: Path) -> None:
+async def test_a_server_dies_with_its_supervisor_even_if_the_gateway_does_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # With both killed nobody is left to remove the server's directory.
+    homes, children = tmp_path / "homes", tmp_path / "children"
+    homes.mkdir()
+    children.mkdir()
+    monkeypatch.setenv("TMPDIR", str(homes))
     command = [sys.executable, str(HERE / "owner.py"), sys.executable, "-I", str(HERE / "hostile.py"), "stubborn"]
-    gateway = subprocess.Popen([*command, str(tmp_path)], stdout=subprocess.PIPE)  # noqa: ASYNC220 - starts at once
+    gateway = subprocess.Popen([*command, str(children)], stdout=subprocess.PIPE)  # noqa: ASYNC220 - starts at once
     assert gateway.stdout is not None
     try:
         line = await asyncio.to_thread(gateway.stdout.readline)
@@ -270,7 +277,7 @@ async def test_a_server_dies_with_its_supervisor_even_if_the_gateway_does_nothin
         gateway.kill()
         gateway.wait()
         gateway.stdout.close()
-        for pid in forked(tmp_path).values():
+        for pid in forked(children).values():
             if alive(pid):
                 os.kill(pid, signal.SIGKILL)
 

@@ -144,6 +144,15 @@ class AuditLog:
             loop.call_soon(self._flush)
         return waiter
 
+    def check(self) -> None:
+        """Whether events can be written, as far as the last attempt tells.
+
+        Raises:
+            GateError: AUDIT_UNAVAILABLE.
+        """
+        if self._closing or self._segment is None:
+            raise _unavailable("the last write failed")
+
     async def close(self) -> None:
         """Write what waits and `process.stopped`; give up the segment. A second call does nothing."""
         if self._closing:

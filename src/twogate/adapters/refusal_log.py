@@ -10,11 +10,15 @@ from typing import Final
 from twogate.adapters.audit_log import AuditLog
 from twogate.core.audit.coalesce import Coalescer
 from twogate.core.audit.record import AuditEvent, EventKind
-from twogate.core.errors import ErrorCode, GateError
+from twogate.core.errors import FACES, GATE_ONE, ErrorCode, GateError
 from twogate.flows.environment import Clock
 
 SWEEP_EVERY: Final = 1.0
 """Seconds between looks for windows that ended."""
+
+
+AUTHENTICATION_CODES: Final = frozenset(code for code in ErrorCode if FACES[code].jsonrpc == GATE_ONE)
+"""The reasons of gate one."""
 
 
 class RefusalLog:
@@ -34,15 +38,16 @@ class RefusalLog:
     def note(self, address: str, code: ErrorCode, detail: str) -> None:
         """Take one refusal: written now if it is news of this address, else counted."""
         if self._coalescer.note(address, code.value, self._clock.monotonic()):
-            event = AuditEvent(
-                kind=EventKind.REQUEST_REFUSED,
-                at=self._clock.now_us(),
-                address=address,
-                decision="deny",
-                reason=code.value,
-                detail=detail,
-            )
-            self._write(event, 1)
+            self._write(self._event(address, code, detail), 1)
+
+    async def record(self, address: str, code: ErrorCode, detail: str) -> None:
+        """As `note`, but a refusal that is news is on the trail before this returns, and so before its answer.
+
+        Raises:
+            GateError: AUDIT_UNAVAILABLE.
+        """
+        if self._coalescer.note(address, code.value, self._clock.monotonic()):
+            await self._audit.append(self._event(address, code, detail))
 
     async def close(self) -> None:
         """Stop the sweep, write every count, and wait until they are written or refused."""
@@ -70,6 +75,16 @@ class RefusalLog:
                 count=due.count,
             )
             self._write(event, due.count)
+
+    def _event(self, address: str, code: ErrorCode, detail: str) -> AuditEvent:
+        return AuditEvent(
+            kind=EventKind.AUTHENTICATION_REFUSED if code in AUTHENTICATION_CODES else EventKind.REQUEST_REFUSED,
+            at=self._clock.now_us(),
+            address=address,
+            decision="deny",
+            reason=code.value,
+            detail=detail,
+        )
 
     def _write(self, event: AuditEvent, count: int) -> None:
         try:

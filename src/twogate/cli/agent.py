@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -15,7 +15,7 @@ from twogate.cli.state import with_state
 from twogate.config.policy import compile_policy, configured_agents, parse_agent_id
 from twogate.core.oauth.resource import tenant_resources
 from twogate.core.principal import AgentId
-from twogate.flows.agents import AgentAdmin, Credentials, NewAgent
+from twogate.flows.agents import AgentAdmin, NewAgent
 from twogate.flows.authserver.clients import ClientAuth
 
 AgentArgument = Annotated[str, typer.Argument(metavar="TENANT/NAME", help="The agent.")]
@@ -47,49 +47,42 @@ def add(
         raise CommandError("--public-keys goes with --auth private_key_jwt")
     jwks = None if public_keys is None else public_keys.read_text()
     new = NewAgent(agent_id, auth, role, tuple(task or ()), default_task, jwks)
-
-    async def run(state: State) -> Credentials:
-        settings = state.settings
-        if not settings.embedded.enabled:
-            raise CommandError("the embedded authorization server is off (embedded.enabled); register it at your own")
-        agents, bindings = configured_agents(settings)
-        return await _admin(state).add(new, compile_policy(settings), agents, bindings, settings.public_url)
-
-    def document(state: State, credentials: Credentials) -> dict[str, object]:
-        settings = state.settings
-        tenants = {name: tenant.servers for name, tenant in settings.tenants.items()}
-        given = {
-            "client_secret": credentials.client_secret,
-            "private_key_pem": credentials.private_key_pem,
-        }
-        return {
-            "agent": agent,
-            "issuer": settings.public_url,
-            "token_endpoint": f"{settings.public_url}/token",
-            "client_id": credentials.client_id,
-            "token_endpoint_auth_method": auth.value,
-            **{name: value for name, value in given.items() if value is not None},
-            "resources": sorted(tenant_resources(settings.public_url, tenants)[agent_id.tenant]),
-        }
-
-    async def both(state: State) -> dict[str, object]:
-        return document(state, await run(state))
-
-    printed = with_state(config, both)
+    printed = with_state(config, lambda state: _add(state, new))
     if as_json:
         print_json(printed)
-        return
+    else:
+        _print_settings(agent, printed)
+
+
+async def _add(state: State, new: NewAgent) -> dict[str, object]:
+    settings = state.settings
+    if not settings.embedded.enabled:
+        raise CommandError("the embedded authorization server is off (embedded.enabled); register it at your own")
+    agents, bindings = configured_agents(settings)
+    credentials = await _admin(state).add(new, compile_policy(settings), agents, bindings, settings.public_url)
+    tenants = {name: tenant.servers for name, tenant in settings.tenants.items()}
+    given = {"client_secret": credentials.client_secret, "private_key_pem": credentials.private_key_pem}
+    return {
+        "agent": str(new.id),
+        "issuer": settings.public_url,
+        "token_endpoint": f"{settings.public_url}/token",
+        "client_id": credentials.client_id,
+        "token_endpoint_auth_method": new.auth.value,
+        **{name: value for name, value in given.items() if value is not None},
+        "resources": sorted(tenant_resources(settings.public_url, tenants)[new.id.tenant]),
+    }
+
+
+def _print_settings(agent: str, printed: dict[str, object]) -> None:
     print_text(f"{agent} is registered. Its settings, shown this once:\n")
     for name, value in printed.items():
         if isinstance(value, list):
-            print_text(f"{name}:")
-            for item in value:
-                print_text(f"  - {item}")
+            print_text(f"{name}: {_joined(cast('object', value))}")
         elif name != "private_key_pem":
             print_text(f"{name}: {value}")
     if "private_key_pem" in printed:
         print_text(f"\n{printed['private_key_pem']}")
-    print_text("\n".join(_snippet(printed)))
+        print_text("\n".join(_snippet(printed)))
 
 
 @app.command("list")
@@ -164,21 +157,24 @@ def _agent_id(name: str) -> AgentId:
 
 
 def _joined(values: object) -> str:
-    return ", ".join(str(value) for value in values) if isinstance(values, list) else ""
+    return ", ".join(str(value) for value in cast("list[object]", values)) if isinstance(values, list) else ""
 
 
 def _snippet(printed: dict[str, object]) -> list[str]:
     """How to use the settings with the official Python SDK."""
-    server = next((str(r) for r in printed["resources"] if "/mcp/" in str(r)), "")  # type: ignore[attr-defined]
-    if "private_key_pem" not in printed:
-        return []
+    server = _joined(printed["resources"]).split(", ", 1)[0]
+    client_id, issuer = printed["client_id"], printed["issuer"]
     return [
         "With the official Python SDK (mcp 2.x), the key saved as agent.pem:",
         "",
         "    from mcp.client.auth.extensions.client_credentials import PrivateKeyJWTOAuthProvider, SignedJWTParameters",
         "",
-        f"    signer = SignedJWTParameters(issuer={printed['client_id']!r}, subject={printed['client_id']!r},",
-        "                                 signing_key=open('agent.pem').read(), signing_algorithm='ES256')",
-        f"    auth = PrivateKeyJWTOAuthProvider(server_url={server!r}, storage=..., client_id={printed['client_id']!r},",
-        f"                                      assertion_provider=signer.create_assertion_provider(), issuer={printed['issuer']!r})",
+        "    signer = SignedJWTParameters(",
+        f"        issuer={client_id!r}, subject={client_id!r},",
+        "        signing_key=open('agent.pem').read(), signing_algorithm='ES256',",
+        "    )",
+        "    auth = PrivateKeyJWTOAuthProvider(",
+        f"        server_url={server!r}, storage=..., client_id={client_id!r},",
+        f"        assertion_provider=signer.create_assertion_provider(), issuer={issuer!r},",
+        "    )",
     ]

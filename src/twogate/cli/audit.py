@@ -52,7 +52,7 @@ def verify(
 
 
 @app.command("tail")
-def tail_events(
+def tail_events(  # noqa: PLR0913, PLR0917 - one per option
     directory: DirectoryArgument = None,
     count: Annotated[int, typer.Option("--count", "-n", min=0, max=100_000, help="How many of the last events.")] = 20,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new events.")] = False,
@@ -95,6 +95,6 @@ def _line(entry: Entry) -> str:
     who = f"{event.tenant}/{event.agent}" if event.agent else event.address
     what = event.target or event.method or event.server
     parts = [at, event.kind.value, who, what, event.task and f"task={event.task}", event.outcome]
-    parts += [event.reason and f"reason={event.reason}", event.count and f"count={event.count}"]
-    parts += [event.detail and f"({event.detail})", event.anomaly and "ANOMALY"]
-    return printable("  ".join(str(part) for part in parts if part))
+    parts += [event.reason and f"reason={event.reason}", f"count={event.count}" if event.count else ""]
+    parts += [event.detail and f"({event.detail})", "ANOMALY" if event.anomaly else ""]
+    return printable("  ".join(part for part in parts if part))

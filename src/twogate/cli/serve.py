@@ -45,8 +45,8 @@ async def run_server(settings: Settings) -> None:
         app = build_app(state)
         await serve(
             app,
-            listen=settings.listen,
-            tls=None if settings.tls is None else TlsFiles(settings.tls.certificate, settings.tls.key),
+            listen=str(settings.listen),
+            tls=tls_files(settings),
             limits=edge_limits(settings),
             allowed_hosts=hosts_of(settings.public_url),
             on_refusal=app.on_refusal,
@@ -58,9 +58,17 @@ async def run_server(settings: Settings) -> None:
         await state.close()
 
 
+def tls_files(settings: Settings) -> TlsFiles | None:
+    """The server's certificate and key, if any are configured."""
+    return None if settings.tls is None else TlsFiles(certificate=settings.tls.certificate, key=settings.tls.key)
+
+
 def configure_logging() -> None:
     """JSON lines to stderr, the libraries' log included."""
-    shared = [structlog.processors.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True)]
+    shared: list[structlog.typing.Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
     structlog.configure(
         processors=[*shared, structlog.processors.JSONRenderer()],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),

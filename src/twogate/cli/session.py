@@ -47,7 +47,7 @@ def list_sessions(
                     str(row["agent"]),
                     str(row["user"] or "-"),
                     str(row["task"]),
-                    str(len(row["targets"]) if isinstance(row["targets"], list) else 0),
+                    str(row["tools"]),
                     str(row["seconds_left"]),
                     str(row["state"]),
                 )
@@ -99,6 +99,7 @@ def _row(session: Session, now: int) -> dict[str, object]:
         "user": None if principal.user is None else f"{principal.user.subject} ({principal.user.issuer})",
         "task": session.task,
         "targets": sorted(session.targets),
+        "tools": len(session.targets),
         "deadline": session.deadline,
         "seconds_left": session.deadline - now,
         "state": "live" if session.ended_at is None else "ended",

@@ -182,7 +182,7 @@ def parse_listen(value: object) -> Address:
         raise ValueError('must be "host:port" with a port from 1 to 65535, or "unix:/path"')
     bracketed = host.startswith("[") and host.endswith("]")
     host = host[1:-1] if bracketed else host
-    if False:
+    if bracketed != (":" in host):
         raise ValueError("an IPv6 address must stand in brackets: [::1]:8443")
     _check_host(host)
     return TcpAddress(host, int(port))

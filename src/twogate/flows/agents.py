@@ -68,7 +68,12 @@ class AgentAdmin:
         self._new_key = new_key
 
     async def add(
-        self, new: NewAgent, policy: Policy, configured: Mapping[AgentId, Agent], bound: Mapping[Binding, AgentId], issuer: str
+        self,
+        new: NewAgent,
+        policy: Policy,
+        configured: Mapping[AgentId, Agent],
+        bound: Mapping[Binding, AgentId],
+        issuer: str,
     ) -> Credentials:
         """Register a client of the embedded authorization server for an agent, and the agent if it is new.
 
@@ -124,9 +129,12 @@ def _checked(new: NewAgent, policy: Policy) -> Agent:
         raise _wrong(f"there is no tenant {new.id.tenant!r}; tenants: {', '.join(sorted(policy.tenants))}")
     if new.role is None or new.role not in policy.roles:
         raise _wrong(f"--role must be one of: {', '.join(sorted(policy.roles))}")
-    if not new.tasks or (unknown := [task for task in new.tasks if task not in policy.tasks]):
+    unknown = [task for task in new.tasks if task not in policy.tasks]
+    if not new.tasks or unknown:
         known = ", ".join(sorted(policy.tasks)) or "none is configured"
-        raise _wrong(f"--task must name at least one task, each of: {known}" + (f" (not {unknown[0]!r})" if new.tasks else ""))
+        raise _wrong(
+            f"--task must name at least one task, each of: {known}" + (f" (not {unknown[0]!r})" if new.tasks else "")
+        )
     if new.default_task is not None and new.default_task not in new.tasks:
         raise _wrong("--default-task must be one of the agent's tasks")
     return Agent(new.id, new.role, new.tasks, new.default_task)

@@ -1,4 +1,4 @@
-"""A key pair for a new agent, made here only so that its operator need not; the private half is given out, never kept."""
+"""A key pair for a new agent, made here so that its operator need not; the private half is given out, never kept."""
 
 from __future__ import annotations
 

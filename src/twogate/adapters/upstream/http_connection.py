@@ -181,7 +181,7 @@ class HttpConnection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._answer: HttpAnswer | None = None
         self._lost = False
-        self._eof = False
+        self._tls = False
         self._paused = False
         self._timeout = 0.0
         self.deadline = math.inf
@@ -250,6 +250,7 @@ class HttpConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection, with its TLS handshake, stands."""
         self._transport = cast("asyncio.Transport", transport)
+        self._tls = transport.get_extra_info("ssl_object") is not None
         self.deadline = self._loop.time() + self._idle_seconds
         self._on_made(self)
 
@@ -284,10 +285,6 @@ class HttpConnection(asyncio.Protocol):
             if self._room <= 0 and not self._complete:
                 raise _RefusedError("too much that is not body")
 
-    def eof_received(self) -> None:
-        """The other side will send no more; with TLS only when it said so itself."""
-        self._eof = True
-
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
         self._lost = True
@@ -295,7 +292,7 @@ class HttpConnection(asyncio.Protocol):
         if answer is not None:
             # "a response message without a declared message body length [is] determined by the number of octets
             # received prior to the server closing the connection" (RFC 9112 section 6.3); a reset is not a close.
-            if self._head_done and self._until_close and self._eof and exc is None:
+            if self._head_done and self._until_close and exc is None:
                 answer.end()
             else:
                 answer.fail(GateError(ErrorCode.UPSTREAM_BROKEN, "the connection was closed before the answer ended"))
@@ -373,6 +370,10 @@ class HttpConnection(asyncio.Protocol):
         answer.content_type = _parse_media_type(seen.get(b"content-type"))
         answer.session_id = _parse_session_id(seen.get(b"mcp-session-id"))
         self._until_close = coding is None and length is None and status != _NO_CONTENT
+        if self._until_close and self._tls:
+            # asyncio does not say whether TLS ended with its goodbye, so a body cut short by somebody between the two
+            # would look complete (RFC 9112 section 9.8).
+            raise _RefusedError("with TLS a body must say where it ends")
         self._hold = length is not None and int(length) <= EAGER_BODY
         self._head_done = True
 

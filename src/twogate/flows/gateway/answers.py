@@ -57,13 +57,16 @@ def _filtered(payload: object, call: Call, visible: Visible) -> dict[str, Any]:
     if not isinstance(payload, dict) or not isinstance(cast("dict[str, Any]", payload).get(member.key), list):
         raise GateError(ErrorCode.UPSTREAM_INVALID, f"the result of {call.message.method} has no {member.key}")
     result = dict(cast("dict[str, Any]", payload))
-    kept: list[object] = []
-    for item in cast("list[object]", result[member.key]):
-        name = cast("dict[str, object]", item).get(member.name) if isinstance(item, dict) else None
-        if isinstance(name, str) and visible(member.target(call.head.server, name)):
-            kept.append(item)
-    result[member.key] = kept
+    result[member.key] = [
+        item
+        for item in cast("list[object]", result[member.key])
+        if isinstance(name := _name(item, member.name), str) and visible(member.target(call.head.server, name))
+    ]
     if call.modern:
         # A list that depends on who asks must not be shared, nor outlive the session that it was filtered for.
         result["cacheScope"], result["ttlMs"] = "private", 0
     return result
+
+
+def _name(item: object, key: str) -> object:
+    return cast("dict[str, object]", item).get(key) if isinstance(item, dict) else None

@@ -79,6 +79,4 @@ class SqliteRevision:
 
     def close(self) -> None:
         """Close the connection; `current` then refuses."""
-        # The cursor holds a statement, and SQLite keeps a connection open for as long as it has one.
-        self._cursor.close()
         self._connection.close()
