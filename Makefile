@@ -1,1 +1,63 @@
+# Two commands set everything up and need nothing but Python >= 3.11 (with venv), make and git:
+#   make demo    the product at work: two real MCP servers, an agent, both gates
+#   make test    every check and every test
 PYTHON ?= python3
+VENV := .venv
+SQLITE := .venv-sqlite
+BIN := $(VENV)/bin
+# The processes of a parallel test run; tests use free ports and directories of their own.
+JOBS ?= 2
+
+.PHONY: help demo test unit lint format bench lock clean
+
+help:
+	@grep -hE '^#   make' Makefile | cut -c3-
+
+$(VENV)/.ready: requirements-dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version) if sys.version_info < (3, 11) else None'
+	@echo "Setting up $(VENV) (about a minute the first time) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# mcp-server-sqlite works with mcp 1.x only, so it lives apart.
+$(SQLITE)/.ready: requirements-sqlite.lock
+	@echo "Setting up $(SQLITE) ..."
+	@$(PYTHON) -m venv $(SQLITE)
+	@$(SQLITE)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-sqlite.lock
+	@touch $@
+
+demo: $(VENV)/.ready $(SQLITE)/.ready
+	@$(BIN)/twogate demo --sqlite-server $(SQLITE)/bin/mcp-server-sqlite
+
+test: lint $(SQLITE)/.ready
+	$(BIN)/python -m pytest -n $(JOBS) --cov --cov-report=term --cov-fail-under=$(shell cat tests/coverage-floor)
+
+unit: $(VENV)/.ready
+	$(BIN)/python -m pytest tests/unit tests/stateful -n $(JOBS)
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: $(VENV)/.ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.ready
+	$(BIN)/python -m bench
+
+# The lock files name no index and no address, only versions and hashes.
+COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-header \
+	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options
+lock: $(VENV)/.ready
+	$(COMPILE) --extra dev --extra peers --output-file requirements-dev.lock pyproject.toml
+	$(COMPILE) --constraint requirements-dev.lock --output-file requirements.lock pyproject.toml
+	$(COMPILE) --output-file requirements-sqlite.lock requirements-sqlite.in
+
+clean:
+	rm -rf $(VENV) $(SQLITE) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* bench/out

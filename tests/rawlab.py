@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
+import datetime as dt
 import ipaddress
 import ssl
 from collections.abc import Awaitable, Callable
@@ -22,7 +22,7 @@ PATIENCE = 10.0
 async def until(condition: Callable[[], bool]) -> None:
     """Poll until something holds; fails after `PATIENCE` seconds."""
     async with asyncio.timeout(PATIENCE):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - what is waited for is seen from outside, without an event
             await asyncio.sleep(0.005)
 
 
@@ -194,15 +194,15 @@ class Authority:
         return context
 
     def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
-        now = datetime.datetime.now(datetime.UTC)  # noqa: TID251 - OpenSSL compares it with the real time
+        now = dt.datetime.now(dt.UTC)
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
             .issuer_name(self._name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(days=1))
-            .not_valid_after(now + datetime.timedelta(days=1))
+            .not_valid_before(now - dt.timedelta(days=1))
+            .not_valid_after(now + dt.timedelta(days=1))
         )
 
 

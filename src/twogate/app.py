@@ -249,7 +249,7 @@ def _upstream(name: str, settings: Settings, clock: SystemClock) -> Upstream:
                 limits=StdioLimits(),
                 name=name,
                 clock=clock,
-                log=lambda line, detail: log.info("stdio", server=name, line=line, detail=detail),
+                log=lambda server, line: log.info("stdio", server=server, line=line),
             )
 
 

@@ -143,10 +143,11 @@ class GuardedFetch:
     ) -> Fetched:
         """Steps 3 and 4."""
         # The name stays in the origin, so SNI, Host and the certificate check use it; only connecting is taken over.
+        pinned = _Pinned(self._network, addresses)
         connection = httpcore2.AsyncHTTPConnection(
             httpcore2.Origin(target.scheme.encode("ascii"), target.host.encode("ascii"), target.port),
             ssl_context=self._context(ca_file) if target.scheme == "https" else None,
-            network_backend=_Pinned(self._network, addresses),
+            network_backend=pinned,
         )
         request = httpcore2.Request(
             "GET",
@@ -181,6 +182,7 @@ class GuardedFetch:
             )
         finally:
             await connection.aclose()
+            await pinned.aclose()
 
     def _context(self, ca_file: Path | None) -> ssl.SSLContext:
         """One TLS context per CA file: making one costs more than a download."""
@@ -221,27 +223,28 @@ def _parse_url(url: str, trust: Trust) -> _Target:
     if parts.scheme != "https" and (parts.scheme != "http" or trust is Trust.REQUESTED):
         raise FetchError("the URL's scheme is not https")
     host = parts.hostname or ""
-    is_address = _is_canonical_address(host, bracketed="[" in parts.netloc)
+    is_address = _is_canonical_address(host)
     if not is_address and not _is_name(host):
         raise FetchError("the URL's host is neither a name nor an address in its one usual form")
+    bare = f"[{host}]" if ":" in host else host
+    if parts.netloc.lower() not in {bare, f"{bare}:{port}"}:
+        raise FetchError("the URL's host and port are not in their one usual form")
     default_port = _HTTPS_PORT if parts.scheme == "https" else _HTTP_PORT
     port = default_port if port is None else port
     if trust is Trust.REQUESTED and port != _HTTPS_PORT and port < _UNPRIVILEGED:
         raise FetchError(f"port {port} may not be fetched from")
-    authority = (f"[{host}]" if ":" in host else host) + ("" if port == default_port else f":{port}")
+    authority = bare if port == default_port else f"{bare}:{port}"
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return _Target(parts.scheme, host, port, authority, target, is_address)
 
 
-def _is_canonical_address(host: str, *, bracketed: bool) -> bool:
-    """Four decimal numbers without leading zeros, or an IPv6 address in brackets without a zone."""
+def _is_canonical_address(host: str) -> bool:
+    """Four decimal numbers without leading zeros, or an IPv6 address without a zone."""
     try:
         address = ip_address(host)
     except ValueError:
         return False
-    if isinstance(address, IPv6Address):
-        return bracketed and address.scope_id is None
-    return not bracketed
+    return not (isinstance(address, IPv6Address) and address.scope_id is not None)
 
 
 def _is_name(host: str) -> bool:
@@ -260,14 +263,15 @@ class _Pinned(httpcore2.AsyncNetworkBackend):
     def __init__(self, network: httpcore2.AsyncNetworkBackend, addresses: list[Address]) -> None:
         self._network = network
         self._addresses = addresses
+        self._stream: httpcore2.AsyncNetworkStream | None = None
 
     async def connect_tcp(
         self,
         host: str,  # noqa: ARG002 - judged already, and not looked at again
         port: int,
-        timeout: float | None = None,  # noqa: ASYNC109 - httpcore2's signature
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+        timeout: float | None = None,  # noqa: ARG002, ASYNC109 - httpcore2's signature; `get` limits the total
+        local_address: str | None = None,  # noqa: ARG002 - never set
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,  # noqa: ARG002 - never set
     ) -> httpcore2.AsyncNetworkStream:
         """Connect to the first of the addresses that answers.
 
@@ -276,10 +280,19 @@ class _Pinned(httpcore2.AsyncNetworkBackend):
         """
         for address in self._addresses[:-1]:
             try:
-                return await self._network.connect_tcp(str(address), port, timeout, local_address, socket_options)
+                return await self._connect(address, port)
             except httpcore2.ConnectError:
                 continue
-        return await self._network.connect_tcp(str(self._addresses[-1]), port, timeout, local_address, socket_options)
+        return await self._connect(self._addresses[-1], port)
+
+    async def _connect(self, address: Address, port: int) -> httpcore2.AsyncNetworkStream:
+        self._stream = await self._network.connect_tcp(str(address), port)
+        return self._stream
+
+    async def aclose(self) -> None:
+        """Close the socket, which httpcore2 forgets when it is cancelled within the TLS handshake."""
+        if self._stream is not None:
+            await self._stream.aclose()
 
 
 class _Headers:

@@ -35,12 +35,20 @@ class TcpAddress:
     host: str
     port: int
 
+    def __str__(self) -> str:
+        """As the setting spells it."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
 
 @dataclass(frozen=True)
 class UnixAddress:
     """Where to listen: a Unix socket."""
 
     path: Path
+
+    def __str__(self) -> str:
+        """As the setting spells it."""
+        return f"unix:{self.path}"
 
 
 Address = TcpAddress | UnixAddress

@@ -90,6 +90,7 @@ class ErrorCode(StrEnum):
     UPSTREAM_INVALID = "upstream_invalid"
     UPSTREAM_BROKEN = "upstream_broken"
     AUDIT_UNAVAILABLE = "audit_unavailable"
+    OUTCOME_UNRECORDED = "outcome_unrecorded"
     STORE_UNAVAILABLE = "store_unavailable"
     SHUTTING_DOWN = "shutting_down"
     INTERNAL = "internal"
@@ -234,6 +235,10 @@ FACES: Final[Mapping[ErrorCode, Face]] = MappingProxyType(
             UPSTREAM, "upstream_broken", "The MCP server broke off its answer; the call may have run."
         ),
         ErrorCode.AUDIT_UNAVAILABLE: _UNAVAILABLE,
+        # Not the face above: the call was forwarded, and an agent that is told otherwise would run it twice.
+        ErrorCode.OUTCOME_UNRECORDED: Face(
+            UNAVAILABLE, "outcome_unrecorded", "The answer cannot be passed on right now; the call may have run."
+        ),
         ErrorCode.STORE_UNAVAILABLE: _UNAVAILABLE,
         ErrorCode.SHUTTING_DOWN: _UNAVAILABLE,
         ErrorCode.INTERNAL: Face(-32603, "internal", "Internal error."),

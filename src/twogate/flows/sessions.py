@@ -73,13 +73,13 @@ class Sessions:
         Raises:
             GateError: SESSION_UNKNOWN, SESSION_MISMATCH, SESSION_ENDED, SESSION_EXPIRED, STORE_UNAVAILABLE.
         """
-        self._forget_if_changed()
+        revision = self._forget_if_changed()
         session = self._by_id.get(session_id)
         if session is None:
             session = await self._store.get(session_id)
             if session is None:
                 raise GateError(ErrorCode.SESSION_UNKNOWN)
-            _remember(self._by_id, session_id, session)
+            self._remember(self._by_id, session_id, session, revision)
         return verify_session(session, principal.key, now)
 
     async def declare(self, task: str, principal: Principal, now: int, address: str = "") -> Session:
@@ -88,7 +88,7 @@ class Sessions:
         Raises:
             GateError: TASK_UNKNOWN, TASK_LIMIT, SESSION_ENDED, STORE_UNAVAILABLE, AUDIT_UNAVAILABLE.
         """
-        self._forget_if_changed()
+        revision = self._forget_if_changed()
         cached = self._by_task.get((principal.key, task))
         if cached is not None and now < cached.deadline:
             return verify_session(cached, principal.key, now)
@@ -107,15 +107,24 @@ class Sessions:
             raise
         if session.id == candidate.id:
             await self._audit.append(self._event(EventKind.SESSION_OPENED, principal, task, address, session=session))
-        _remember(self._by_task, (principal.key, task), session)
+        self._remember(self._by_task, (principal.key, task), session, revision)
         return session
 
-    def _forget_if_changed(self) -> None:
+    def _forget_if_changed(self) -> int:
         revision = self._revision.current()
         if revision != self._seen:
             self._by_id.clear()
             self._by_task.clear()
             self._seen = revision
+        return revision
+
+    def _remember(self, cache: OrderedDict[_K, Session], key: _K, session: Session, revision: int) -> None:
+        # Read under an older revision than the cache's, the session may have been ended since.
+        if revision != self._seen:
+            return
+        cache[key] = session
+        while len(cache) > CACHE_ENTRIES:
+            cache.popitem(last=False)
 
     def _event(
         self,
@@ -144,9 +153,3 @@ class Sessions:
             # Declaring other tasks while one lives is how a hijacked agent would collect the union of their tools.
             anomaly=error is not None and error.code in (ErrorCode.TASK_LIMIT, ErrorCode.TASK_UNKNOWN),
         )
-
-
-def _remember(cache: OrderedDict[_K, Session], key: _K, session: Session) -> None:
-    cache[key] = session
-    while len(cache) > CACHE_ENTRIES:
-        cache.popitem(last=False)

@@ -113,6 +113,7 @@ HTTP_FACES: Final[Mapping[ErrorCode, HttpFace]] = MappingProxyType(
         ErrorCode.UPSTREAM_INVALID: _GATEWAY,
         ErrorCode.UPSTREAM_BROKEN: _GATEWAY,
         ErrorCode.AUDIT_UNAVAILABLE: _UNAVAILABLE,
+        ErrorCode.OUTCOME_UNRECORDED: _UNAVAILABLE,
         ErrorCode.STORE_UNAVAILABLE: _UNAVAILABLE,
         ErrorCode.SHUTTING_DOWN: _UNAVAILABLE,
         ErrorCode.INTERNAL: HttpFace(500, "server_error"),

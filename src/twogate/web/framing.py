@@ -64,7 +64,7 @@ TARGET: Final = _bad("The request target must be an absolute path without dot se
 HOST_COUNT: Final = _bad("The request must have exactly one Host header.")
 HOST: Final = Refusal(HTTPStatus.FORBIDDEN, ErrorCode.HOST_REFUSED, "Host does not name this server.")
 REPEATED: Final = _bad("A header that may be given only once is repeated.")
-HEADER_NAME: Final = _bad("A header name holds a character that is not accepted here (underscores are not).")
+HEADER: Final = _bad("A header line is not well-formed; underscores in names are not accepted.")
 ENCODING: Final = _bad("Transfer-Encoding may only be `chunked`.", HTTPStatus.NOT_IMPLEMENTED)
 FRAMING: Final = _bad("The request's length is not stated in one unambiguous way.")
 CHUNK: Final = _bad("A chunk of the body is not well-formed; chunk extensions are not accepted.")
@@ -113,8 +113,9 @@ _KNOWN: Final = SINGLETONS | frozenset(
     sec-fetch-site sec-fetch-mode sec-fetch-dest sec-fetch-user sec-ch-ua sec-ch-ua-mobile sec-ch-ua-platform
     """.split()
 )
-FRAMING_HEADERS: Final = frozenset((b"host", b"content-length", b"transfer-encoding"))
-"""Headers that httptools or a peer reads too: here a trailing blank is refused instead of stripped."""
+"""Names that need no look at their characters."""
+EXACT: Final = frozenset((b"host", b"content-length", b"transfer-encoding"))
+"""Headers that every proxy before us reads too: a trailing blank is refused there, since not all of them strip it."""
 
 
 class HeadRules:
@@ -137,10 +138,9 @@ class HeadRules:
         """Method, target and version of a head that ends with an empty line (RFC 9112 section 3).
 
         Raises:
-            Refused: Anything but `METHOD SP origin-form SP HTTP/1.x`, or a head beyond its caps.
+            Refused: Anything but `METHOD SP origin-form SP HTTP/1.x`, or a head beyond its cap.
         """
-        limits = self._limits
-        if len(head) > limits.max_head_bytes or head.count(b"\r\n") - 2 > limits.max_headers:
+        if len(head) > self._limits.max_head_bytes:
             raise Refused(HEAD_SIZE)
         parts = head[: head.index(b"\r\n")].split(b" ")
         if len(parts) != 3:  # noqa: PLR2004 - as RFC 9112 writes it
@@ -152,7 +152,7 @@ class HeadRules:
         if method is None:
             raise Refused(METHOD)
         target = parts[1]
-        if len(target) > limits.max_target_bytes:
+        if len(target) > self._limits.max_target_bytes:
             raise Refused(TARGET_SIZE)
         if _TARGET.fullmatch(target) is None:
             raise Refused(TARGET)
@@ -193,18 +193,21 @@ class HeadRules:
             head_bytes: Size of the head, which bounds every value.
 
         Raises:
-            Refused: A head that two parsers could read differently, or a Host that is not ours.
+            Refused: A head that two parsers could read differently, one beyond its caps, or a Host that is not ours.
         """
+        limits = self._limits
+        if len(headers) > limits.max_headers:
+            raise Refused(HEAD_SIZE)
+        if head_bytes > limits.max_header_value_bytes:
+            longest = max((len(value) for _, value in headers), default=0)
+            if longest > limits.max_header_value_bytes:
+                raise Refused(HEAD_SIZE)
         fields = dict(headers)
         if len(fields) != len(headers):
             _refuse_repeats(headers)
-        strange = fields.keys() - _KNOWN
-        for name in strange:
+        for name in fields.keys() - _KNOWN:
             if _NAME.fullmatch(name) is None:
-                raise Refused(HEADER_NAME)
-        longest = self._limits.max_header_value_bytes
-        if head_bytes > longest and any(len(value) > longest for _, value in headers):
-            raise Refused(HEAD_SIZE)
+                raise Refused(HEADER)
         if b"upgrade" in fields:
             raise Refused(UPGRADE)
         host = fields.get(b"host")
@@ -212,13 +215,11 @@ class HeadRules:
             raise Refused(HOST_COUNT)
         if host not in self._hosts and host.lower() not in self._hosts:
             raise Refused(HOST)
-        expects = False
         expect = fields.get(b"expect")
-        if expect is not None:
-            if expect.lower() != b"100-continue":
-                raise Refused(EXPECT)
-            expects = version == "1.1"
-        return self._read_length(fields, version), expects
+        if expect is not None and expect.lower() != b"100-continue":
+            raise Refused(EXPECT)
+        length = self._read_length(fields, version)
+        return length, expect is not None and version == "1.1" and length != 0
 
     def _read_length(self, fields: dict[bytes, bytes], version: str) -> int:
         """RFC 9112 section 6.3, without its room for repair."""

@@ -105,7 +105,9 @@ class _AsgiExchange:
         self._receive = receive
         self._send = send
         self._body_read = False
+        self._watched: asyncio.Task[None] | None = None
         self._watcher: asyncio.Task[None] | None = None
+        self._ended = False
         self.cors: tuple[tuple[bytes, bytes], ...] = ()
         self.gone = False
 
@@ -124,6 +126,7 @@ class _AsgiExchange:
             pieces.append(piece)
             if not event.get("more_body", False):
                 self._body_read = True
+                self._start_watching()
                 return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def refuse(self, refusal: Refusal) -> None:
@@ -151,19 +154,25 @@ class _AsgiExchange:
         await self._send({"type": "http.response.start", "status": status, "headers": all_headers})
 
     async def send(self, chunk: bytes, *, more: bool) -> None:
+        if not more:
+            # A finished answer ends the server's `receive` too, which must not be taken for a client's going away.
+            self.unwatch()
         await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
 
     async def abort(self) -> None:
         raise _BrokenOffError
 
     def watch(self, task: asyncio.Task[None] | None) -> None:
-        """From now on cancel `task` when the client goes away."""
-        if task is not None and self._watcher is None:
-            self._watcher = asyncio.get_running_loop().create_task(self._watch(task))
+        """From now on, once the body is read, cancel `task` when the client goes away."""
+        self._watched = task
+        self._start_watching()
+
+    def _start_watching(self) -> None:
+        # Only one may wait in `receive`, and until the body is read that is `read_body`.
+        if self._watched is not None and self._body_read and self._watcher is None and not self._ended:
+            self._watcher = asyncio.get_running_loop().create_task(self._watch(self._watched))
 
     async def _watch(self, task: asyncio.Task[None]) -> None:
-        if not self._body_read:
-            return
         event = await self._receive()
         if event["type"] == "http.disconnect":
             self.gone = True
@@ -171,6 +180,7 @@ class _AsgiExchange:
 
     def unwatch(self) -> None:
         """Stop watching."""
+        self._ended = True
         if self._watcher is not None:
             self._watcher.cancel()
 

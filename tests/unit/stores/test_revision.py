@@ -16,8 +16,9 @@ from twogate.stores.sql.revision import SqliteRevision
 
 @pytest.fixture
 async def path(tmp_path: Path) -> Path:
-    path = tmp_path / "a?b#c%20d" / "twogate.db"
-    engine = open_engine(f"sqlite:///{tmp_path}/a%3Fb#c%2520d/twogate.db")
+    # Characters that mean something in a URL: the engine and this reader must open the same file.
+    path = tmp_path / "a#b%20c d" / "twogate.db"
+    engine = open_engine(f"sqlite:///{path}")
     await upgrade(engine)
     await engine.dispose()
     return path

@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from twogate.adapters.upstream.http_connection import HttpAnswer, HttpConnection
+from twogate.adapters.upstream.http_answer import HttpAnswer
+from twogate.adapters.upstream.http_connection import HttpConnection
 from twogate.core.errors import ErrorCode, GateError
 from twogate.flows.gateway.upstream import UpstreamRequest
 

@@ -8,7 +8,7 @@ from twogate.core.access import Allow, Deny, NeedsToken, Policy, decide
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.protocol import MethodKind, target_of
 from twogate.core.session import Session
-from twogate.flows.gateway.read import Call
+from twogate.flows.gateway.read import Call, CallError
 from twogate.flows.sessions import Sessions
 
 SESSION_HEADER = "twogate-session"
@@ -41,7 +41,7 @@ async def admit(call: Call, sessions: Sessions, policy: Policy, now: int) -> Adm
     3. the target, by `core.access.decide`.
 
     Raises:
-        GateError: STORE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+        CallError: STORE_UNAVAILABLE, AUDIT_UNAVAILABLE.
     """
     session, target = None, ""
     try:
@@ -59,7 +59,7 @@ async def admit(call: Call, sessions: Sessions, policy: Policy, now: int) -> Adm
         target = target_of(call.head.server, call.message)
     except GateError as error:
         if error.code in (ErrorCode.STORE_UNAVAILABLE, ErrorCode.AUDIT_UNAVAILABLE):
-            raise
+            raise CallError(error, call.message) from error
         return Refused(call, session, target, error)
     match decide(call.principal, session, call.head.server, target, policy):
         case Allow():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 
 import msgspec
 
@@ -63,7 +64,9 @@ class Forwarder:
             )
             await relay.run(answer)
         except asyncio.CancelledError:
-            await relay.aborted()
+            # Nobody is left to be told that the outcome could not be written; the cancellation itself must go on.
+            with suppress(GateError):
+                await relay.aborted()
             raise
         except GateError as error:
             await relay.failed(error)

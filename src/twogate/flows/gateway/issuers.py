@@ -24,6 +24,9 @@ MIN_AGE: Final = 30.0
 REFETCH_INTERVAL: Final = 30.0
 """Seconds between two fetches that an unknown `kid` may cause, so that strangers cannot make us hammer an issuer."""
 
+RETRY_INTERVAL: Final = 1.0
+"""Seconds after a failed fetch before the next one."""
+
 
 class ClaimPointers(msgspec.Struct, frozen=True):
     """RFC 6901 pointers into an issuer's claims. A user exists only where the operator points at one."""
@@ -92,7 +95,8 @@ class RemoteKeys:
         self._clock = clock
         self._keys: tuple[VerificationKey, ...] = ()
         self._expires = 0.0
-        self._next_fetch = 0.0
+        self._refetch_at = 0.0
+        self._retry_at = 0.0
         self._lock = asyncio.Lock()
 
     async def keys(self, unverified_kid: str | None) -> tuple[VerificationKey, ...]:
@@ -105,12 +109,15 @@ class RemoteKeys:
             return self._keys
         async with self._lock:
             now = self._clock.monotonic()
-            stale = not self._fresh()
-            if (stale or not self._knows(unverified_kid)) and now >= self._next_fetch:
-                # A failed fetch is not repeated for every request either, but sooner than a successful one.
-                self._next_fetch = now + (1.0 if stale else REFETCH_INTERVAL)
-                await self._refresh(now)
-                self._next_fetch = now + REFETCH_INTERVAL
+            wanted = not self._fresh() or (not self._knows(unverified_kid) and now >= self._refetch_at)
+            if wanted and now >= self._retry_at:
+                self._refetch_at = now + REFETCH_INTERVAL
+                try:
+                    await self._refresh(now)
+                except GateError:
+                    # From its end, so that those who waited for a slow failure do not repeat it one after the other.
+                    self._retry_at = self._clock.monotonic() + RETRY_INTERVAL
+                    raise
             if not self._fresh():
                 raise GateError(ErrorCode.KEYS_UNAVAILABLE, f"the keys of {self._issuer} could not be fetched")
             return self._keys

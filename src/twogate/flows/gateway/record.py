@@ -79,23 +79,25 @@ class Recorder:
         """Write how a forwarded call ended, before the last byte of its answer leaves.
 
         Raises:
-            GateError: AUDIT_UNAVAILABLE.
+            GateError: OUTCOME_UNRECORDED.
         """
-        await self._audit.append(
-            msgspec.structs.replace(
-                recorded.intent,
-                kind=EventKind.CALL_OUTCOME,
-                at=self._clock.now_us(),
-                arguments="",
-                decision="",
-                outcome=outcome,
-                status=status,
-                answer_bytes=size,
-                duration_us=int((self._clock.monotonic() - recorded.started) * 1_000_000),
-                reason="" if error is None else error.code,
-                detail="" if error is None else error.debug,
-            )
+        event = msgspec.structs.replace(
+            recorded.intent,
+            kind=EventKind.CALL_OUTCOME,
+            at=self._clock.now_us(),
+            arguments="",
+            decision="",
+            outcome=outcome,
+            status=status,
+            answer_bytes=size,
+            duration_us=int((self._clock.monotonic() - recorded.started) * 1_000_000),
+            reason="" if error is None else error.code,
+            detail="" if error is None else error.debug,
         )
+        try:
+            await self._audit.append(event)
+        except GateError as unavailable:
+            raise GateError(ErrorCode.OUTCOME_UNRECORDED, unavailable.debug) from unavailable
 
     async def refused(self, refused: Refused) -> None:
         """Write that gate two refused a call.

@@ -52,7 +52,7 @@ class Relay:
         """Pass the answer on.
 
         Raises:
-            GateError: UPSTREAM_INVALID, UPSTREAM_BROKEN, UPSTREAM_TIMEOUT, AUDIT_UNAVAILABLE; `failed` takes it.
+            GateError: UPSTREAM_INVALID, UPSTREAM_BROKEN, UPSTREAM_TIMEOUT, OUTCOME_UNRECORDED; `failed` takes it.
         """
         if self._call.message.kind is Kind.NOTIFICATION:
             await self._acknowledge(answer)
@@ -73,7 +73,7 @@ class Relay:
             error = unrecorded
         if not self._started:
             await self._exchange.refuse(Refusal(error, self._call.message.id))
-        elif error.code is ErrorCode.AUDIT_UNAVAILABLE:
+        elif error.code is ErrorCode.OUTCOME_UNRECORDED:
             await self._exchange.abort()
         else:
             body = encode_error(self._call.message.id, error.code, error.data)

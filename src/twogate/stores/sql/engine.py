@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-from sqlalchemy import URL, Connection, event, make_url
+from sqlalchemy import URL, Connection, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from twogate.core.errors import ErrorCode, GateError
@@ -40,18 +40,16 @@ _TURN: Final = "twogate_turn"
 def database_path(url: str) -> Path:
     """The file that `sqlite:///relative`, `sqlite:////absolute` or their `sqlite+aiosqlite` forms name.
 
+    The path is taken as it is written, without percent-decoding, as the configuration takes it.
+
     Raises:
         ValueError: it is no such URL, or asks for options or a database in memory.
     """
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
-        # No cause: it would carry the URL, and a URL may carry a password.
-        raise ValueError("the store's URL is not one; write sqlite:///path/to/twogate.db") from None
-    if parsed.drivername not in _SQLITE:
-        raise ValueError(f"the store {parsed.drivername!r} is not supported; write sqlite:///path/to/twogate.db")
-    name = parsed.database
-    if parsed.host or parsed.username or parsed.query or not name or name.startswith((":", "file:")):
+    scheme, found, name = url.partition(":///")
+    # The errors do not repeat the URL: one for another database may carry a password.
+    if not found or scheme not in _SQLITE:
+        raise ValueError("the store must be a SQLite file: write sqlite:///path/to/twogate.db")
+    if not name or "?" in name or name.startswith((":", "file:")):
         raise ValueError("the store's URL must name a file and nothing else: sqlite:///path/to/twogate.db")
     return Path(name)
 

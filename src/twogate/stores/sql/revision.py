@@ -33,7 +33,7 @@ async def bump(connection: AsyncConnection) -> None:
 class SqliteRevision:
     """Reads the counter; implements `flows.registry.Revision`. For one thread, which is the event loop's.
 
-    `PRAGMA data_version` tells in 2 to 3 microseconds whether any other connection has committed since; only then is
+    `PRAGMA data_version` tells in a few microseconds whether any other connection has committed since; only then is
     the counter read. It does not see commits of its own connection, so this one never writes.
     """
 
