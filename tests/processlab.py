@@ -163,7 +163,7 @@ class Gateway:
 
 
 def read_events(directory: Path) -> list[dict[str, Any]]:
-    """Every complete line of an audit trail, segment after segment; a torn last line of a killed process is left out."""
+    """Every complete line of an audit trail, segment after segment; what a killed process left torn is left out."""
     events: list[dict[str, Any]] = []
     for path in sorted(directory.glob("*.jsonl")):
         *lines, _ = path.read_bytes().split(b"\n")

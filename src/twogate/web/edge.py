@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from enum import IntEnum
 from typing import Protocol
 
 from twogate.core.errors import ErrorCode
@@ -14,17 +13,6 @@ from twogate.web.framing import HeadRules
 
 OnRefusal = Callable[[str, ErrorCode], None]
 """Told the peer's address and the reason of each refusal."""
-
-
-class Wait(IntEnum):
-    """What a connection's deadline is for."""
-
-    FIRST_BYTE = 0
-    HEAD = 1
-    BODY = 2
-    ANSWER = 3
-    IDLE = 4
-    END = 5
 
 
 class Connection(Protocol):

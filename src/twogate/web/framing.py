@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from http import HTTPStatus
 from typing import Final
+from urllib.parse import unquote
 
 import msgspec
 
@@ -38,6 +39,17 @@ class Refusal(msgspec.Struct, frozen=True):
                 body,
             )
         )
+
+
+class RequestLine(msgspec.Struct, frozen=True):
+    """A request line that is let in."""
+
+    method: str
+    raw_path: bytes
+    path: str
+    """Percent-decoded."""
+    query: bytes
+    version: str
 
 
 class Refused(Exception):  # noqa: N818 - a control flow of this package, not an error of the program
@@ -134,15 +146,13 @@ class HeadRules:
         self._limits = limits
         self._hosts = frozenset(host.lower().encode("ascii") for host in allowed_hosts)
 
-    def read_request_line(self, head: bytes) -> tuple[str, bytes, str]:
-        """Method, target and version of a head that ends with an empty line (RFC 9112 section 3).
+    def read_request_line(self, line: bytes) -> RequestLine:
+        """Read the first line of a request, without its CRLF (RFC 9112 section 3).
 
         Raises:
-            Refused: Anything but `METHOD SP origin-form SP HTTP/1.x`, or a head beyond its cap.
+            Refused: Anything but `METHOD SP origin-form SP HTTP/1.x`.
         """
-        if len(head) > self._limits.max_head_bytes:
-            raise Refused(HEAD_SIZE)
-        parts = head[: head.index(b"\r\n")].split(b" ")
+        parts = line.split(b" ")
         if len(parts) != 3:  # noqa: PLR2004 - as RFC 9112 writes it
             raise Refused(MALFORMED)
         version = _VERSIONS.get(parts[2])
@@ -156,7 +166,8 @@ class HeadRules:
             raise Refused(TARGET_SIZE)
         if _TARGET.fullmatch(target) is None:
             raise Refused(TARGET)
-        return method, target, version
+        raw_path, _, query = target.partition(b"?")
+        return RequestLine(method, raw_path, unquote(raw_path.decode("ascii")), query, version)
 
     def read_partial_head(self, data: bytes, start: int) -> int:
         """Whether these bytes can still become a head; how many leading bytes to skip before going on.
@@ -205,9 +216,8 @@ class HeadRules:
         fields = dict(headers)
         if len(fields) != len(headers):
             _refuse_repeats(headers)
-        for name in fields.keys() - _KNOWN:
-            if _NAME.fullmatch(name) is None:
-                raise Refused(HEADER)
+        if not _KNOWN.issuperset(fields) and not all(_NAME.fullmatch(name) for name in fields):
+            raise Refused(HEADER)
         if b"upgrade" in fields:
             raise Refused(UPGRADE)
         host = fields.get(b"host")
@@ -215,11 +225,8 @@ class HeadRules:
             raise Refused(HOST_COUNT)
         if host not in self._hosts and host.lower() not in self._hosts:
             raise Refused(HOST)
-        expect = fields.get(b"expect")
-        if expect is not None and expect.lower() != b"100-continue":
-            raise Refused(EXPECT)
         length = self._read_length(fields, version)
-        return length, expect is not None and version == "1.1" and length != 0
+        return length, b"expect" in fields and _expects(fields[b"expect"], version, length)
 
     def _read_length(self, fields: dict[bytes, bytes], version: str) -> int:
         """RFC 9112 section 6.3, without its room for repair."""
@@ -239,6 +246,13 @@ class HeadRules:
         if size > self._limits.max_body_bytes:
             raise Refused(BODY_SIZE)
         return size
+
+
+def _expects(expect: bytes, version: str, length: int) -> bool:
+    """Whether to answer `100 Continue` before reading the body (RFC 9110 section 10.1.1)."""
+    if expect.lower() != b"100-continue":
+        raise Refused(EXPECT)
+    return version == "1.1" and length != 0
 
 
 def _refuse_repeats(headers: list[tuple[bytes, bytes]]) -> None:

@@ -71,7 +71,7 @@ class GatewayApp:
                 return
             exchange.cors = _cors(origin)
             if head.method == "OPTIONS":
-                await exchange.start(204, (), length=0)
+                await exchange.start(204, (), length=None)  # RFC 9110 section 8.6: no Content-Length with 204
                 await exchange.send(b"", more=False)
                 return
         watch = asyncio.get_running_loop().call_later(WATCH_AFTER, exchange.watch, asyncio.current_task())

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import math
 from typing import Any, ClassVar, Final, cast
-from urllib.parse import unquote
 
 import httptools
 from uvicorn._types import ASGI3Application, HTTPScope
@@ -22,9 +21,10 @@ from uvicorn.server import ServerState
 from twogate.core.limits import address_key
 from twogate.flows.environment import Clock
 from twogate.web import framing
-from twogate.web.edge import Edge, OnRefusal, Wait
+from twogate.web.edge import Edge, OnRefusal
 from twogate.web.edge_limits import EdgeLimits
-from twogate.web.framing import CHUNKED, ChunkGuard, Refusal, Refused
+from twogate.web.framing import CHUNKED, ChunkGuard, Refusal, Refused, RequestLine
+from twogate.web.parser_events import ParserEvents
 
 PEER_CERTIFICATE: Final = "twogate.peer_certificate"
 """Key in `scope["extensions"]`: the client certificate of the TLS connection (leaf, DER bytes), or None."""
@@ -33,40 +33,13 @@ UNIX_ADDRESS: Final = "unix"
 """The address under which peers of a Unix socket are reported."""
 
 
-class _Events:
-    """What the parser told of the bytes it was last given; `EdgeProtocol` judges it."""
-
-    __slots__ = ("body", "head_read", "headers", "keep_alive", "message_read", "odd", "parser")
-
-    def __init__(self) -> None:
-        self.parser = httptools.HttpRequestParser(self)
-        self.head_read = False
-        self.message_read = False
-        self.keep_alive = False
-        self.odd = False  # a header that frames the message has a trailing blank
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.body: list[bytes] = []
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """One header, whose value loses its outer blanks (RFC 9112 section 5.1)."""
-        name = name.lower()
-        bare = value.rstrip()
-        if bare is not value and name in framing.EXACT:
-            self.odd = True
-        self.headers.append((name, bare))
-
-    def on_headers_complete(self) -> None:
-        """The empty line was read; only here does the parser still know what Connection said."""
-        self.head_read = True
-        self.keep_alive = self.parser.should_keep_alive()
-
-    def on_body(self, body: bytes) -> None:
-        """Decoded body bytes."""
-        self.body.append(body)
-
-    def on_message_complete(self) -> None:
-        """The request's last byte was read."""
-        self.message_read = True
+# What a connection's deadline is for. Plain numbers, since an enum's members are slow to reach in Python 3.11.
+WAIT_FIRST_BYTE: Final = 0
+WAIT_HEAD: Final = 1
+WAIT_BODY: Final = 2
+WAIT_ANSWER: Final = 3
+WAIT_IDLE: Final = 4
+WAIT_END: Final = 5
 
 
 class EdgeProtocol(HttpToolsProtocol):
@@ -85,12 +58,14 @@ class EdgeProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         # In place of the base class's parser, which is lenient about bytes after `Connection: close` and reports more.
-        self._events = _Events()
+        self._events = ParserEvents()
         self.parser = self._events.parser
         self._address = UNIX_ADDRESS
         self._key: str | None = None
         self._admitted = False
         self._extensions: dict[str, bytes | None] = {}
+        self._raw_line = b""
+        self._line = RequestLine("", b"", "", b"", "")
         self._held = b""  # the beginning of a head, or requests that came ahead of their turn
         self._scanned = 0  # where in `_held` to go on looking for the end of the head
         self._body_left = 0
@@ -100,7 +75,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self._expects = False
         self._ended = False  # nothing more is read
         self._waiting_cycle: RequestResponseCycle | None = None
-        self._wait = Wait.FIRST_BYTE
+        self._wait = WAIT_FIRST_BYTE
         self._deadline = math.inf
         self._stalled = math.inf
 
@@ -125,7 +100,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self._extensions = {PEER_CERTIFICATE: certificate}
         self._admitted = edge.admit(self, self._key)
         if self._admitted:
-            self._set_deadline(Wait.FIRST_BYTE, edge.limits.first_byte_seconds)
+            self._set_deadline(WAIT_FIRST_BYTE, edge.limits.first_byte_seconds)
         else:
             self._ended = True
             transport.write(framing.CONNECTIONS.answer(self.server_state.default_headers))
@@ -198,17 +173,24 @@ class EdgeProtocol(HttpToolsProtocol):
         self._scanned = 0
         head = data if end == len(data) else data[:end]
         rules = self.edge.rules
-        method, target, version = rules.read_request_line(head)
+        if end > self.edge.limits.max_head_bytes:
+            raise Refused(framing.HEAD_SIZE)
+        raw_line = head[: head.find(b"\r\n")]
+        if raw_line == self._raw_line:
+            line = self._line  # as in this connection's last request: judged already
+        else:
+            self._line = line = rules.read_request_line(raw_line)
+            self._raw_line = raw_line
         events = self._events
         events.head_read = events.message_read = False
         headers: list[tuple[bytes, bytes]] = []
         events.headers = headers
         self.parser.feed_data(head)
-        length, expects = rules.read_headers(headers, version, end)
+        length, expects = rules.read_headers(headers, line.version, end)
         if events.odd or not events.head_read or events.message_read != (length == 0):
             # The parser found another end of the head, or another length: somebody is being tricked.
             raise Refused(framing.FRAMING)
-        self._let_in(method, target, version, headers, length)
+        self._let_in(line, headers, length)
         self._expects = self.cycle.waiting_for_100_continue = expects
         return b"" if end == len(data) else data[end:]
 
@@ -218,8 +200,8 @@ class EdgeProtocol(HttpToolsProtocol):
         if skip:
             self._scanned = 0
             return data[skip:]
-        if self._wait is not Wait.HEAD:
-            self._set_deadline(Wait.HEAD, self.edge.limits.head_seconds)
+        if self._wait != WAIT_HEAD:
+            self._set_deadline(WAIT_HEAD, self.edge.limits.head_seconds)
         self._held = data
         self._scanned = max(0, len(data) - 3)
         return b""
@@ -256,31 +238,27 @@ class EdgeProtocol(HttpToolsProtocol):
             self._in_body = False
             self._chunks = None
             if cycle.response_complete:
-                self._set_deadline(Wait.IDLE, self.edge.limits.idle_seconds)
+                self._set_deadline(WAIT_IDLE, self.edge.limits.idle_seconds)
             else:
                 self._deadline = math.inf
-                self._wait = Wait.ANSWER
+                self._wait = WAIT_ANSWER
 
-    def _let_in(
-        self, method: str, target: bytes, version: str, headers: list[tuple[bytes, bytes]], length: int
-    ) -> None:
+    def _let_in(self, line: RequestLine, headers: list[tuple[bytes, bytes]], length: int) -> None:
         """Make the request's scope and cycle; `_advance` starts the application."""
-        raw_path, _, query = target.partition(b"?")
-        path = raw_path.decode("ascii")
         self.scope = cast(
             "HTTPScope",
             {
                 "type": "http",
                 "asgi": {"version": "3.0", "spec_version": "2.3"},
-                "http_version": version,
+                "http_version": line.version,
                 "server": self.server,
                 "client": self.client,
                 "scheme": self.scheme,
-                "method": method,
+                "method": line.method,
                 "root_path": "",
-                "path": unquote(path) if "%" in path else path,
-                "raw_path": raw_path,
-                "query_string": query,
+                "path": line.path,
+                "raw_path": line.raw_path,
+                "query_string": line.query,
                 "headers": headers,
                 "state": self.app_state.copy(),
                 "extensions": self._extensions,
@@ -296,7 +274,7 @@ class EdgeProtocol(HttpToolsProtocol):
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
             expect_100_continue=False,
-            keep_alive=self._events.keep_alive and version != "1.0",
+            keep_alive=self._events.keep_alive and line.version != "1.0",
             on_response=self.on_response_complete,
         )
         self._waiting_cycle = cycle
@@ -305,12 +283,12 @@ class EdgeProtocol(HttpToolsProtocol):
             cycle.more_body = False
             cycle.message_event.set()
             self._deadline = math.inf
-            self._wait = Wait.ANSWER
+            self._wait = WAIT_ANSWER
         else:
             self._in_body = True
             self._chunks = ChunkGuard(self.edge.limits) if length == CHUNKED else None
             self._body_left = max(length, 0)
-            self._set_deadline(Wait.BODY, self.edge.limits.body_seconds)
+            self._set_deadline(WAIT_BODY, self.edge.limits.body_seconds)
 
     def on_response_complete(self) -> None:
         """Go on to the next request, or wait for it."""
@@ -319,7 +297,7 @@ class EdgeProtocol(HttpToolsProtocol):
         limits = self.edge.limits
         if self.transport.is_closing():
             self._ended = True
-            self._set_deadline(Wait.END, limits.stalled_write_seconds)
+            self._set_deadline(WAIT_END, limits.stalled_write_seconds)
             return
         self.flow.resume_reading()
         if self._in_body:
@@ -328,7 +306,7 @@ class EdgeProtocol(HttpToolsProtocol):
                 # would be a guess (RFC 9110 section 10.1.1).
                 self._linger()
             return
-        self._set_deadline(Wait.IDLE, limits.idle_seconds)
+        self._set_deadline(WAIT_IDLE, limits.idle_seconds)
         if self._held:
             data, self._held = self._held, b""
             self._advance(data)
@@ -357,12 +335,12 @@ class EdgeProtocol(HttpToolsProtocol):
     def _linger(self) -> None:
         """End our side, and throw away for a while what still arrives: closing at once could lose our last answer."""
         self._ended = True
-        self._set_deadline(Wait.END, self.edge.limits.linger_seconds)
+        self._set_deadline(WAIT_END, self.edge.limits.linger_seconds)
         self.flow.resume_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
 
-    def _set_deadline(self, wait: Wait, seconds: float) -> None:
+    def _set_deadline(self, wait: int, seconds: float) -> None:
         self._wait = wait
         self._deadline = self.edge.after(seconds)
 
@@ -370,18 +348,18 @@ class EdgeProtocol(HttpToolsProtocol):
         """Called by the sweep."""
         if self._stalled <= now:
             self.transport.abort()
-        elif self._wait is Wait.ANSWER and self.transport.is_closing():
+        elif self._wait == WAIT_ANSWER and self.transport.is_closing():
             # The application failed half-way; closing waits for a client that may not read.
-            self._set_deadline(Wait.END, self.edge.limits.linger_seconds)
+            self._set_deadline(WAIT_END, self.edge.limits.linger_seconds)
         elif self._deadline <= now:
-            if self._wait is Wait.HEAD:
+            if self._wait == WAIT_HEAD:
                 self._refuse(framing.HEAD_TIME)
-            elif self._wait is not Wait.BODY:
+            elif self._wait != WAIT_BODY:
                 self._ended = True
                 # Closing would wait for a client that does not read.
                 self.transport.abort()
             elif self.flow.read_paused:
-                self._set_deadline(Wait.BODY, 0)  # the application is slow, not the client
+                self._set_deadline(WAIT_BODY, 0)  # the application is slow, not the client
             else:
                 self._refuse(framing.BODY_TIME)
 

@@ -51,14 +51,16 @@ def test_no_bytes_at_all_make_the_chunk_guard_fail_otherwise_than_by_refusing(st
     ],
 )
 def test_ordinary_targets_are_let_in(target: bytes) -> None:
-    assert RULES.read_request_line(b"GET " + target + b" HTTP/1.1\r\n\r\n") == ("GET", target, "1.1")
+    line = RULES.read_request_line(b"GET " + target + b" HTTP/1.1")
+    assert (line.method, line.version) == ("GET", "1.1")
+    assert target in {line.raw_path, line.raw_path + b"?" + line.query}
 
 
 def test_matching_a_hostile_target_takes_linear_time() -> None:
     # With backtracking this would not end within the test's time limit.
     for hostile in (b"/" + b"a" * 8000 + b"\\", b"/a" * 4000 + b"\\", b"/%41" * 2000 + b"#"):
         with pytest.raises(Refused) as caught:
-            RULES.read_request_line(b"GET " + hostile + b" HTTP/1.1\r\n\r\n")
+            RULES.read_request_line(b"GET " + hostile + b" HTTP/1.1")
         assert caught.value.refusal is framing.TARGET
 
 

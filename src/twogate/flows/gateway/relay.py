@@ -16,6 +16,7 @@ from twogate.core.message import MAX_ANSWER, Kind, Message, encode_error, encode
 from twogate.core.sse import SseEvent, SseParser, encode_event
 from twogate.flows.gateway.answers import passes, shown_response
 from twogate.flows.gateway.exchange import Exchange, Refusal
+from twogate.flows.gateway.read import SESSION_END
 from twogate.flows.gateway.record import Recorded, Recorder
 from twogate.flows.gateway.upstream import UpstreamAnswer
 from twogate.flows.gateway.upstream_session import UpstreamSessions
@@ -93,8 +94,11 @@ class Relay:
             raise GateError(ErrorCode.METHOD_NOT_ALLOWED, "the upstream keeps no sessions to end")
         if not 200 <= answer.status < 300:  # noqa: PLR2004
             raise GateError(ErrorCode.UPSTREAM_INVALID, f"status {answer.status} to a notification")
-        await self._outcome(Outcome.ANSWERED, 202)
-        await self._exchange.start(202, (), length=0)
+        # A session that ended is 204: the official client takes a 202 for a failed end.
+        ended = self._call.message.method == SESSION_END
+        status = 204 if ended else 202
+        await self._outcome(Outcome.ANSWERED, status)
+        await self._exchange.start(status, (), length=None if ended else 0)
         await self._exchange.send(b"", more=False)
 
     async def _json(self, answer: UpstreamAnswer) -> None:

@@ -1,0 +1,56 @@
+"""Strangers that send much: limited before authentication, and unable to fill the disk with their refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx2
+
+from harness.issuer import TestIssuer
+from harness.stack import free_port, running, settings_for
+from harness.upstream import RecordingUpstream
+
+
+async def test_an_address_is_limited_before_anything_of_its_request_is_read(
+    tmp_path: Path, issuer: TestIssuer, upstream: RecordingUpstream
+) -> None:
+    settings = settings_for(tmp_path, free_port(), {"files": {"url": upstream.url}}, issuer)
+    settings["limits"] = {"requests": 1, "burst": 5}
+    async with running(tmp_path, settings) as stack:
+        token = issuer.token(stack.resource())
+        answers = [await stack.call(token, "look") for _ in range(20)]
+        limited = [answer for answer in answers if answer.status_code == 429]
+        assert len(limited) >= 10
+        assert len(upstream.calls) == 20 - len(limited)
+        assert int(limited[0].headers["retry-after"]) >= 1
+        assert limited[0].json()["error"]["data"]["reason"] == "rate_limited"
+
+
+async def test_the_control_plane_shares_the_limit_and_health_does_not(
+    tmp_path: Path, issuer: TestIssuer, upstream: RecordingUpstream
+) -> None:
+    settings = settings_for(tmp_path, free_port(), {"files": {"url": upstream.url}}, issuer)
+    settings["limits"] = {"requests": 1, "burst": 5}
+    async with running(tmp_path, settings) as stack:
+        answers = [await stack.http.post(f"{stack.url}/token", data={"grant_type": "x"}) for _ in range(15)]
+        assert answers[-1].status_code == 429
+        assert int(answers[-1].headers["retry-after"]) >= 1
+        for path in ("/healthz", "/readyz"):
+            assert (await stack.http.get(stack.url + path)).status_code == 200
+
+
+async def test_a_flood_of_refusals_is_a_handful_of_events(
+    tmp_path: Path, issuer: TestIssuer, upstream: RecordingUpstream
+) -> None:
+    settings = settings_for(tmp_path, free_port(), {"files": {"url": upstream.url}}, issuer)
+    settings["limits"] = {"requests": 100_000, "burst": 100_000}
+    async with running(tmp_path, settings) as stack:
+        for _ in range(200):
+            refused: httpx2.Response = await stack.call("not.a.token", "look")
+            assert refused.status_code == 401
+        written = [event for event in stack.events() if event.get("reason") == "token_malformed"]
+        assert 1 <= len(written) <= 3
+        assert upstream.seen == []
+    # What was counted is written when the gateway stops.
+    events = stack.events()
+    assert sum(event.get("count", 1) for event in events if event.get("reason") == "token_malformed") == 200
