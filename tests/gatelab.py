@@ -278,7 +278,7 @@ class FakeUpstream:
             raise self.answer
         if isinstance(self.answer, asyncio.Event):
             await self.answer.wait()
-            raise AssertionError("never let go")
+            raise GateError(ErrorCode.UPSTREAM_BROKEN, "let go")
         return self.answer
 
     async def aclose(self) -> None:

@@ -163,6 +163,7 @@ def build_app(state: State) -> RootApp:
         authenticator=authenticator,
         registry=state.registry,
         sessions=sessions,
+        refusals=refusals,
         clock=clock,
     )
 
@@ -180,8 +181,8 @@ def build_app(state: State) -> RootApp:
 
     control = Starlette(
         routes=[
-            *_authserver_routes(state, policy, signer),
-            *session_routes(declare, refusals, settings.public_url, scopes),
+            *_authserver_routes(state, policy, signer, refusals),
+            *session_routes(declare, settings.public_url, scopes),
             *health_routes(ready, settings.public_url),
         ]
     )
@@ -253,7 +254,7 @@ def _upstream(name: str, settings: Settings, clock: SystemClock) -> Upstream:
             )
 
 
-def _authserver_routes(state: State, policy: Policy, signer: LocalSigner) -> list[Route]:
+def _authserver_routes(state: State, policy: Policy, signer: LocalSigner, refusals: RefusalLog) -> list[Route]:
     settings = state.settings
     resources = tenant_resources(
         settings.public_url, {tenant: entry.servers for tenant, entry in policy.tenants.items()}
@@ -269,6 +270,7 @@ def _authserver_routes(state: State, policy: Policy, signer: LocalSigner) -> lis
             state.registry,
             signer,
             state.audit,
+            refusals,
             state.clock,
             state.rng,
         )

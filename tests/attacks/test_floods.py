@@ -54,3 +54,17 @@ async def test_a_flood_of_refusals_is_a_handful_of_events(
     # What was counted is written when the gateway stops.
     events = stack.events()
     assert sum(event.get("count", 1) for event in events if event.get("reason") == "token_malformed") == 200
+
+
+async def test_a_flood_of_bad_clients_is_a_handful_of_events(
+    tmp_path: Path, issuer: TestIssuer, upstream: RecordingUpstream
+) -> None:
+    settings = settings_for(tmp_path, free_port(), {"files": {"url": upstream.url}}, issuer)
+    settings["limits"] = {"requests": 100_000, "burst": 100_000}
+    async with running(tmp_path, settings) as stack:
+        form = {"grant_type": "client_credentials", "resource": stack.resource()}
+        for number in range(200):
+            refused = await stack.http.post(f"{stack.url}/token", data=form, auth=(f"client{number}", "wrong"))
+            assert refused.status_code == 401
+        assert 1 <= len([event for event in stack.events() if event["kind"] == "token.refused"]) <= 3
+    assert sum(event.get("count", 1) for event in stack.events() if event.get("reason") == "client_invalid") == 200

@@ -10,15 +10,11 @@ from typing import Final
 from twogate.adapters.audit_log import AuditLog
 from twogate.core.audit.coalesce import Coalescer
 from twogate.core.audit.record import AuditEvent, EventKind
-from twogate.core.errors import FACES, GATE_ONE, ErrorCode, GateError
+from twogate.core.errors import ErrorCode, GateError
 from twogate.flows.environment import Clock
 
 SWEEP_EVERY: Final = 1.0
 """Seconds between looks for windows that ended."""
-
-
-AUTHENTICATION_CODES: Final = frozenset(code for code in ErrorCode if FACES[code].jsonrpc == GATE_ONE)
-"""The reasons of gate one."""
 
 
 class RefusalLog:
@@ -40,14 +36,16 @@ class RefusalLog:
         if self._coalescer.note(address, code.value, self._clock.monotonic()):
             self._write(self._event(address, code, detail), 1)
 
-    async def record(self, address: str, code: ErrorCode, detail: str) -> None:
-        """As `note`, but a refusal that is news is on the trail before this returns, and so before its answer.
+    async def record(self, event: AuditEvent) -> None:
+        """As `note`, but what is news is on the trail before this returns, and so before its answer.
+
+        Implements `flows.audit.Refusals`.
 
         Raises:
             GateError: AUDIT_UNAVAILABLE.
         """
-        if self._coalescer.note(address, code.value, self._clock.monotonic()):
-            await self._audit.append(self._event(address, code, detail))
+        if self._coalescer.note(event.address, event.reason, self._clock.monotonic()):
+            await self._audit.append(event)
 
     async def close(self) -> None:
         """Stop the sweep, write every count, and wait until they are written or refused."""
@@ -78,7 +76,7 @@ class RefusalLog:
 
     def _event(self, address: str, code: ErrorCode, detail: str) -> AuditEvent:
         return AuditEvent(
-            kind=EventKind.AUTHENTICATION_REFUSED if code in AUTHENTICATION_CODES else EventKind.REQUEST_REFUSED,
+            kind=EventKind.REQUEST_REFUSED,
             at=self._clock.now_us(),
             address=address,
             decision="deny",

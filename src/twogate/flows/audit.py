@@ -17,3 +17,15 @@ class AuditSink(Protocol):
             GateError: AUDIT_UNAVAILABLE; the caller must then refuse what it was about to do.
         """
         ...
+
+
+class Refusals(Protocol):
+    """Where refusals of callers that nobody proved go, coalesced so that strangers cannot fill the disk."""
+
+    async def record(self, event: AuditEvent) -> None:
+        """Write the refusal if it is news of its address, else count it; counts are written later.
+
+        Raises:
+            GateError: AUDIT_UNAVAILABLE.
+        """
+        ...

@@ -12,9 +12,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from twogate.core.errors import ErrorCode, GateError
+from twogate.flows.audit import Refusals
 from twogate.flows.environment import Clock
 from twogate.flows.gateway.limit import AddressLimit
-from twogate.flows.gateway.pipeline import Refusals
+from twogate.flows.gateway.record import refused_event
 from twogate.web.authserver import error_response
 from twogate.web.gateway import PREFIX
 from twogate.web.headers import security_headers
@@ -62,12 +63,12 @@ class RootApp:
         wait = self._limit.take(address, self._clock.monotonic())
         if not wait:
             return True
-        code = ErrorCode.RATE_LIMITED
+        error = GateError(ErrorCode.RATE_LIMITED, scope["path"])
         try:
-            await self._refusals.record(address, code, scope["path"])
+            await self._refusals.record(refused_event(error, at=self._clock.now_us(), address=address))
         except GateError as unrecorded:
-            code = unrecorded.code
-        response = error_response(code, {**self._base, "Retry-After": str(int(wait) + 1)})
+            error = unrecorded
+        response = error_response(error.code, {**self._base, "Retry-After": str(int(wait) + 1)})
         await response(scope, receive, send)
         return False
 

@@ -103,9 +103,9 @@ class EdgeProtocol(HttpToolsProtocol):
             self._set_deadline(WAIT_FIRST_BYTE, edge.limits.first_byte_seconds)
         else:
             self._ended = True
+            edge.on_refusal(self._address, framing.CONNECTIONS.code)
             transport.write(framing.CONNECTIONS.answer(self.server_state.default_headers))
             transport.close()
-            edge.on_refusal(self._address, framing.CONNECTIONS.code)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Count the connection out and let a running application see the disconnect."""
@@ -323,14 +323,14 @@ class EdgeProtocol(HttpToolsProtocol):
             speak = self._in_body and not cycle.response_started
             cycle.disconnected = True
             cycle.message_event.set()
+        self._ended = True
         self._held = b""
+        self.edge.on_refusal(self._address, refusal.code)
         if speak:
             self.transport.write(refusal.answer(self.server_state.default_headers))
             self._linger()
         else:
-            self._ended = True
             self.transport.abort()
-        self.edge.on_refusal(self._address, refusal.code)
 
     def _linger(self) -> None:
         """End our side, and throw away for a while what still arrives: closing at once could lose our last answer."""

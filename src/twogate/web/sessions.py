@@ -11,31 +11,25 @@ from twogate.core.errors import ErrorCode, GateError
 from twogate.core.message import encode_error
 from twogate.core.oauth.resource import SESSIONS_PATH, metadata_url
 from twogate.flows.declare import MAX_BODY, DeclareTask
-from twogate.flows.gateway.pipeline import Refusals
 from twogate.web.errors import http_status, www_authenticate
 from twogate.web.headers import security_headers
 
 
-def session_routes(declare: DeclareTask, refusals: Refusals, public_url: str, scopes: frozenset[str]) -> list[Route]:
+def session_routes(declare: DeclareTask, public_url: str, scopes: frozenset[str]) -> list[Route]:
     """The route, for the control plane's application."""
     base = {**security_headers(public_url), "Cache-Control": "no-store"}
 
     async def create(request: Request) -> Response:
         address = request.client.host if request.client else "local"
         try:
-            body = await _read(request)
-            session = await declare.respond(dict(request.headers), body, address)
+            session = await declare.respond(dict(request.headers), lambda: _read(request), address)
         except GateError as error:
-            code, data = error.code, error.data
-            try:
-                await refusals.record(address, code, f"sessions: {error.debug}")
-            except GateError as unrecorded:
-                code, data = unrecorded.code, None
             headers = dict(base)
-            challenge = www_authenticate(code, metadata_url(public_url, SESSIONS_PATH), scopes)
+            challenge = www_authenticate(error.code, metadata_url(public_url, SESSIONS_PATH), scopes)
             if challenge is not None:
                 headers["WWW-Authenticate"] = challenge
-            return Response(encode_error(None, code, data), http_status(code), headers, "application/json")
+            body = encode_error(None, error.code, error.data)
+            return Response(body, http_status(error.code), headers, "application/json")
         answer = {
             "session": session.id,
             "task": session.task,

@@ -84,3 +84,13 @@ def test_every_refusal_is_a_whole_answer_that_ends_the_connection() -> None:
         assert b"\r\nconnection: close\r\n" in head
         assert head.endswith(b"content-length: %d" % len(body))
         assert json.loads(body)["error_description"] == refusal.text
+
+
+@pytest.mark.parametrize(
+    ("stream", "refusal"),
+    [(b"0\r\nX: 1\r\n\r\n", framing.TRAILERS), (b"1;a\r\n", framing.CHUNK), (b"1" * 9, framing.CHUNK)],
+)
+def test_the_chunk_guard_says_what_it_refuses(stream: bytes, refusal: framing.Refusal) -> None:
+    with pytest.raises(Refused) as caught:
+        ChunkGuard(EdgeLimits()).take(stream)
+    assert caught.value.refusal is refusal

@@ -27,7 +27,7 @@ from twogate.core.oauth.client_auth import (
 from twogate.core.oauth.metadata import token_endpoint
 from twogate.core.oauth.token_request import TokenRequest, parse_form, parse_token_request, verify_request
 from twogate.core.principal import Agent, AgentId
-from twogate.flows.audit import AuditSink
+from twogate.flows.audit import AuditSink, Refusals
 from twogate.flows.authserver.clients import Client, ClientAuth, ClientStore, ReplayStore
 from twogate.flows.environment import Clock, Rng
 from twogate.flows.signer import Signer
@@ -121,6 +121,7 @@ class TokenEndpoint:
         agents: Agents,
         signer: Signer,
         audit: AuditSink,
+        refusals: Refusals,
         clock: Clock,
         rng: Rng,
     ) -> None:
@@ -130,6 +131,7 @@ class TokenEndpoint:
         self._agents = agents
         self._signer = signer
         self._audit = audit
+        self._refusals = refusals
         self._clock = clock
         self._rng = rng
 
@@ -140,7 +142,10 @@ class TokenEndpoint:
             return await self._grant(request, settings, caller)
         except GateError as error:
             try:
-                await self._record(EventKind.TOKEN_REFUSED, request, settings, caller, error.debug, error.code)
+                # Nobody proved who asks, so these are coalesced: a stranger must not be able to fill the disk.
+                await self._refusals.record(
+                    self._event(EventKind.TOKEN_REFUSED, request, settings, caller, error.debug, error.code)
+                )
             except GateError as failure:
                 error = failure
             return TokenRefused(_told(error.code), bool(request.authorization))
@@ -167,7 +172,8 @@ class TokenEndpoint:
             jti=access_token.encode_base64url(self._rng.token(access_token.JTI_BYTES)),
         )
         token = await self._sign(grant)
-        await self._record(EventKind.TOKEN_ISSUED, request, settings, caller, _describe(wanted, grant.jti))
+        issued = self._event(EventKind.TOKEN_ISSUED, request, settings, caller, _describe(wanted, grant.jti))
+        await self._audit.append(issued)
         return TokenIssued(token, settings.lifetime, " ".join(wanted.scopes) or None)
 
     async def _authenticate(self, presented: Presented, issuer: str, caller: _Caller, now: int) -> Client:
@@ -212,7 +218,7 @@ class TokenEndpoint:
         )
         return access_token.join_signature(signed, await self._signer.sign(signed))
 
-    async def _record(
+    def _event(
         self,
         kind: EventKind,
         request: TokenHttpRequest,
@@ -220,19 +226,17 @@ class TokenEndpoint:
         caller: _Caller,
         detail: str,
         reason: ErrorCode | None = None,
-    ) -> None:
-        await self._audit.append(
-            AuditEvent(
-                kind=kind,
-                at=self._clock.now_us(),
-                address=request.address,
-                issuer=settings.issuer,
-                tenant=caller.tenant,
-                agent=caller.agent,
-                method=caller.method,
-                reason="" if reason is None else reason.value,
-                detail=detail,
-            )
+    ) -> AuditEvent:
+        return AuditEvent(
+            kind=kind,
+            at=self._clock.now_us(),
+            address=request.address,
+            issuer=settings.issuer,
+            tenant=caller.tenant,
+            agent=caller.agent,
+            method=caller.method,
+            reason="" if reason is None else reason.value,
+            detail=detail,
         )
 
 

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import ceil
-from typing import Protocol
 
 from twogate.core.access import Policy
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.message import encode_message
+from twogate.flows.audit import Refusals
 from twogate.flows.environment import Clock
 from twogate.flows.gateway.admit import Admitted, Refused, admit
 from twogate.flows.gateway.authenticate import Authenticator
@@ -26,22 +26,10 @@ from twogate.flows.gateway.forward import Forwarder
 from twogate.flows.gateway.limit import AddressLimit
 from twogate.flows.gateway.meta import forwarded
 from twogate.flows.gateway.read import SESSION_END, Authenticated, Call, CallError, read_call, read_session_end
-from twogate.flows.gateway.record import Recorded, Recorder
+from twogate.flows.gateway.record import Recorded, Recorder, refused_event
 from twogate.flows.gateway.upstream_session import UpstreamSessions
 from twogate.flows.registry import Registry
 from twogate.flows.sessions import Sessions
-
-
-class Refusals(Protocol):
-    """Where refusals of callers that nobody proved go: coalesced by address, so that strangers cannot fill the disk."""
-
-    async def record(self, address: str, code: ErrorCode, detail: str) -> None:
-        """Write the refusal, or count it.
-
-        Raises:
-            GateError: AUDIT_UNAVAILABLE.
-        """
-        ...
 
 
 class Pipeline:
@@ -135,7 +123,9 @@ class Pipeline:
     async def refuse_stranger(self, head: Head, error: GateError, exchange: Exchange) -> None:
         """Write down and answer a refusal from before anybody was authenticated."""
         try:
-            await self._refusals.record(head.address, error.code, f"{head.server}: {error.debug}")
+            await self._refusals.record(
+                refused_event(error, at=self._clock.now_us(), address=head.address, server=head.server)
+            )
         except GateError as unrecorded:
             error = unrecorded
         await exchange.refuse(Refusal(error))

@@ -6,7 +6,7 @@ import msgspec
 
 from twogate.core.audit.accessor import Accessors
 from twogate.core.audit.record import AuditEvent, EventKind, Outcome
-from twogate.core.errors import ErrorCode, GateError
+from twogate.core.errors import FACES, GATE_ONE, ErrorCode, GateError
 from twogate.core.message import Message
 from twogate.core.session import Session
 from twogate.flows.audit import AuditSink
@@ -44,6 +44,20 @@ class Recorded(msgspec.Struct, frozen=True):
     body: bytes
     intent: AuditEvent
     started: float
+
+
+def refused_event(error: GateError, *, at: int, address: str, server: str = "", detail: str = "") -> AuditEvent:
+    """A refusal from before anybody was authenticated."""
+    authentication = FACES[error.code].jsonrpc == GATE_ONE
+    return AuditEvent(
+        kind=EventKind.AUTHENTICATION_REFUSED if authentication else EventKind.REQUEST_REFUSED,
+        at=at,
+        address=address,
+        server=server,
+        decision="deny",
+        reason=error.code,
+        detail=detail or error.debug,
+    )
 
 
 class Recorder:

@@ -1,0 +1,266 @@
+"""A real `twogate serve` under load is killed, or told to stop: what it leaves behind.
+
+Each call has a tool of its own, so that the audit trail can be held against what the callers saw, call by call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from harness.issuer import TestIssuer
+from harness.stack import free_port, settings_for, tool_call
+from processlab import PATIENCE, Gateway, Identity, cli, descendants, living, request_headers, until
+from rawlab import Peer, RawServer, http_answer
+
+CALLS = 3000
+CALLERS = 16
+ENOUGH = {"files": 250, "work": 25}
+"""Answered calls of each server before anything happens to the process."""
+HELD = {"files": 6, "work": 3}
+
+
+class Upstream:
+    """The server `files`: answers each call at once, except those of `hold…` tools, which it answers when released."""
+
+    def __init__(self) -> None:
+        self.released = asyncio.Event()
+        self.calls: list[str] = []
+
+    async def serve(self, peer: Peer) -> None:
+        while True:
+            request = await peer.request()
+            message = json.loads(request.partition(b"\r\n\r\n")[2])
+            tool = message["params"]["name"]
+            self.calls.append(tool)
+            if tool.startswith("hold"):
+                await self.released.wait()
+            result = {"content": [{"type": "text", "text": f"{tool} done"}], "isError": False}
+            await peer.send(http_answer(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": result}).encode()))
+
+
+@dataclass
+class World:
+    """A gateway process over one HTTP and one stdio server, and what its callers saw."""
+
+    gateway: Gateway
+    upstream: Upstream
+    directory: Path
+    token: Callable[[str], str]
+    answered: set[str] = field(default_factory=set)
+    lost: list[str] = field(default_factory=list)
+    enough: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def call(self, http: httpx2.AsyncClient, server: str, tool: str) -> None:
+        """One call; notes its target as answered if the whole answer came."""
+        answer = await http.post(
+            f"{self.gateway.url}/mcp/{server}",
+            json=tool_call(tool, request_id=f"{server}.{tool}"),
+            headers=request_headers(self.token(server)),
+        )
+        assert answer.status_code == 200, answer.text
+        message = answer.json()
+        assert message["id"] == f"{server}.{tool}"
+        assert message["result"]["content"][0]["text"] == f"{tool} done"
+        self.answered.add(f"{server}.{tool}")
+
+    async def load(self, http: httpx2.AsyncClient, todo: Iterator[tuple[str, str]]) -> None:
+        """Call after call until the gateway is gone."""
+        for server, tool in todo:
+            try:
+                await self.call(http, server, tool)
+            except httpx2.TransportError:
+                self.lost.append(f"{server}.{tool}")
+                return
+            counts = Counter(target.partition(".")[0] for target in self.answered)
+            if all(counts[name] >= number for name, number in ENOUGH.items()):
+                self.enough.set()
+        pytest.fail("the gateway outlived the load")
+
+    def outcomes(self) -> dict[str, str]:
+        """The outcome of each target on the trail; there must never be two."""
+        events = [event for event in self.gateway.events() if event["kind"] == "call.outcome"]
+        assert len({event["target"] for event in events}) == len(events)
+        return {event["target"]: event["outcome"] for event in events}
+
+    def intents(self) -> set[str]:
+        """The targets with an intent on the trail."""
+        return {event["target"] for event in self.gateway.events() if event["kind"] == "call.intent"}
+
+
+def targets() -> Iterator[tuple[str, str]]:
+    """A server and a tool of its own for each call; one in ten is for the stdio server."""
+    for number in range(CALLS):
+        yield ("work" if number % 10 == 0 else "files"), f"t{number}"
+
+
+@pytest.fixture
+async def world(tmp_path: Path, issuer: TestIssuer) -> AsyncIterator[World]:
+    release = tmp_path / "worker"
+    release.mkdir()
+    worker = Path(__file__).parent / "worker.py"
+    upstream = Upstream()
+    async with RawServer(upstream.serve) as server:
+        servers = {
+            "files": {"url": server.url},
+            "work": {"command": [sys.executable, "-I", str(worker), str(release)]},
+        }
+        settings = settings_for(tmp_path, free_port(), servers, issuer)
+        names = [*targets(), *((server, f"hold{number}") for server in HELD for number in range(HELD[server]))]
+        settings["tools"] = {f"{server}.{tool}": {"class": "read"} for server, tool in names}
+        settings["tasks"] = {"report": {"tools": ["read"]}}
+        settings["agents"]["acme/robot"]["tasks"] = ["report"]
+        settings["limits"] = {"requests": 100_000, "burst": 100_000}
+        (tmp_path / "twogate.yaml").write_text(json.dumps(settings))
+        gateway = Gateway(tmp_path)
+        tokens = {server: issuer.token(f"{gateway.url}/mcp/{server}") for server in servers}
+        try:
+            await asyncio.to_thread(gateway.start)
+            yield World(gateway, upstream, release, tokens.__getitem__)
+        finally:
+            upstream.released.set()
+            (release / "release").touch()
+            await asyncio.to_thread(gateway.end)
+
+
+def client() -> httpx2.AsyncClient:
+    limits = httpx2.Limits(max_connections=CALLERS + 16)
+    return httpx2.AsyncClient(timeout=PATIENCE, trust_env=False, limits=limits)
+
+
+async def all_gone(processes: set[Identity]) -> None:
+    await asyncio.to_thread(until, lambda: not living(processes), f"left behind: {processes}")
+
+
+def homes(processes: set[Identity]) -> set[Path]:
+    """The private directories of the stdio servers among the processes."""
+    variables = [Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") for pid, _ in processes]
+    found = {Path(item.removeprefix(b"HOME=").decode()) for some in variables for item in some if item[:5] == b"HOME="}
+    return found - {Path.home()}
+
+
+async def test_after_kill_9_under_load_the_trail_holds_every_answered_call_and_no_process_is_left(
+    world: World,
+) -> None:
+    todo = targets()
+    for _ in range(2):
+        world.enough.clear()
+        world.answered.clear()
+        world.lost.clear()
+        async with client() as http:
+            callers = [asyncio.create_task(world.load(http, todo)) for _ in range(CALLERS)]
+            await asyncio.wait({asyncio.create_task(world.enough.wait()), *callers}, return_when="FIRST_COMPLETED")
+            below = descendants(world.gateway.pid)
+            private = homes(below)
+            await asyncio.to_thread(world.gateway.kill)
+            await asyncio.gather(*callers)
+        assert len(world.lost) == CALLERS
+        # The supervisor, the stdio server and its daemon.
+        assert len(below) >= 3
+        await all_gone(below)
+        assert private
+        assert not [home for home in private if home.exists()]
+        outcomes = world.outcomes()
+        assert {target: outcomes.get(target) for target in world.answered} == dict.fromkeys(world.answered, "answered")
+        assert world.answered <= world.intents()
+        # No call ran unseen: what reached the upstream has its intent on the trail.
+        assert {f"files.{tool}" for tool in world.upstream.calls} <= world.intents()
+        await asyncio.to_thread(world.gateway.verify_audit)
+        # What is left is enough to go on with; the new process's segment attests the end of the killed one's.
+        await asyncio.to_thread(world.gateway.start)
+        async with client() as http:
+            await world.call(http, *next(todo))
+    assert await asyncio.to_thread(world.gateway.stop) == 0
+    report = await asyncio.to_thread(world.gateway.verify_audit)
+    assert report["segments"] == 3
+
+
+async def hold(world: World, http: httpx2.AsyncClient) -> list[asyncio.Task[None]]:
+    """Calls of both servers that are under way and stay so until released."""
+    names = [(server, f"hold{number}") for server in HELD for number in range(HELD[server])]
+    tasks = [asyncio.create_task(world.call(http, server, tool)) for server, tool in names]
+
+    def held() -> bool:
+        called = [tool for tool in world.upstream.calls if tool.startswith("hold")]
+        return len(called) == HELD["files"] and len(list(world.directory.iterdir())) == HELD["work"]
+
+    await asyncio.to_thread(until, held, "the held calls did not arrive")
+    return tasks
+
+
+def refuses_connections(gateway: Gateway) -> bool:
+    try:
+        httpx2.get(f"{gateway.url}/healthz", trust_env=False, timeout=PATIENCE)
+    except httpx2.TransportError:
+        return True
+    return False
+
+
+async def test_sigterm_under_load_answers_what_is_under_way_and_ends_with_code_0(world: World) -> None:
+    async with client() as http:
+        held = await hold(world, http)
+        callers = [asyncio.create_task(world.load(http, targets())) for _ in range(CALLERS)]
+        await asyncio.wait({asyncio.create_task(world.enough.wait()), *callers}, return_when="FIRST_COMPLETED")
+        below = descendants(world.gateway.pid)
+        os.kill(world.gateway.pid, signal.SIGTERM)
+        await asyncio.to_thread(until, lambda: refuses_connections(world.gateway), "it still listens")
+        await asyncio.gather(*callers)
+        assert not [task for task in held if task.done()]
+        world.upstream.released.set()
+        (world.directory / "release").touch()
+        await asyncio.gather(*held)
+        assert await asyncio.to_thread(world.gateway.wait) == 0
+    assert len(below) >= 3
+    await all_gone(below)
+    # Exactly the calls that ran were answered.
+    outcomes = world.outcomes()
+    assert outcomes == dict.fromkeys(world.answered, "answered")
+    assert world.intents() == world.answered
+    assert {f"files.{tool}" for tool in world.upstream.calls} == {t for t in world.answered if t.startswith("files.")}
+    assert world.gateway.events()[-1]["kind"] == "process.stopped"
+    await asyncio.to_thread(world.gateway.verify_audit)
+
+
+async def test_a_second_signal_ends_at_once_and_the_calls_it_cuts_off_have_their_outcome(world: World) -> None:
+    async with client() as http:
+        held = await hold(world, http)
+        below = descendants(world.gateway.pid)
+        os.kill(world.gateway.pid, signal.SIGTERM)
+        await asyncio.to_thread(until, lambda: refuses_connections(world.gateway), "it still listens")
+        os.kill(world.gateway.pid, signal.SIGTERM)
+        assert await asyncio.to_thread(world.gateway.wait) == 0
+        ends = await asyncio.gather(*held, return_exceptions=True)
+    assert all(isinstance(end, httpx2.TransportError) for end in ends)
+    await all_gone(below)
+    assert world.outcomes() == dict.fromkeys(world.intents(), "aborted")
+    assert len(world.intents()) == sum(HELD.values())
+    assert world.gateway.events()[-1]["kind"] == "process.stopped"
+    await asyncio.to_thread(world.gateway.verify_audit)
+
+
+async def test_a_tampered_trail_is_told_from_a_torn_one(world: World) -> None:
+    async with client() as http:
+        for server, tool in list(targets())[:3]:
+            await world.call(http, server, tool)
+    await asyncio.to_thread(world.gateway.kill)
+    (segment,) = world.gateway.audit.glob("*.jsonl")
+    whole = segment.read_bytes()
+    # What a kill in the middle of a write leaves: nobody was answered for it.
+    segment.write_bytes(whole + whole.splitlines()[-1][:-40])
+    report: dict[str, Any] = await asyncio.to_thread(world.gateway.verify_audit)
+    assert report["notes"]
+    segment.write_bytes(whole.replace(b"files.t1", b"files.t2"))
+    done = await asyncio.to_thread(cli, "audit", "verify", "--config", world.gateway.config)
+    assert done.returncode == 1
+    assert "NOT verified" in done.stdout

@@ -1,0 +1,134 @@
+"""Which keys of a JWK set come out: public signature keys, each for algorithms of its own type."""
+
+from __future__ import annotations
+
+import json
+from base64 import urlsafe_b64encode
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from joserfc.jwk import ECKey, OctKey, OKPKey
+
+from harness.issuer import new_key
+from twogate.core.errors import ErrorCode, GateError
+from twogate.core.jose.keys import MAX_DOCUMENT, MAX_KEYS, Algorithm, VerificationKey, parse_jwks
+from vectors import rfc7515
+
+EC = new_key().as_dict(private=False)
+RSA = new_key("RS256").as_dict(private=False)
+ED = new_key("EdDSA").as_dict(private=False)
+
+
+def read(*entries: Any) -> tuple[VerificationKey, ...]:
+    return parse_jwks(json.dumps({"keys": entries}).encode())
+
+
+def unavailable(document: bytes) -> bool:
+    with pytest.raises(GateError) as refusal:
+        parse_jwks(document)
+    return refusal.value.code is ErrorCode.KEYS_UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("entry", "able"),
+    [
+        (EC, {Algorithm.ES256}),
+        (RSA, {Algorithm.RS256, Algorithm.PS256}),
+        (ED, {Algorithm.EDDSA}),
+        ({**RSA, "alg": "PS256"}, {Algorithm.PS256}),
+        ({**EC, "use": "sig", "key_ops": ["verify"], "kid": "k", "x5c": ["junk"], "x5u": 5}, {Algorithm.ES256}),
+        (rfc7515.A2_KEY, {Algorithm.RS256, Algorithm.PS256}),
+    ],
+    ids=["EC", "RSA", "Ed25519", "RSA for one algorithm", "with everything", "RFC 7515 A.2"],
+)
+def test_a_public_signature_key_is_good_for_the_algorithms_of_its_own_type(
+    entry: dict[str, Any], able: set[Algorithm]
+) -> None:
+    (key,) = read(entry)
+    assert key.algorithms == able
+    assert key.kid == entry.get("kid")
+
+
+SKIPPED: dict[str, Any] = {
+    "symmetric": OctKey.generate_key(256).as_dict(),
+    "symmetric in disguise": {**EC, "k": "AAAA"},
+    "RFC 7515 A.1, symmetric": rfc7515.A1_KEY,
+    "private EC": new_key().as_dict(private=True),
+    "private RSA": new_key("RS256").as_dict(private=True),
+    "private Ed25519": new_key("EdDSA").as_dict(private=True),
+    "for encryption": {**RSA, "use": "enc"},
+    "for an unknown use": {**EC, "use": "tls"},
+    "use is no string": {**EC, "use": ["sig"]},
+    "key_ops for encryption": {**RSA, "key_ops": ["encrypt", "wrapKey"]},
+    "key_ops for signing": {**EC, "key_ops": ["sign"]},
+    "key_ops is no list": {**EC, "key_ops": "verify"},
+    "P-384": ECKey.generate_key("P-384").as_dict(private=False),
+    "P-521": ECKey.generate_key("P-521").as_dict(private=False),
+    "secp256k1": ECKey.generate_key("secp256k1").as_dict(private=False),
+    "X25519": OKPKey.generate_key("X25519").as_dict(private=False),
+    "Ed448": OKPKey.generate_key("Ed448").as_dict(private=False),
+    "curve of another type": {**EC, "crv": "Ed25519"},
+    "curve missing": {name: value for name, value in EC.items() if name != "crv"},
+    "point not on the curve": {**EC, "y": EC["x"]},
+    "coordinate of wrong length": {**EC, "x": "AAAA"},
+    "coordinate missing": {name: value for name, value in EC.items() if name != "y"},
+    "coordinate is a number": {**EC, "x": 5},
+    "coordinate is no base64": {**EC, "x": "!!!"},
+    "RSA of 1024 bits": {**RSA, "n": urlsafe_b64encode((2**1023 + 1).to_bytes(128, "big")).rstrip(b"=").decode()},
+    "RSA with exponent 1": {**RSA, "e": "AQ"},
+    "RSA without exponent": {name: value for name, value in RSA.items() if name != "e"},
+    "alg of another type": {**EC, "alg": "RS256"},
+    "alg unknown": {**EC, "alg": "ES384"},
+    "alg none": {**EC, "alg": "none"},
+    "alg HMAC on an RSA key": {**RSA, "alg": "HS256"},
+    "alg is no string": {**EC, "alg": 5},
+    "kid is no string": {**EC, "kid": 5},
+    "unknown type": {"kty": "AKP", "pub": "AAAA"},
+    "type missing": {"crv": "P-256"},
+    "no object": "key",
+    "null": None,
+}
+
+
+@pytest.mark.filterwarnings("ignore:Key size should be")  # joserfc's, for the 1024 bits that we refuse
+@pytest.mark.parametrize("name", SKIPPED)
+def test_any_other_key_is_skipped_and_takes_no_good_key_with_it(name: str) -> None:
+    assert [key.kid for key in read(SKIPPED[name], {**EC, "kid": "good"})] == ["good"]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [b"", b"{", b"[]", b"null", b"5", b"{}", b'{"keys":{}}', b'{"keys":null}', b"\xff", b"[" * 20_000],
+)
+def test_what_is_no_jwk_set_gives_no_keys_but_an_error(document: bytes) -> None:
+    assert unavailable(document)
+
+
+def test_an_empty_set_holds_no_key() -> None:
+    assert read() == ()
+
+
+def test_the_caps_hold_exactly() -> None:
+    assert len(read(*[EC] * MAX_KEYS)) == MAX_KEYS
+    assert unavailable(json.dumps({"keys": [EC] * (MAX_KEYS + 1)}).encode())
+    document = json.dumps({"keys": [EC]}).encode()
+    assert len(parse_jwks(document.ljust(MAX_DOCUMENT))) == 1
+    assert unavailable(document.ljust(MAX_DOCUMENT + 1))
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-10, 10) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["kty", "crv", "x", "y", "n", "e", "use", "alg", "kid", "key_ops"]), json_values)
+)
+def test_no_member_of_any_type_makes_reading_fail(changes: dict[str, Any]) -> None:
+    for key in read({**EC, **changes}, {**RSA, **changes}, {**ED, **changes}):
+        assert key.algorithms
+        assert key.kid is None or isinstance(key.kid, str)
