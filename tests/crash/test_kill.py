@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
@@ -23,6 +22,7 @@ from harness.issuer import TestIssuer
 from harness.stack import free_port, settings_for, tool_call
 from processlab import PATIENCE, Gateway, Identity, cli, descendants, living, request_headers, until
 from rawlab import Peer, RawServer, http_answer
+from twogate.adapters.audit_files import verify_directory
 
 CALLS = 3000
 CALLERS = 16
@@ -154,36 +154,31 @@ async def test_after_kill_9_under_load_the_trail_holds_every_answered_call_and_n
     world: World,
 ) -> None:
     todo = targets()
-    for _ in range(2):
-        world.enough.clear()
-        world.answered.clear()
-        world.lost.clear()
-        async with client() as http:
-            callers = [asyncio.create_task(world.load(http, todo)) for _ in range(CALLERS)]
-            await asyncio.wait({asyncio.create_task(world.enough.wait()), *callers}, return_when="FIRST_COMPLETED")
-            below = descendants(world.gateway.pid)
-            private = homes(below)
-            await asyncio.to_thread(world.gateway.kill)
-            await asyncio.gather(*callers)
-        assert len(world.lost) == CALLERS
-        # The supervisor, the stdio server and its daemon.
-        assert len(below) >= 3
-        await all_gone(below)
-        assert private
-        assert not [home for home in private if home.exists()]
-        outcomes = world.outcomes()
-        assert {target: outcomes.get(target) for target in world.answered} == dict.fromkeys(world.answered, "answered")
-        assert world.answered <= world.intents()
-        # No call ran unseen: what reached the upstream has its intent on the trail.
-        assert {f"files.{tool}" for tool in world.upstream.calls} <= world.intents()
-        await asyncio.to_thread(world.gateway.verify_audit)
-        # What is left is enough to go on with; the new process's segment attests the end of the killed one's.
-        await asyncio.to_thread(world.gateway.start)
-        async with client() as http:
-            await world.call(http, *next(todo))
+    async with client() as http:
+        callers = [asyncio.create_task(world.load(http, todo)) for _ in range(CALLERS)]
+        await asyncio.wait({asyncio.create_task(world.enough.wait()), *callers}, return_when="FIRST_COMPLETED")
+        below = descendants(world.gateway.pid)
+        private = homes(below)
+        await asyncio.to_thread(world.gateway.kill)
+        await asyncio.gather(*callers)
+    assert len(world.lost) == CALLERS
+    # The supervisor, the stdio server and its daemon.
+    assert len(below) >= 3
+    await all_gone(below)
+    assert private
+    assert not [home for home in private if home.exists()]
+    outcomes = world.outcomes()
+    assert {target: outcomes.get(target) for target in world.answered} == dict.fromkeys(world.answered, "answered")
+    # No call ran unseen either: what reached the upstream has its intent on the trail.
+    assert {f"files.{tool}" for tool in world.upstream.calls} | world.answered <= world.intents()
+    await asyncio.to_thread(world.gateway.verify_audit)
+    # What is left is enough to go on with, and the new process's segment attests the end of the killed one's.
+    await asyncio.to_thread(world.gateway.start)
+    async with client() as http:
+        await world.call(http, *next(todo))
     assert await asyncio.to_thread(world.gateway.stop) == 0
-    report = await asyncio.to_thread(world.gateway.verify_audit)
-    assert report["segments"] == 3
+    report = verify_directory(world.gateway.audit)
+    assert (report.ok, report.segments) == (True, 2)
 
 
 async def hold(world: World, http: httpx2.AsyncClient) -> list[asyncio.Task[None]]:
@@ -210,7 +205,8 @@ def refuses_connections(gateway: Gateway) -> bool:
 async def test_sigterm_under_load_answers_what_is_under_way_and_ends_with_code_0(world: World) -> None:
     async with client() as http:
         held = await hold(world, http)
-        callers = [asyncio.create_task(world.load(http, targets())) for _ in range(CALLERS)]
+        todo = targets()
+        callers = [asyncio.create_task(world.load(http, todo)) for _ in range(CALLERS)]
         await asyncio.wait({asyncio.create_task(world.enough.wait()), *callers}, return_when="FIRST_COMPLETED")
         below = descendants(world.gateway.pid)
         os.kill(world.gateway.pid, signal.SIGTERM)
@@ -229,7 +225,7 @@ async def test_sigterm_under_load_answers_what_is_under_way_and_ends_with_code_0
     assert world.intents() == world.answered
     assert {f"files.{tool}" for tool in world.upstream.calls} == {t for t in world.answered if t.startswith("files.")}
     assert world.gateway.events()[-1]["kind"] == "process.stopped"
-    await asyncio.to_thread(world.gateway.verify_audit)
+    assert verify_directory(world.gateway.audit).ok
 
 
 async def test_a_second_signal_ends_at_once_and_the_calls_it_cuts_off_have_their_outcome(world: World) -> None:
@@ -246,7 +242,7 @@ async def test_a_second_signal_ends_at_once_and_the_calls_it_cuts_off_have_their
     assert world.outcomes() == dict.fromkeys(world.intents(), "aborted")
     assert len(world.intents()) == sum(HELD.values())
     assert world.gateway.events()[-1]["kind"] == "process.stopped"
-    await asyncio.to_thread(world.gateway.verify_audit)
+    assert verify_directory(world.gateway.audit).ok
 
 
 async def test_a_tampered_trail_is_told_from_a_torn_one(world: World) -> None:
@@ -258,8 +254,9 @@ async def test_a_tampered_trail_is_told_from_a_torn_one(world: World) -> None:
     whole = segment.read_bytes()
     # What a kill in the middle of a write leaves: nobody was answered for it.
     segment.write_bytes(whole + whole.splitlines()[-1][:-40])
-    report: dict[str, Any] = await asyncio.to_thread(world.gateway.verify_audit)
-    assert report["notes"]
+    report = verify_directory(world.gateway.audit)
+    assert report.ok
+    assert report.notes
     segment.write_bytes(whole.replace(b"files.t1", b"files.t2"))
     done = await asyncio.to_thread(cli, "audit", "verify", "--config", world.gateway.config)
     assert done.returncode == 1
