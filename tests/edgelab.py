@@ -10,11 +10,13 @@ import ssl
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import uvloop
 
 from twogate.adapters.clock import SystemClock
+from twogate.config.values import TcpAddress, UnixAddress
 from twogate.core.errors import ErrorCode
 from twogate.web.edge_limits import EdgeLimits
 from twogate.web.listen import serve
@@ -175,6 +177,14 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
+def address_of(listen: str) -> TcpAddress | UnixAddress:
+    """Where to listen; port 0, which no configuration may name, included."""
+    if listen.startswith("unix:"):
+        return UnixAddress(Path(listen.removeprefix("unix:")))
+    host, _, port = listen.rpartition(":")
+    return TcpAddress(host.strip("[]"), int(port))
+
+
 @contextlib.contextmanager
 def running_edge(
     limits: EdgeLimits | None = None,
@@ -199,7 +209,7 @@ def running_edge(
 
         await serve(
             app,
-            listen=listen,
+            listen=address_of(listen),
             tls=tls,
             limits=limits or EdgeLimits(),
             allowed_hosts=frozenset({HOST.decode()}),

@@ -127,7 +127,7 @@ async def running(directory: Path, settings: Mapping[str, Any]) -> AsyncIterator
     server = asyncio.create_task(
         serve(
             app,
-            listen=settings["listen"],
+            listen=loaded.listen,
             tls=None,
             limits=edge_limits(loaded),
             allowed_hosts=hosts_of(loaded.public_url),

@@ -45,7 +45,7 @@ async def run_server(settings: Settings) -> None:
         app = build_app(state)
         await serve(
             app,
-            listen=str(settings.listen),
+            listen=settings.listen,
             tls=tls_files(settings),
             limits=edge_limits(settings),
             allowed_hosts=hosts_of(settings.public_url),

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import msgspec
 import uvicorn
 
+from twogate.config.values import TcpAddress, UnixAddress
 from twogate.flows.environment import Clock
 from twogate.web.edge import OnRefusal
 from twogate.web.edge_limits import EdgeLimits
@@ -37,41 +37,11 @@ AsgiApp = Callable[
 
 _BACKLOG: Final = 2048
 _OWNER_ONLY: Final = 0o600
-_UNIX_PREFIX: Final = "unix:"
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 class ListenError(ValueError):
     """The server cannot start like this; the text says which setting to change."""
-
-
-class Address(msgspec.Struct, frozen=True):
-    """A parsed `listen` setting: host and port, or the path of a Unix socket."""
-
-    host: str = ""
-    port: int = 0
-    path: str = ""
-
-
-def parse_listen(listen: str) -> Address:
-    """Read `host:port`, `[ipv6]:port` or `unix:/absolute/path`.
-
-    Raises:
-        ListenError: Anything else.
-    """
-    if listen.startswith(_UNIX_PREFIX):
-        path = listen.removeprefix(_UNIX_PREFIX)
-        if not path.startswith("/"):
-            raise ListenError(f"listen: {listen!r} must name an absolute path, like unix:/run/twogate/http.sock")
-        return Address(path=path)
-    host, colon, port = listen.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    host = host[1:-1] if bracketed else host
-    if not colon or not host or bracketed != (":" in host) or not (port.isascii() and port.isdigit()):
-        raise ListenError(f"listen: {listen!r} must be host:port, [ipv6]:port or unix:/path")
-    if int(port) > 65535:  # noqa: PLR2004 - the largest port
-        raise ListenError(f"listen: {port} is not a port")
-    return Address(host=host, port=int(port))
 
 
 def hosts_of(public_url: str) -> frozenset[str]:
@@ -97,7 +67,7 @@ def hosts_of(public_url: str) -> frozenset[str]:
 async def serve(
     app: AsgiApp,
     *,
-    listen: str,
+    listen: TcpAddress | UnixAddress,
     tls: TlsFiles | None,
     limits: EdgeLimits,
     allowed_hosts: frozenset[str],
@@ -112,8 +82,8 @@ async def serve(
 
     Args:
         app: Served over HTTP, with the ASGI lifespan.
-        listen: `host:port` (port 0: any free one) or `unix:/path`. Plain HTTP only on a loopback address or a Unix
-            socket, which is made with mode 0600.
+        listen: Where (port 0: any free one). Plain HTTP only on a loopback address or a Unix socket, which is made
+            with mode 0600.
         tls: None serves plain HTTP.
         limits: Caps and deadlines of connections.
         allowed_hosts: Accepted Host values (`hosts_of(public_url)`). When listening on a loopback or the unspecified
@@ -124,13 +94,12 @@ async def serve(
         stop: Ends the server when set.
 
     Raises:
-        ListenError: The address is malformed, in use, or would need TLS.
+        ListenError: The address is in use, not this machine's, or would need TLS.
         TlsError: A TLS file cannot be used.
         RuntimeError: The application's own start-up failed (logged by uvicorn).
     """
-    address = parse_listen(listen)
     context = None if tls is None else server_context(tls)
-    sock, url, own_hosts = await _bind(address, plain=context is None)
+    sock, url, own_hosts = await _bind(listen, plain=context is None)
     try:
         protocol = protocol_class(limits, allowed_hosts | own_hosts, on_refusal, clock)
         config = uvicorn.Config(
@@ -157,8 +126,8 @@ async def serve(
                 watcher.cancel()
     finally:
         sock.close()
-        if address.path:
-            Path(address.path).unlink(missing_ok=True)  # noqa: ASYNC240 - once, at the end
+        if isinstance(listen, UnixAddress):
+            listen.path.unlink(missing_ok=True)
 
 
 async def _stop_when_set(server: uvicorn.Server, stop: asyncio.Event) -> None:
@@ -237,10 +206,10 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-async def _bind(address: Address, *, plain: bool) -> tuple[socket.socket, str, frozenset[str]]:
+async def _bind(address: TcpAddress | UnixAddress, *, plain: bool) -> tuple[socket.socket, str, frozenset[str]]:
     """A bound socket, its URL, and the Host values that name it."""
-    if address.path:
-        return _bind_unix(address.path), _UNIX_PREFIX + address.path, frozenset()
+    if isinstance(address, UnixAddress):
+        return _bind_unix(str(address.path)), str(address), frozenset()
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)

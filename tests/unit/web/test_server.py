@@ -22,8 +22,9 @@ from cryptography.x509.oid import NameOID
 
 from edgelab import HOST, PATIENCE, RunningEdge, answer, read_to_end, request, running_edge, until
 from twogate.adapters.clock import SystemClock
+from twogate.config.values import TcpAddress
 from twogate.web.edge_limits import EdgeLimits
-from twogate.web.listen import Address, ListenError, hosts_of, parse_listen, serve
+from twogate.web.listen import ListenError, hosts_of, serve
 from twogate.web.server import PEER_CERTIFICATE
 from twogate.web.tls import TlsError, TlsFiles, server_context
 
@@ -206,28 +207,6 @@ def test_unusable_tls_files_are_named(server: Identity, agent: Identity, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("listen", "address"),
-    [
-        ("127.0.0.1:8080", Address(host="127.0.0.1", port=8080)),
-        ("[::1]:0", Address(host="::1", port=0)),
-        ("localhost:65535", Address(host="localhost", port=65535)),
-        ("unix:/run/x.sock", Address(path="/run/x.sock")),
-    ],
-)
-def test_listen_is_read(listen: str, address: Address) -> None:
-    assert parse_listen(listen) == address
-
-
-@pytest.mark.parametrize(
-    "listen",
-    ["", "8080", ":8080", "host", "host:", "host:x", "host:65536", "host:-1", "::1:80", "[a]:80", "unix:x.sock"],
-)
-def test_a_malformed_listen_setting_is_refused(listen: str) -> None:
-    with pytest.raises(ListenError, match="listen"):
-        parse_listen(listen)
-
-
-@pytest.mark.parametrize(
     ("url", "hosts"),
     [
         ("https://MCP.example.com/x", {"mcp.example.com", "mcp.example.com:443"}),
@@ -308,13 +287,14 @@ _SCRIPT = """
 import sys, uvloop
 from edgelab import HOST, RecordingApp
 from twogate.adapters.clock import SystemClock
+from twogate.config.values import TcpAddress
 from twogate.web.edge_limits import EdgeLimits
 from twogate.web.listen import serve
 
 def ready(url):
     print(url, flush=True)
 
-uvloop.run(serve(RecordingApp(), listen="127.0.0.1:0", tls=None, limits=EdgeLimits(drain_seconds=1),
+uvloop.run(serve(RecordingApp(), listen=TcpAddress("127.0.0.1", 0), tls=None, limits=EdgeLimits(drain_seconds=1),
     allowed_hosts=frozenset({HOST.decode()}), on_refusal=lambda *_: None, clock=SystemClock(), ready=ready))
 print("drained", flush=True)
 """
@@ -381,7 +361,7 @@ def test_an_application_that_does_not_start_ends_the_server() -> None:
     async def run() -> None:
         await serve(
             broken,
-            listen="127.0.0.1:0",
+            listen=TcpAddress("127.0.0.1", 0),
             tls=None,
             limits=EdgeLimits(),
             allowed_hosts=frozenset({"a"}),
