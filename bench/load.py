@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Final, NamedTuple, cast
 
 ROUND_TIMEOUT: Final = 60.0
@@ -34,9 +35,7 @@ class Load:
         loop = asyncio.get_running_loop()
         self.done = loop.create_future()
         for caller in self._callers:
-            _, connection = await loop.create_connection(
-                lambda caller=caller: _Connection(self, caller), "127.0.0.1", self._port
-            )
+            _, connection = await loop.create_connection(partial(_Connection, self, caller), "127.0.0.1", self._port)
             self._connections.append(connection)
 
     async def run(self, heads: Iterator[bytes], calls: int) -> float:

@@ -106,9 +106,7 @@ def _series(tested: Sequence[Subject], issuer: Issuer, fresh: int) -> list[Serie
         if subject.name == "gateway":
             kinds |= {"gateway_2026_07_28": (traffic.MODERN, 1), "gateway_fresh_token": (traffic.HANDSHAKE, fresh)}
         for name, (version, tokens) in kinds.items():
-            heads = [
-                traffic.head(subject.port, version, issuer.token(_audience(subject))) for _ in range(tokens)
-            ]
+            heads = [traffic.head(subject.port, version, issuer.token(_audience(subject))) for _ in range(tokens)]
             load = Load(subject.port, [traffic.caller(number, version) for number in range(CONNECTIONS)])
             made.append(Series(name, subject, load, repeat(heads[0]) if tokens == 1 else iter(heads), [], []))
     return made
@@ -131,7 +129,7 @@ async def _check(subject: Subject, issuer: Issuer) -> None:
     """
     good = issuer.token(_audience(subject))
     for version in (traffic.HANDSHAKE, traffic.MODERN):
-        cases = [("an authorized call", good, TOOL, 200)]
+        cases: list[tuple[str, str | None, str, int]] = [("an authorized call", good, TOOL, 200)]
         if subject.name == "gateway":
             cases += [("a call without token", None, TOOL, 401), ("a forbidden tool", good, FORBIDDEN_TOOL, 403)]
         for what, token, tool, expected in cases:
@@ -188,7 +186,7 @@ def _report(
 
 
 def _print(report: dict[str, Any]) -> None:
-    print(f"{report['calls']} calls each in {report['rounds']} rounds, {report['connections']} connections, CPU us a call")
+    print("{calls} calls each in {rounds} rounds, {connections} connections; CPU microseconds a call".format(**report))
     print(f"{'subject':<22}{'median':>8}{'least':>8}{'most':>8}{'wall':>8}")
     for name, median in report["cpu_us"].items():
         values = report["cpu_us_rounds"][name]

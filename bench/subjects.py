@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from bench.issuer import AGENT, TENANT, Issuer
+from twogate import __version__
 
 SERVER: Final = "files"
 TOOL: Final = "look"
@@ -57,8 +58,6 @@ async def gateway(directory: Path, upstream_port: int, issuer: Issuer) -> AsyncI
         )
     try:
         await _wait_until_listening(process, port, directory / "gateway.log")
-        from twogate import __version__
-
         yield Subject("gateway", f"twogate {__version__}, Python {sys.version.split()[0]}", port, process.pid)
     finally:
         await _end(process)
@@ -66,7 +65,7 @@ async def gateway(directory: Path, upstream_port: int, issuer: Issuer) -> AsyncI
 
 @asynccontextmanager
 async def nginx(directory: Path, upstream_port: int, binary: str) -> AsyncIterator[Subject]:
-    """nginx as a plain reverse proxy."""
+    """The peer: nginx as a plain reverse proxy."""
     port = _free_port()
     home = directory / "nginx"
     home.mkdir()
@@ -100,7 +99,9 @@ def install_nginx() -> str | None:
     print("bench: installing nginx by apt-get (the benchmark's peer)", flush=True)
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}  # noqa: TID251
     for arguments in (["update"], ["install", "-y", "--no-install-recommends", "nginx"]):
-        done = subprocess.run(["apt-get", "-q", *arguments], env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["apt-get", "-q", *arguments], env=environment, capture_output=True, text=True, check=False
+        )
         if done.returncode != 0 and arguments[0] == "install":
             return f"apt-get could not install nginx: {done.stderr.strip()[-200:]}"
     return None if find_nginx() is not None else "apt-get installed nginx, but there is no such command"
@@ -177,12 +178,15 @@ async def _wait_until_listening(process: asyncio.subprocess.Process, port: int, 
             _, writer = await asyncio.open_connection("127.0.0.1", port)
         except OSError as error:
             if process.returncode is not None or asyncio.get_running_loop().time() > deadline:
-                said = log.read_text(errors="replace")[-2000:] if log.exists() else ""
-                raise RuntimeError(f"a subject did not start:\n{said}") from error
+                raise RuntimeError(f"a subject did not start:\n{_tail(log)}") from error
             await asyncio.sleep(0.05)
         else:
             writer.close()
             return
+
+
+def _tail(log: Path) -> str:
+    return log.read_text(errors="replace")[-2000:] if log.exists() else ""
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -149,8 +149,14 @@ class MemorySessions:
         return self.revision
 
     async def open(self, candidate: Session, agent: Agent, now: int) -> Session:
-        mine = [row for row in await self.list_unexpired(now) if row.principal == candidate.principal]
-        found = find_or_refuse(agent, candidate.task, mine)
+        wanted = candidate.principal
+        mine = [
+            row
+            for row in await self.list_unexpired(now)
+            if (row.principal.tenant, row.principal.agent, row.principal.user)
+            == (wanted.tenant, wanted.agent, wanted.user)
+        ]
+        found = find_or_refuse(agent, wanted, candidate.task, mine)
         if found is None:
             self.rows[candidate.id] = found = candidate
             self.revision += 1
@@ -190,6 +196,7 @@ class FakeExchange:
     sent: list[bytes] = field(default_factory=list)
     complete: bool = False
     broken_off: bool = False
+    stuck_at_last: asyncio.Event | None = None
 
     async def read_body(self, limit: int) -> bytes:
         self.journal.append("body read")
@@ -215,6 +222,8 @@ class FakeExchange:
         self.journal.append("piece" if more else "last piece")
         self.sent.append(chunk)
         self.complete = not more
+        if self.complete and self.stuck_at_last is not None:
+            await self.stuck_at_last.wait()
 
     async def abort(self) -> None:
         self.journal.append("broken off")

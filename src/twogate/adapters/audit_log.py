@@ -97,6 +97,7 @@ class AuditLog:
         self._executor = ThreadPoolExecutor(1, "audit-sync") if fsync else None
         self._events: list[bytes] = []
         self._waiters: list[asyncio.Future[None]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._scheduled = False
         self._syncing = False
         self._closing = False
@@ -134,7 +135,9 @@ class AuditLog:
         if len(self._events) >= MAX_PENDING:
             raise _unavailable(f"{MAX_PENDING} events wait for the disk")
         encoded = self._encoded(event)
-        loop = asyncio.get_running_loop()
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
         # One future each, not a shared one: cancelling a caller cancels the future it waits for.
         waiter = loop.create_future()
         self._events.append(encoded)

@@ -39,7 +39,14 @@ def print_text(text: str = "") -> None:
 
 def print_json(document: object) -> None:
     """Print the command's one JSON document, to stdout."""
-    typer.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+    text = msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+    # JSON lets C1 controls and bidirectional marks stand as they are; inside its strings an escape means the same.
+    typer.echo("".join(char if char.isprintable() or char == "\n" else _json_escape(char) for char in text))
+
+
+def _json_escape(char: str) -> str:
+    units = char.encode("utf-16-be")
+    return "".join(f"\\u{units[at] << 8 | units[at + 1]:04x}" for at in range(0, len(units), 2))
 
 
 def print_error(code: str, message: str, data: Mapping[str, object], *, as_json: bool) -> None:

@@ -47,7 +47,7 @@ class Role(msgspec.Struct, frozen=True):
 
     def effect(self, target: str, tool_class: ToolClass) -> Effect:
         """What this role says of a target: any `deny` wins, then the target's own entry, then its class's."""
-        names = (target, tool_class.value)
+        names = (target, tool_class)  # a class is its name
         if not self.deny.isdisjoint(names):
             return Effect.DENY
         for name in names:
@@ -122,7 +122,7 @@ NEEDS_TOKEN = NeedsToken()
 
 def covers(entries: frozenset[str], target: str, tool_class: ToolClass) -> bool:
     """Whether a list of classes and targets names this target or its class."""
-    return target in entries or tool_class.value in entries
+    return target in entries or tool_class in entries
 
 
 def session_targets(policy: Policy, role: str, task: str) -> frozenset[str]:

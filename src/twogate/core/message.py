@@ -75,6 +75,11 @@ def _fold(name: str) -> str:
     return _NOT_ALPHANUMERIC.sub("", "".join(c for c in folded if not unicodedata.combining(c)))
 
 
+def reads_as(name: str, member: str) -> bool:
+    """Whether some peer may take a member's name for another (see this module's introduction)."""
+    return name == member or (len(name) <= MAX_MEMBERS and _fold(name) == _fold(member))
+
+
 class _Members:
     """The names of an object's known members, and how to tell a disguised one."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import cached_property
 from typing import NewType
 
 import msgspec
@@ -62,7 +63,7 @@ class PrincipalKey(msgspec.Struct, frozen=True):
     user: UserId | None
 
 
-class Principal(msgspec.Struct, frozen=True):
+class Principal(msgspec.Struct, frozen=True, dict=True):
     """Who calls, as proven by gate one. Built only in `flows/gateway/authenticate.py`.
 
     `credential` is a short keyed digest that names the credential in the audit trail without revealing it.
@@ -81,7 +82,7 @@ class Principal(msgspec.Struct, frozen=True):
     session_id: str | None
     expires_at: int
 
-    @property
+    @cached_property
     def key(self) -> PrincipalKey:
         """The identity that sessions and upstream connections are bound to."""
         return PrincipalKey(self.tenant, self.issuer, self.agent.id.agent, self.user)

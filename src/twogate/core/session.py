@@ -46,23 +46,27 @@ def verify_session(session: Session, principal: PrincipalKey, now: int) -> Sessi
     return session
 
 
-def find_or_refuse(agent: Agent, task: str, unexpired: Iterable[Session]) -> Session | None:
-    """The session that declaring `task` gives: an existing one, None if a new one may be opened.
+def find_or_refuse(agent: Agent, principal: PrincipalKey, task: str, unexpired: Iterable[Session]) -> Session | None:
+    """The principal's session that declaring `task` gives: an existing one, None if a new one may be opened.
 
-    `unexpired` are the principal's sessions before their deadline, ended ones included.
+    `unexpired` are the sessions of this agent for this user before their deadline, ended ones included, by whichever
+    issuer the agent was named: with one credential of each, it must not hold one task through each.
 
     Raises:
         GateError: TASK_UNKNOWN, SESSION_ENDED (this task's was ended early), TASK_LIMIT (others occupy the agent).
     """
     if task not in agent.tasks:
         raise GateError(ErrorCode.TASK_UNKNOWN, f"agent {agent.id} has no task {task!r}")
-    others = 0
+    found, others = None, 0
     for session in unexpired:
-        if session.task == task:
-            if session.ended_at is not None:
-                raise GateError(ErrorCode.SESSION_ENDED, f"session {session.id} was ended before its deadline")
-            return session
-        others += 1
+        if session.task != task:
+            others += 1
+        elif session.ended_at is not None:
+            raise GateError(ErrorCode.SESSION_ENDED, f"session {session.id} was ended before its deadline")
+        elif session.principal == principal:
+            found = session
+    if found is not None:
+        return found
     if others >= agent.concurrent_tasks:
         raise GateError(
             ErrorCode.TASK_LIMIT, f"{others} other task(s) of {agent.id} live, {agent.concurrent_tasks} may"

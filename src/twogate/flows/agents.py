@@ -87,6 +87,9 @@ class AgentAdmin:
             agent: Agent | None = _checked(new, policy)
             client_id = f"{new.id.tenant}.{new.id.agent}"
             bindings = [Binding(Method.JWT, issuer, client_id)]
+            if (owner := bound.get(bindings[0])) is not None:
+                # The configuration's binding would win, and the new client's tokens would act as its agent.
+                raise _wrong(f"the configuration binds the client id {client_id!r} to {owner}; rename one of them")
         else:
             if new.role is not None or new.tasks or new.default_task is not None:
                 raise _wrong(f"{new.id} is declared in the configuration; its role and tasks are changed there")

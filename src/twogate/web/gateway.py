@@ -23,7 +23,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 PREFIX: Final = "/mcp/"
 
 WATCH_AFTER: Final = 0.05
-"""Seconds after which a running call is watched for its client's going away; shorter calls cost nothing."""
+"""Seconds after which, or at most twice as many, a running call is watched for its client's going away."""
 
 _ALWAYS: Final = ((b"x-content-type-options", b"nosniff"),)
 _CORS_METHODS: Final = b"POST, DELETE, OPTIONS"
@@ -44,16 +44,16 @@ class GatewayApp:
         self._public_url = public_url
         self._origins = allowed_origins | {public_url}
         self._scopes = scopes
+        self._running: dict[_AsgiExchange, int] = {}  # and the number of sweeps when it began
+        self._sweeps = 0
+        self._sweeping = False
         self._fixed: tuple[tuple[bytes, bytes], ...] = _ALWAYS
         if public_url.startswith("https:"):
             self._fixed += ((b"strict-transport-security", b"max-age=31536000"),)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request under `/mcp/`."""
-        headers: dict[str, str] = {}
-        for raw_name, raw_value in scope["headers"]:
-            name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
-            headers[name] = f"{headers[name]}, {value}" if name in headers else value
+        headers = _decode_headers(scope["headers"])
         client = scope.get("client")
         head = Head(
             method=scope["method"],
@@ -65,27 +65,47 @@ class GatewayApp:
         exchange = _AsgiExchange(self, head, receive, send)
         origin = headers.get("origin")
         if origin is not None:
-            if origin not in self._origins:
-                # MCP, transports: an invalid Origin "MUST" be answered with 403 (DNS rebinding).
-                await self._pipeline.refuse_stranger(head, GateError(ErrorCode.ORIGIN_REFUSED, "Origin"), exchange)
+            try:
+                if origin not in self._origins:
+                    self._pipeline.take(head.address)
+                    # MCP, transports: an invalid Origin "MUST" be answered with 403 (DNS rebinding).
+                    raise GateError(ErrorCode.ORIGIN_REFUSED, "Origin")
+                exchange.cors = _cors(origin)
+                if head.method == "OPTIONS":
+                    self._pipeline.take(head.address)
+            except GateError as error:
+                await self._pipeline.refuse_stranger(head, error, exchange)
                 return
-            exchange.cors = _cors(origin)
             if head.method == "OPTIONS":
                 await exchange.start(204, (), length=None)  # RFC 9110 section 8.6: no Content-Length with 204
                 await exchange.send(b"", more=False)
                 return
-        watch = asyncio.get_running_loop().call_later(WATCH_AFTER, exchange.watch, asyncio.current_task())
+        self._running[exchange] = self._sweeps
+        if not self._sweeping:
+            self._sweeping = True
+            asyncio.get_running_loop().call_later(WATCH_AFTER, self._sweep)
         try:
             await self._pipeline.handle(head, exchange)
         except asyncio.CancelledError:
-            if not exchange.gone:
+            # Nothing is left to do for a client that went away, nor for one whose answer is complete (at the stop).
+            if not exchange.gone and not exchange.ended:
                 raise
         except _BrokenOffError:
             # Returning without the last piece makes the server close the connection.
             return
         finally:
-            watch.cancel()
+            del self._running[exchange]
             exchange.unwatch()
+
+    def _sweep(self) -> None:
+        """Watch every call that was running at the last sweep already: one timer for all instead of one a call."""
+        self._sweeps += 1
+        for exchange, begun in self._running.items():
+            if begun < self._sweeps - 1:
+                exchange.watch()
+        self._sweeping = bool(self._running)
+        if self._sweeping:
+            asyncio.get_running_loop().call_later(WATCH_AFTER, self._sweep)
 
     def fixed_headers(self) -> tuple[tuple[bytes, bytes], ...]:
         """Headers of every answer."""
@@ -105,9 +125,10 @@ class _AsgiExchange:
         self._receive = receive
         self._send = send
         self._body_read = False
-        self._watched: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = asyncio.current_task()
+        self._watched = False
         self._watcher: asyncio.Task[None] | None = None
-        self._ended = False
+        self.ended = False
         self.cors: tuple[tuple[bytes, bytes], ...] = ()
         self.gone = False
 
@@ -162,15 +183,16 @@ class _AsgiExchange:
     async def abort(self) -> None:
         raise _BrokenOffError
 
-    def watch(self, task: asyncio.Task[None] | None) -> None:
-        """From now on, once the body is read, cancel `task` when the client goes away."""
-        self._watched = task
-        self._start_watching()
+    def watch(self) -> None:
+        """From now on, once the body is read, cancel the call when the client goes away."""
+        if not self._watched:
+            self._watched = True
+            self._start_watching()
 
     def _start_watching(self) -> None:
         # Only one may wait in `receive`, and until the body is read that is `read_body`.
-        if self._watched is not None and self._body_read and self._watcher is None and not self._ended:
-            self._watcher = asyncio.get_running_loop().create_task(self._watch(self._watched))
+        if self._watched and self._body_read and self._watcher is None and not self.ended and self._task is not None:
+            self._watcher = asyncio.get_running_loop().create_task(self._watch(self._task))
 
     async def _watch(self, task: asyncio.Task[None]) -> None:
         event = await self._receive()
@@ -180,13 +202,23 @@ class _AsgiExchange:
 
     def unwatch(self) -> None:
         """Stop watching."""
-        self._ended = True
+        self.ended = True
         if self._watcher is not None:
             self._watcher.cancel()
 
 
 class _BrokenOffError(Exception):
     """Makes the server close a connection whose answer cannot be completed."""
+
+
+def _decode_headers(raw: list[tuple[bytes, bytes]]) -> dict[str, str]:
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in raw}
+    if len(headers) == len(raw):
+        return headers
+    headers.clear()
+    for name, value in ((name.decode("latin-1"), value.decode("latin-1")) for name, value in raw):
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
 
 
 def _cors(origin: str) -> tuple[tuple[bytes, bytes], ...]:

@@ -15,12 +15,13 @@ import httptools
 from uvicorn._types import ASGI3Application, HTTPScope
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from twogate.core.limits import address_key
 from twogate.flows.environment import Clock
 from twogate.web import framing
+from twogate.web.answer import AnswerCycle
 from twogate.web.edge import Edge, OnRefusal
 from twogate.web.edge_limits import EdgeLimits
 from twogate.web.framing import CHUNKED, ChunkGuard, Refusal, Refused, RequestLine
@@ -74,7 +75,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self._answering = False  # a request was let in and its answer is not complete
         self._expects = False
         self._ended = False  # nothing more is read
-        self._waiting_cycle: RequestResponseCycle | None = None
+        self._waiting_cycle: AnswerCycle | None = None
         self._wait = WAIT_FIRST_BYTE
         self._deadline = math.inf
         self._stalled = math.inf
@@ -264,7 +265,7 @@ class EdgeProtocol(HttpToolsProtocol):
                 "extensions": self._extensions,
             },
         )
-        self.cycle = cycle = RequestResponseCycle(
+        self.cycle = cycle = AnswerCycle(
             scope=self.scope,
             transport=self.transport,
             flow=self.flow,

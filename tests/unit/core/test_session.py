@@ -52,18 +52,25 @@ def test_a_session_is_refused_to_others_and_after_its_end(name: str) -> None:
 
 ENDED = made(ended_at=NOW)
 OTHER = made(id="s2", task="edit")
+ELSEWHERE = made(id="s4", principal=msgspec.structs.replace(KEY, issuer="https://other.example.com"))
 DECLARED: dict[str, tuple[int, str, list[Session], Session | ErrorCode | None]] = {
     "ok/nothing lives": (1, "report", [], None),
     "ok/the same task gives the same session": (1, "report", [LIVE], LIVE),
     "ok/the same task beside another": (2, "report", [OTHER, LIVE], LIVE),
     "ok/a second task where two may live": (2, "edit", [LIVE], None),
+    "ok/the same task through another issuer is a session of its own": (1, "report", [ELSEWHERE], None),
+    "ok/and each finds its own again": (1, "report", [ELSEWHERE, LIVE, ELSEWHERE], LIVE),
     "fail/a task the agent lacks": (1, "ghost", [], ErrorCode.TASK_UNKNOWN),
     "fail/a task the agent lost, though its session lives": (
         1, "ghost", [made(task="ghost")], ErrorCode.TASK_UNKNOWN,
     ),
     "fail/another task lives": (1, "edit", [LIVE], ErrorCode.TASK_LIMIT),
+    "fail/another task lives through another issuer": (1, "edit", [ELSEWHERE], ErrorCode.TASK_LIMIT),
     "fail/another task was ended early, which frees nothing": (1, "edit", [ENDED], ErrorCode.TASK_LIMIT),
     "fail/this task was ended early": (1, "report", [ENDED], ErrorCode.SESSION_ENDED),
+    "fail/this task was ended early through another issuer": (
+        1, "report", [LIVE, msgspec.structs.replace(ELSEWHERE, ended_at=NOW)], ErrorCode.SESSION_ENDED,
+    ),
     "fail/two others live where two may": (
         2, "report", [OTHER, made(id="s3", task="third")], ErrorCode.TASK_LIMIT,
     ),
@@ -75,7 +82,7 @@ def test_declaring_a_task_finds_opens_or_refuses(name: str) -> None:
     limit, task, unexpired, expected = DECLARED[name]
     agent = msgspec.structs.replace(AGENT, concurrent_tasks=limit)
     try:
-        got: Session | ErrorCode | None = find_or_refuse(agent, task, unexpired)
+        got: Session | ErrorCode | None = find_or_refuse(agent, KEY, task, unexpired)
     except GateError as refusal:
         got = refusal.code
     assert got == expected

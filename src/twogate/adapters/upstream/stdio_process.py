@@ -171,15 +171,18 @@ class StdioProcess:
             raise GateError(ErrorCode.UPSTREAM_INVALID, f"a line of more than {self._limits.line_bytes} bytes")
 
     async def write(self, line: bytes) -> None:
-        """Write one line and wait until the server reads again, if it is behind.
+        """Write one line once the server has read what was written before, and wait until it reads this one.
 
         Raises:
             GateError: UPSTREAM_BROKEN.
         """
         async with self._write_lock:
-            if self._pipes.stdin.is_closing():
-                raise GateError(ErrorCode.UPSTREAM_BROKEN, "the server's stdin is closed")
             try:
+                # Before as well: who gave up waiting left a line behind, and a server that is busy must not make lines
+                # pile up in memory. Who gives up here has sent nothing.
+                await self._pipes.stdin.drain()
+                if self._pipes.stdin.is_closing():
+                    raise GateError(ErrorCode.UPSTREAM_BROKEN, "the server's stdin is closed")
                 self._pipes.stdin.write(line)
                 await self._pipes.stdin.drain()
             except OSError as error:

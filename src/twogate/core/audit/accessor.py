@@ -19,7 +19,7 @@ _KEY_ID: Final = re.compile(r"[a-z0-9]{1,16}")
 class Accessors:
     """Makes accessors under one key."""
 
-    __slots__ = ("_key", "_prefix")
+    __slots__ = ("_begun", "_key", "_prefix")
 
     def __init__(self, key_id: str, key: bytes) -> None:
         if _KEY_ID.fullmatch(key_id) is None:
@@ -27,6 +27,7 @@ class Accessors:
         if len(key) < MIN_KEY:
             raise ValueError(f"an accessor key has at least {MIN_KEY} bytes")
         self._key = key
+        self._begun: dict[str, hmac.HMAC] = {}  # by kind, which our own code names
         self._prefix = key_id + ":"
 
     def of(self, kind: str, value: bytes) -> str:
@@ -35,6 +36,11 @@ class Accessors:
         Raises:
             ValueError: `kind` is empty or holds a NUL, which parts it from the value.
         """
-        if not kind or "\0" in kind:
-            raise ValueError("an accessor's kind is not empty and holds no NUL")
-        return self._prefix + hmac.digest(self._key, b"%b\0%b" % (kind.encode(), value), "sha256").hex()[:_DIGITS]
+        begun = self._begun.get(kind)
+        if begun is None:
+            if not kind or "\0" in kind:
+                raise ValueError("an accessor's kind is not empty and holds no NUL")
+            begun = self._begun[kind] = hmac.new(self._key, b"%b\0" % kind.encode(), "sha256")
+        digest = begun.copy()
+        digest.update(value)
+        return self._prefix + digest.hexdigest()[:_DIGITS]

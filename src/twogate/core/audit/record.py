@@ -39,7 +39,7 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
-class AuditEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class AuditEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
     """One event. `at` is Unix microseconds; `request` ties intent and outcome; empty fields are left out.
 
     `credential` and `arguments` are accessors (`core.audit.accessor`): keyed digests that name without revealing.

@@ -73,10 +73,12 @@ async def admit(call: Call, sessions: Sessions, policy: Policy, now: int) -> Adm
 async def _session(call: Call, sessions: Sessions, now: int) -> Session | None:
     """The session in force. Every source that is present must name the same one (DESIGN decision 6)."""
     principal, headers = call.principal, call.head.headers
-    named = {value for value in (principal.session_id, headers.get(SESSION_HEADER)) if value is not None}
-    if len(named) > 1:
+    named, presented = principal.session_id, headers.get(SESSION_HEADER)
+    if named is None:
+        named = presented
+    elif presented is not None and presented != named:
         raise GateError(ErrorCode.SESSION_CONFLICT, "token and header name different sessions")
-    session = await sessions.find(named.pop(), principal, now) if named else None
+    session = None if named is None else await sessions.find(named, principal, now)
     task = headers.get(TASK_HEADER)
     if session is None and task is None and call.kind is not MethodKind.OPEN:
         task = principal.agent.default_task

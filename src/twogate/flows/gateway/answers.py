@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from twogate.core.errors import ErrorCode, GateError
-from twogate.core.message import Kind, Message
+from twogate.core.message import Kind, Message, reads_as
 from twogate.core.protocol import MethodKind, list_member
 from twogate.flows.gateway.read import Call
 
@@ -22,6 +22,12 @@ _PASSED_ON: Final = frozenset(
         "notifications/resources/list_changed",
     }
 )
+
+# What servers use to ask the client something within an answer: results of MCP 2026-07-28 and the error of 2025-11-25.
+_QUESTIONS: Final = "inputRequests"
+_URL_ELICITATION_REQUIRED: Final = -32042
+# Members that honest results have, which need no closer look.
+_USUAL: Final = frozenset({"resultType", "content", "structuredContent", "isError", "_meta", "ttlMs", "cacheScope"})
 
 Visible = Callable[[str], bool]
 
@@ -39,9 +45,27 @@ def shown_response(message: Message, call: Call, visible: Visible) -> Message:
         raise GateError(ErrorCode.UPSTREAM_INVALID, "the answer is no JSON-RPC response")
     if message.id is None or message.id != call.message.id or type(message.id) is not type(call.message.id):
         raise GateError(ErrorCode.UPSTREAM_INVALID, "the answer carries the id of another request")
+    check_asks_nothing(message)
     if message.is_error or call.kind is not MethodKind.LIST:
         return message
     return msgspec.structs.replace(message, payload=_filtered(message.payload, call, visible))
+
+
+def check_asks_nothing(message: Message) -> None:
+    """Refuse a response that asks the client for something; none may, for the reason that `passes` gives.
+
+    No honest server asks, since no capability to be asked is passed on to it (`meta.forwarded`).
+
+    Raises:
+        GateError: UPSTREAM_INVALID.
+    """
+    payload = cast("dict[str, Any]", message.payload)
+    if message.is_error:
+        asks = payload.get("code") == _URL_ELICITATION_REQUIRED
+    else:
+        asks = any(reads_as(name, _QUESTIONS) for name in payload.keys() - _USUAL)
+    if asks:
+        raise GateError(ErrorCode.UPSTREAM_INVALID, "the answer asks the client for input, which is not relayed")
 
 
 def passes(message: Message) -> bool:

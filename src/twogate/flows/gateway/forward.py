@@ -73,4 +73,5 @@ class Forwarder:
         finally:
             if answer is not None:
                 await answer.aclose()
-            await relay.settle()
+            if not relay.settled:
+                await relay.settle()

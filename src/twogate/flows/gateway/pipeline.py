@@ -12,6 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import ceil
+from typing import Final
+
+import msgspec
 
 from twogate.core.access import Policy
 from twogate.core.errors import ErrorCode, GateError
@@ -30,6 +33,10 @@ from twogate.flows.gateway.record import Recorded, Recorder, refused_event
 from twogate.flows.gateway.upstream_session import UpstreamSessions
 from twogate.flows.registry import Registry
 from twogate.flows.sessions import Sessions
+
+PROVEN_FOR: Final = 0.01
+"""Seconds after which a caller is proven again: a client decides how long its body takes, and within that time its
+token may expire or an operator may cut it off."""
 
 
 class Pipeline:
@@ -66,14 +73,18 @@ class Pipeline:
 
     async def handle(self, head: Head, exchange: Exchange) -> None:
         """Take one request through both gates and answer it, whatever the outcome."""
-        now = self._clock.now()
+        now, began = self._clock.now(), self._clock.monotonic()
         try:
-            authenticated = await self._authenticate(head, self._meet(head), now)
+            bearer = self._meet(head)
+            authenticated = await self._authenticate(head, bearer, now)
         except GateError as error:
             await self.refuse_stranger(head, error, exchange)
             return
         try:
             call = await self._read(authenticated, exchange)
+            if self._clock.monotonic() - began > PROVEN_FOR:
+                now = self._clock.now()
+                call = await self._proven_again(call, bearer, now)
             decided = await admit(call, self._sessions, self._policy, now)
         except GateError as error:
             await self._refuse_message(authenticated, error, exchange)
@@ -88,11 +99,19 @@ class Pipeline:
             return
         await self._forwarder.forward(recorded, exchange)
 
-    def _meet(self, head: Head) -> BearerToken:
-        if wait := self._limit.take(head.address, self._clock.monotonic()):
+    def take(self, address: str) -> None:
+        """Count one request of an address; every request is counted once, whatever comes of it.
+
+        Raises:
+            GateError: RATE_LIMITED.
+        """
+        if wait := self._limit.take(address, self._clock.monotonic()):
             raise GateError(
                 ErrorCode.RATE_LIMITED, "too many requests of this address", data={"retry_after": ceil(wait)}
             )
+
+    def _meet(self, head: Head) -> BearerToken:
+        self.take(head.address)
         if not self._forwarder.knows(head.server):
             raise GateError(ErrorCode.NOT_FOUND, "no such server")
         if head.query:
@@ -104,6 +123,13 @@ class Pipeline:
         view = await self._registry.view()
         principal = await self._authenticator.authenticate(bearer, self._resource(head.server), view, now)
         return Authenticated(head, principal)
+
+    async def _proven_again(self, call: Call, bearer: BearerToken, now: int) -> Call:
+        principal = (await self._authenticate(call.head, bearer, now)).principal
+        if principal.key != call.principal.key:
+            # What was opened for the one (an MCP session) must not serve the other.
+            raise GateError(ErrorCode.AGENT_UNBOUND, "the identity was bound to another agent meanwhile")
+        return msgspec.structs.replace(call, principal=principal)
 
     async def _read(self, authenticated: Authenticated, exchange: Exchange) -> Call:
         match authenticated.head.method:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import msgspec
 
 from twogate.core.errors import ErrorCode, GateError
@@ -98,10 +100,20 @@ class CallError(GateError):
 
 
 def _check_negotiation(head: Head) -> None:
-    # MCP, transports: "The client MUST include an Accept header, listing both …".
-    media = head.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media != "application/json":
+    if not _is_json(head.headers.get("content-type", "")):
         raise GateError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "content-type")
-    accepted = {item.partition(";")[0].strip().lower() for item in head.headers.get("accept", "*/*").split(",")}
-    if "*/*" not in accepted and not {"application/json", "text/event-stream"} <= accepted:
+    if not _accepts_both(head.headers.get("accept", "*/*")):
         raise GateError(ErrorCode.NOT_ACCEPTABLE, "accept")
+
+
+# Clients send the same few values with every call.
+@lru_cache(maxsize=64)
+def _is_json(content_type: str) -> bool:
+    return content_type.partition(";")[0].strip().lower() == "application/json"
+
+
+@lru_cache(maxsize=64)
+def _accepts_both(accept: str) -> bool:
+    # MCP, transports: "The client MUST include an Accept header, listing both …".
+    accepted = {item.partition(";")[0].strip().lower() for item in accept.split(",")}
+    return "*/*" in accepted or {"application/json", "text/event-stream"} <= accepted

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
+
 import msgspec
 
 from twogate.core.audit.accessor import Accessors
 from twogate.core.audit.record import AuditEvent, EventKind, Outcome
 from twogate.core.errors import FACES, GATE_ONE, ErrorCode, GateError
 from twogate.core.message import Message
+from twogate.core.principal import Principal
 from twogate.core.session import Session
 from twogate.flows.audit import AuditSink
 from twogate.flows.environment import Clock, Rng
 from twogate.flows.gateway.admit import Admitted, Refused
+from twogate.flows.gateway.exchange import Head
 from twogate.flows.gateway.read import Authenticated, CallError
 
 # What an honest agent does not do: calls that its role, task, user or tenant does not allow.
@@ -77,15 +82,25 @@ class Recorder:
             GateError: AUDIT_UNAVAILABLE; nothing may be forwarded then.
         """
         call = admitted.call
-        event = msgspec.structs.replace(
-            self._event(EventKind.CALL_INTENT, Authenticated(call.head, call.principal), admitted.session),
-            method=call.message.method,
-            target=admitted.target,
-            decision="allow",
-            arguments=self._accessors.of("arguments", body),
+        event = self._event(
+            EventKind.CALL_INTENT,
+            call.head,
+            call.principal,
+            admitted.session,
+            call.message.method,
+            admitted.target,
+            "allow",
+            self._accessors.of("arguments", body),
         )
-        await self._audit.append(event)
-        return Recorded(admitted, message, body, event, self._clock.monotonic())
+        recorded = Recorded(admitted, message, body, event, self._clock.monotonic())
+        try:
+            await self._audit.append(event)
+        except asyncio.CancelledError:
+            # The intent stands: cancelling does not take it back. Nothing is forwarded any more.
+            with suppress(GateError):
+                await self.outcome(recorded, Outcome.ABORTED, 0, 0)
+            raise
+        return recorded
 
     async def outcome(
         self, recorded: Recorded, outcome: Outcome, status: int, size: int, error: GateError | None = None
@@ -120,13 +135,18 @@ class Recorder:
             GateError: AUDIT_UNAVAILABLE.
         """
         call, error = refused.call, refused.error
-        event = self._event(EventKind.CALL_REFUSED, Authenticated(call.head, call.principal), refused.session)
+        event = self._event(
+            EventKind.CALL_REFUSED,
+            call.head,
+            call.principal,
+            refused.session,
+            call.message.method,
+            refused.target,
+            "deny",
+        )
         await self._audit.append(
             msgspec.structs.replace(
                 event,
-                method=call.message.method,
-                target=refused.target,
-                decision="deny",
                 reason=error.code,
                 detail=error.debug,
                 anomaly=error.code in _ANOMALIES,
@@ -140,20 +160,29 @@ class Recorder:
             GateError: AUDIT_UNAVAILABLE.
         """
         method = error.message.method if isinstance(error, CallError) else ""
-        event = self._event(EventKind.CALL_REFUSED, authenticated, None)
+        event = self._event(
+            EventKind.CALL_REFUSED, authenticated.head, authenticated.principal, None, method, "", "deny"
+        )
         await self._audit.append(
             msgspec.structs.replace(
                 event,
-                method=method,
-                decision="deny",
                 reason=error.code,
                 detail=error.debug,
                 anomaly=error.code in _ANOMALIES,
             )
         )
 
-    def _event(self, kind: EventKind, authenticated: Authenticated, session: Session | None) -> AuditEvent:
-        principal, head = authenticated.principal, authenticated.head
+    def _event(
+        self,
+        kind: EventKind,
+        head: Head,
+        principal: Principal,
+        session: Session | None,
+        method: str,
+        target: str,
+        decision: str,
+        arguments: str = "",
+    ) -> AuditEvent:
         self._count += 1
         return AuditEvent(
             kind=kind,
@@ -169,5 +198,9 @@ class Recorder:
             session="" if session is None else session.id,
             task="" if session is None else session.task,
             server=head.server,
+            method=method,
+            target=target,
+            decision=decision,
             credential=principal.credential,
+            arguments=arguments,
         )

@@ -14,7 +14,7 @@ from twogate.core.audit.record import Outcome
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.message import MAX_ANSWER, Kind, Message, encode_error, encode_message, parse_answer
 from twogate.core.sse import SseEvent, SseParser, encode_event
-from twogate.flows.gateway.answers import passes, shown_response
+from twogate.flows.gateway.answers import check_asks_nothing, passes, shown_response
 from twogate.flows.gateway.exchange import Exchange, Refusal
 from twogate.flows.gateway.read import SESSION_END
 from twogate.flows.gateway.record import Recorded, Recorder
@@ -72,6 +72,30 @@ class Relay:
             await self._outcome(Outcome.FAILED, 0, error)
         except GateError as unrecorded:
             error = unrecorded
+        await self._tell(error)
+
+    async def aborted(self) -> None:
+        """Record that the caller went away, or that Twogate stops and could not wait longer; then it is told so.
+
+        Raises:
+            GateError: OUTCOME_UNRECORDED.
+        """
+        if self._recorded_outcome:
+            return  # the last piece is on its way already
+        await self._outcome(Outcome.ABORTED, 0)
+        # The exchange drops what a caller that went away cannot be told.
+        await self._tell(GateError(ErrorCode.UPSTREAM_TIMEOUT, "Twogate is stopping"))
+
+    @property
+    def settled(self) -> bool:
+        """Whether the outcome is recorded, or was tried to be."""
+        return self._recorded_outcome
+
+    async def settle(self) -> None:
+        """Leave no call without an outcome, should a mistake of ours have ended it."""
+        await self._outcome(Outcome.FAILED, 0, GateError(ErrorCode.INTERNAL))
+
+    async def _tell(self, error: GateError) -> None:
         if not self._started:
             await self._exchange.refuse(Refusal(error, self._call.message.id))
         elif error.code is ErrorCode.OUTCOME_UNRECORDED:
@@ -79,14 +103,6 @@ class Relay:
         else:
             body = encode_error(self._call.message.id, error.code, error.data)
             await self._exchange.send(encode_event(SseEvent(event="message", data=body)), more=False)
-
-    async def aborted(self) -> None:
-        """Record that the caller went away, or that Twogate is stopping."""
-        await self._outcome(Outcome.ABORTED, 0)
-
-    async def settle(self) -> None:
-        """Leave no call without an outcome, should a mistake of ours have ended it."""
-        await self._outcome(Outcome.FAILED, 0, GateError(ErrorCode.INTERNAL))
 
     async def _acknowledge(self, answer: UpstreamAnswer) -> None:
         await _collect(answer.chunks(), MAX_ERROR)
@@ -151,6 +167,7 @@ class Relay:
         message = parse_answer(await _collect(answer.chunks(), MAX_ERROR))
         if message.kind is not Kind.RESPONSE or not message.is_error:
             raise GateError(ErrorCode.UPSTREAM_INVALID, f"status {answer.status} without a JSON-RPC error")
+        check_asks_nothing(message)
         error = Message(Kind.RESPONSE, self._call.message.id, "", {}, message.payload, is_error=True)
         await self._complete(answer.status, error, None)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import sqlite3
 from pathlib import Path
 from typing import Final
@@ -35,6 +37,9 @@ class SqliteRevision:
 
     `PRAGMA data_version` tells in a few microseconds whether any other connection has committed since; only then is
     the counter read. It does not see commits of its own connection, so this one never writes.
+
+    Within one turn of the event loop it is read once: whatever asks later in the turn serves a request that had
+    arrived before that reading, so nobody can be shown a state older than their request.
     """
 
     def __init__(self, path: Path) -> None:
@@ -55,6 +60,7 @@ class SqliteRevision:
             self._cursor = self._connection.cursor()
             self._data_version: int | None = None
             self._value = 0
+            self._read_this_turn = False
             self.current()
         except BaseException:
             self._connection.close()
@@ -66,6 +72,8 @@ class SqliteRevision:
         Raises:
             GateError: STORE_UNAVAILABLE.
         """
+        if self._read_this_turn:
+            return self._value
         try:
             # fetchall ends the statement; a reader left open would keep the WAL from being reset.
             ((data_version,),) = self._cursor.execute("PRAGMA data_version").fetchall()
@@ -75,8 +83,16 @@ class SqliteRevision:
                 self._data_version = data_version
         except (sqlite3.Error, ValueError) as error:
             raise GateError(ErrorCode.STORE_UNAVAILABLE, f"the revision cannot be read: {error}") from error
+        with contextlib.suppress(RuntimeError):  # without a running loop there are no turns
+            asyncio.get_running_loop().call_soon(self._end_turn)
+            self._read_this_turn = True
         return self._value
+
+    def _end_turn(self) -> None:
+        # Requests that arrive after the reading are started by the loop behind this callback.
+        self._read_this_turn = False
 
     def close(self) -> None:
         """Close the connection; `current` then refuses."""
+        self._read_this_turn = False
         self._connection.close()

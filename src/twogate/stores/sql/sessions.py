@@ -49,9 +49,10 @@ class SqlSessionStore:
         columns = _principal_columns(principal)
         conflict = GateError(ErrorCode.SESSION_CONFLICT, f"session {candidate.id} exists already")
         async with writing(self._engine, conflict) as connection:
-            mine = [sessions.c[name] == value for name, value in columns.items()]
+            # Of every issuer: see `find_or_refuse`.
+            mine = [sessions.c[name] == value for name, value in columns.items() if name != "issuer"]
             unexpired = await _fetch(connection, _select(sessions.c.deadline > now, *mine))
-            found = find_or_refuse(agent, candidate.task, unexpired)
+            found = find_or_refuse(agent, principal, candidate.task, unexpired)
             if found is not None:
                 return found
             await connection.execute(

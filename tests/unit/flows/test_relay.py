@@ -1,0 +1,390 @@
+"""An answer's way back: in which order what is written, sent and broken off (row R-70)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+
+from gatelab import (
+    NOW,
+    POLICY,
+    PRINCIPAL,
+    CountingRng,
+    FakeAnswer,
+    FakeClock,
+    FakeExchange,
+    FakeUpstream,
+    RecordingAudit,
+    accessors,
+    response,
+    sse,
+)
+from twogate.core.access import session_targets
+from twogate.core.audit.record import EventKind, Outcome
+from twogate.core.errors import ErrorCode, GateError
+from twogate.core.message import Kind, Message, encode_message
+from twogate.core.protocol import method_kind
+from twogate.core.session import Session
+from twogate.flows.gateway.admit import Admitted
+from twogate.flows.gateway.exchange import Head
+from twogate.flows.gateway.forward import Forwarder, Server
+from twogate.flows.gateway.read import SESSION_END, Call
+from twogate.flows.gateway.record import Recorder
+from twogate.flows.gateway.relay import MAX_ERROR
+from twogate.flows.gateway.upstream_session import UpstreamSessions
+
+RESULT = {"content": [{"type": "text", "text": "done"}]}
+SESSION = Session("s1", PRINCIPAL.key, "report", session_targets(POLICY, "executor", "report"), NOW, NOW + 60)
+SSE = "text/event-stream"
+PROGRESS = {"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": 1, "progress": 1}}
+
+
+class Lab:
+    """One recorded call on its way to an upstream that gives a prepared answer."""
+
+    def __init__(self) -> None:
+        self.journal: list[str] = []
+        self.audit = RecordingAudit(self.journal)
+        self.exchange = FakeExchange(journal=self.journal)
+        self.sealed = UpstreamSessions(bytes(32), CountingRng())
+        self.clock = FakeClock()
+        self.upstream: FakeUpstream | None = None
+
+    async def run(
+        self,
+        answer: FakeAnswer | GateError | asyncio.Event,
+        method: str = "tools/call",
+        *,
+        request_id: int | str = 1,
+        version: str = "2025-11-25",
+    ) -> None:
+        recorder = Recorder(self.audit, accessors(), self.clock, CountingRng())
+        upstream = self.upstream = FakeUpstream(answer, self.journal)
+        forwarder = Forwarder({"files": Server(upstream, 30.0)}, recorder, self.sealed, POLICY)
+        notification = method == SESSION_END or method.startswith("notifications/")
+        params = {"name": "look"} if method == "tools/call" else {}
+        kind = Kind.NOTIFICATION if notification else Kind.REQUEST
+        message = Message(kind, None if notification else request_id, method, params)
+        method_is = method_kind(version, "ping" if method == SESSION_END else method)
+        assert method_is is not None
+        head = Head("DELETE" if method == SESSION_END else "POST", "files", {}, b"", "192.0.2.1")
+        call = Call(head, PRINCIPAL, message, version, method_is, "up-1" if method == SESSION_END else None)
+        body = b"" if method == SESSION_END else encode_message(message)
+        recorded = await recorder.intent(Admitted(call, SESSION, "files.look"), message, body)
+        await forwarder.forward(recorded, self.exchange)
+
+    def outcome(self) -> tuple[str, int, str]:
+        """The one outcome: how it ended, the status, the reason."""
+        (event,) = [event for event in self.audit.events if event.kind is EventKind.CALL_OUTCOME]
+        return event.outcome, event.status, event.reason
+
+
+@pytest.fixture
+def lab() -> Lab:
+    return Lab()
+
+
+def answered(*pieces: bytes, **changes: Any) -> FakeAnswer:
+    return FakeAnswer(pieces, **changes)
+
+
+# The order.
+
+
+async def test_intent_then_upstream_then_outcome_then_answer(lab: Lab) -> None:
+    answer = answered(response(RESULT))
+    await lab.run(answer)
+    assert lab.journal == ["call.intent", "upstream", "call.outcome", "head", "last piece"]
+    assert lab.exchange.message() == {"jsonrpc": "2.0", "id": 1, "result": RESULT}
+    assert (lab.exchange.status, lab.exchange.length) == (200, len(lab.exchange.answer))
+    assert lab.outcome() == (Outcome.ANSWERED, 200, "")
+    assert answer.closed == 1
+
+
+async def test_a_stream_passes_as_it_comes_and_its_outcome_is_written_before_its_end(lab: Lab) -> None:
+    answer = answered(sse(PROGRESS), sse(PROGRESS, response(RESULT)), content_type=SSE)
+    await lab.run(answer)
+    assert lab.journal == ["call.intent", "upstream", "head", "piece", "piece", "call.outcome", "last piece"]
+    assert [event.get("method", "response") for event in lab.exchange.events()] == [
+        "notifications/progress", "notifications/progress", "response",
+    ]  # fmt: skip
+    assert lab.exchange.headers[b"content-type"] == b"text/event-stream"
+    assert lab.outcome() == (Outcome.ANSWERED, 200, "")
+
+
+async def test_the_outcome_tells_size_and_time_and_repeats_no_digest(lab: Lab) -> None:
+    answer = answered(response(RESULT))
+    await lab.run(answer)
+    intent, outcome = lab.audit.events
+    assert outcome.answer_bytes == len(lab.exchange.answer)
+    assert (intent.request, intent.target, intent.session) == (outcome.request, outcome.target, outcome.session)
+    assert intent.arguments.startswith("a1:")
+    assert (outcome.arguments, outcome.decision) == ("", "")
+
+
+# An audit trail that fails.
+
+
+async def test_no_part_of_an_answer_leaves_whose_outcome_cannot_be_written(lab: Lab) -> None:
+    lab.audit.refuses = frozenset({EventKind.CALL_OUTCOME})
+    answer = answered(response(RESULT))
+    await lab.run(answer)
+    assert lab.exchange.refused is ErrorCode.OUTCOME_UNRECORDED
+    assert lab.exchange.refusals[0].request_id == 1
+    assert lab.exchange.sent == []
+    assert answer.closed == 1
+
+
+async def test_a_stream_whose_outcome_cannot_be_written_is_broken_off(lab: Lab) -> None:
+    lab.audit.refuses = frozenset({EventKind.CALL_OUTCOME})
+    await lab.run(answered(sse(PROGRESS), sse(response(RESULT)), content_type=SSE))
+    assert lab.exchange.broken_off
+    assert not lab.exchange.complete
+    assert b"done" not in lab.exchange.answer
+
+
+async def test_a_failure_whose_outcome_cannot_be_written_does_not_claim_that_nothing_ran(lab: Lab) -> None:
+    lab.audit.refuses = frozenset({EventKind.CALL_OUTCOME})
+    await lab.run(GateError(ErrorCode.UPSTREAM_TIMEOUT))
+    assert lab.exchange.refused is ErrorCode.OUTCOME_UNRECORDED
+    assert "nothing was run" not in lab.exchange.refusals[0].error.face.text
+
+
+# Failures of the upstream.
+
+
+@pytest.mark.parametrize(
+    "code", [ErrorCode.UPSTREAM_UNAVAILABLE, ErrorCode.UPSTREAM_TIMEOUT, ErrorCode.UPSTREAM_BROKEN]
+)
+async def test_an_upstream_that_gives_no_answer_is_recorded_before_the_caller_is_told(
+    lab: Lab, code: ErrorCode
+) -> None:
+    await lab.run(GateError(code, "why"))
+    assert lab.journal == ["call.intent", "upstream", "call.outcome", "refused"]
+    assert lab.exchange.refused is code
+    assert lab.outcome() == (Outcome.FAILED, 0, code)
+
+
+async def test_an_answer_that_breaks_off_is_not_delivered(lab: Lab) -> None:
+    answer = FakeAnswer([response(RESULT)[:10], GateError(ErrorCode.UPSTREAM_BROKEN)])
+    await lab.run(answer)
+    assert lab.exchange.refused is ErrorCode.UPSTREAM_BROKEN
+    assert answer.closed == 1
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [GateError(ErrorCode.UPSTREAM_BROKEN)],
+        [],
+        [sse(response(RESULT))[:-1]],
+    ],
+    ids=["broken", "ended without a response", "ended inside the response"],
+)
+async def test_a_stream_that_fails_half_way_ends_with_an_error_for_this_call(
+    lab: Lab, pieces: list[bytes | GateError]
+) -> None:
+    await lab.run(FakeAnswer([sse(PROGRESS), *pieces], content_type=SSE))
+    assert lab.exchange.complete
+    last = lab.exchange.events()[-1]
+    assert (last["id"], last["error"]["data"]["reason"]) == (1, "upstream_broken")
+    assert lab.outcome() == (Outcome.FAILED, 0, ErrorCode.UPSTREAM_BROKEN)
+
+
+INVALID: dict[str, FakeAnswer] = {
+    "not json": answered(b"<html>"),
+    "another id": answered(response(RESULT, 2)),
+    "the id as text": answered(response(RESULT, "1")),
+    "a request": answered(b'{"jsonrpc":"2.0","id":1,"method":"sampling/createMessage","params":{}}'),
+    "a notification": answered(msgspec.json.encode(PROGRESS)),
+    "a batch": answered(b"[%b]" % response(RESULT)),
+    "html": answered(response(RESULT), content_type="text/html"),
+    "no type": answered(response(RESULT), content_type=""),
+    "202 to a request": answered(b"", status=202, content_type=""),
+    "204": answered(b"", status=204, content_type=""),
+    "redirect": answered(b"", status=307),
+    "401": answered(b"{}", status=401),
+    "500": answered(response(RESULT), status=500),
+    "404 without an error": answered(response(RESULT), status=404),
+    "404 of a web server": answered(b"<html>", status=404, content_type="text/html"),
+    "400 too large": answered(b" " * (MAX_ERROR + 1), status=400),
+    "stream with another id": answered(sse(response(RESULT, 2)), content_type=SSE),
+    "stream that is not json": answered(sse(b"<html>"), content_type=SSE),
+}
+
+
+@pytest.mark.parametrize("name", INVALID)
+async def test_what_does_not_answer_this_call_is_refused_and_not_passed_on(lab: Lab, name: str) -> None:
+    await lab.run(INVALID[name])
+    assert lab.exchange.refused is ErrorCode.UPSTREAM_INVALID
+    assert lab.exchange.answer == b""
+    assert lab.outcome() == (Outcome.FAILED, 0, ErrorCode.UPSTREAM_INVALID)
+
+
+async def test_an_answer_that_is_too_large_is_refused(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("twogate.flows.gateway.relay.MAX_ANSWER", 100)
+    await lab.run(answered(*[b" " * 60, response(RESULT)]))
+    assert lab.exchange.refused is ErrorCode.UPSTREAM_INVALID
+
+
+# What passes and what does not.
+
+
+async def test_what_the_server_asks_of_the_agent_is_dropped(lab: Lab) -> None:
+    asks: list[Any] = [
+        {"jsonrpc": "2.0", "id": 9, "method": method, "params": {}}
+        for method in ("sampling/createMessage", "elicitation/create", "roots/list", "ping")
+    ]
+    steers = {"jsonrpc": "2.0", "method": "notifications/made_up", "params": {}}
+    await lab.run(answered(sse(*asks, steers, PROGRESS, response(RESULT)), content_type=SSE))
+    assert [event.get("method", "response") for event in lab.exchange.events()] == [
+        "notifications/progress", "response",
+    ]  # fmt: skip
+
+
+async def test_nothing_after_the_response_passes(lab: Lab) -> None:
+    answer = answered(sse(response(RESULT), response({"second": 1}), PROGRESS), content_type=SSE)
+    await lab.run(answer)
+    assert lab.exchange.events() == [{"jsonrpc": "2.0", "id": 1, "result": RESULT}]
+    assert answer.closed == 1
+
+
+async def test_comments_keep_the_connection_alive_and_event_ids_do_not_pass(lab: Lab) -> None:
+    await lab.run(answered(b": ping\n\nid: 7\ndata:\n\n", b"id: 8\n" + sse(response(RESULT)), content_type=SSE))
+    assert b"id:" not in lab.exchange.answer
+    assert b"ping" not in lab.exchange.answer
+    assert lab.exchange.events()[-1]["result"] == RESULT
+
+
+async def test_members_that_json_rpc_lacks_do_not_pass(lab: Lab) -> None:
+    await lab.run(answered(b'{"jsonrpc":"2.0","id":1,"result":{},"Result":{"x":1},"extra":5}'))
+    assert lab.exchange.message() == {"jsonrpc": "2.0", "id": 1, "result": {}}
+
+
+@pytest.mark.parametrize("content_type", ["application/json", SSE])
+async def test_a_list_is_filtered_in_either_form(lab: Lab, content_type: str) -> None:
+    body = response({"tools": [{"name": "look"}, {"name": "find"}, {"name": "wipe"}]})
+    answer = answered(sse(body) if content_type == SSE else body, content_type=content_type)
+    await lab.run(answer, "tools/list")
+    message = lab.exchange.events()[0] if content_type == SSE else lab.exchange.message()
+    assert message["result"] == {"tools": [{"name": "look"}]}
+
+
+@pytest.mark.parametrize("status", [400, 404])
+@pytest.mark.parametrize("upstream_id", [None, 1, 77, "x"])
+async def test_an_error_with_its_http_status_passes_under_our_id(lab: Lab, status: int, upstream_id: object) -> None:
+    body = {"jsonrpc": "2.0", "id": upstream_id, "error": {"code": -32602, "message": "no such tool", "data": 5}}
+    await lab.run(answered(msgspec.json.encode(body), status=status))
+    assert lab.exchange.status == status
+    assert lab.exchange.message() == {**body, "id": 1}
+    assert lab.outcome() == (Outcome.UPSTREAM_ERROR, status, "")
+
+
+async def test_an_error_with_status_200_passes_with_its_own_id_only(lab: Lab) -> None:
+    body = {"jsonrpc": "2.0", "id": 1, "error": {"code": 5, "message": "no"}}
+    await lab.run(answered(msgspec.json.encode(body)))
+    assert lab.exchange.message() == body
+    assert lab.outcome() == (Outcome.UPSTREAM_ERROR, 200, "")
+
+
+async def test_the_upstreams_session_id_is_sealed_at_initialize_and_passes_nowhere_else(lab: Lab) -> None:
+    await lab.run(answered(response({}), session_id="up-1"), "initialize")
+    sealed = lab.exchange.headers[b"mcp-session-id"].decode()
+    assert "up-1" not in sealed
+    assert lab.sealed.open(sealed, PRINCIPAL.key, "files") == "up-1"
+    other = Lab()
+    await other.run(answered(response(RESULT), session_id="up-2"))
+    assert b"mcp-session-id" not in other.exchange.headers
+
+
+# Notifications and the end of a session.
+
+
+@pytest.mark.parametrize("status", [200, 202, 204])
+async def test_a_notification_is_answered_202_without_a_body(lab: Lab, status: int) -> None:
+    await lab.run(answered(b"ignored", status=status, content_type=""), "notifications/initialized")
+    assert (lab.exchange.status, lab.exchange.length, lab.exchange.answer) == (202, 0, b"")
+    assert lab.journal == ["call.intent", "upstream", "call.outcome", "head", "last piece"]
+    assert lab.outcome() == (Outcome.ANSWERED, 202, "")
+
+
+@pytest.mark.parametrize("status", [400, 404, 500])
+async def test_a_notification_that_the_upstream_refuses_is_refused(lab: Lab, status: int) -> None:
+    await lab.run(answered(b"", status=status, content_type=""), "notifications/initialized")
+    assert lab.exchange.refused is ErrorCode.UPSTREAM_INVALID
+
+
+async def test_the_end_of_a_session_goes_upstream_without_a_body(lab: Lab) -> None:
+    await lab.run(answered(b"", status=204, content_type=""), SESSION_END)
+    assert lab.upstream is not None
+    (request,) = lab.upstream.seen
+    assert (request.http_method, request.body, request.message) == ("DELETE", b"", None)
+    assert (b"mcp-session-id", b"up-1") in request.headers
+    assert (lab.exchange.status, lab.exchange.answer, lab.exchange.complete) == (204, b"", True)
+
+
+async def test_an_upstream_without_sessions_to_end_is_405(lab: Lab) -> None:
+    # MCP 2025-11-25, "Session Management": the server MAY answer 405.
+    await lab.run(answered(b"", status=405, content_type=""), SESSION_END)
+    assert lab.exchange.refused is ErrorCode.METHOD_NOT_ALLOWED
+
+
+# Cancelling.
+
+
+async def cancelled(lab: Lab, answer: FakeAnswer | asyncio.Event, until: str) -> None:
+    running = asyncio.create_task(lab.run(answer))
+    async with asyncio.timeout(5):
+        while until not in lab.journal:  # noqa: ASYNC110 - a journal is no event
+            await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+async def test_a_caller_that_goes_away_before_the_answer_is_an_aborted_call(lab: Lab) -> None:
+    await cancelled(lab, asyncio.Event(), "upstream")
+    assert lab.outcome() == (Outcome.ABORTED, 0, "")
+    # If it was Twogate that stopped, the caller is still there, and must not think that nothing ran.
+    assert lab.exchange.refused is ErrorCode.UPSTREAM_TIMEOUT
+    assert "may have run" in lab.exchange.refusals[0].error.face.text
+
+
+async def test_a_caller_that_goes_away_during_a_stream_is_an_aborted_call_and_the_upstream_let_go(lab: Lab) -> None:
+    answer = FakeAnswer([sse(PROGRESS), asyncio.Event()], content_type=SSE)
+    await cancelled(lab, answer, "piece")
+    assert lab.outcome() == (Outcome.ABORTED, 0, "")
+    assert lab.exchange.events()[-1]["error"]["data"]["reason"] == "upstream_timeout"
+    assert answer.closed == 1
+
+
+@pytest.mark.parametrize("content_type", ["application/json", SSE])
+async def test_nothing_is_added_to_an_answer_that_was_complete_when_the_call_was_cancelled(
+    lab: Lab, content_type: str
+) -> None:
+    lab.exchange.stuck_at_last = asyncio.Event()
+    body = sse(response(RESULT)) if content_type == SSE else response(RESULT)
+    await cancelled(lab, answered(body, content_type=content_type), "last piece")
+    assert lab.journal.count("last piece") == 1
+    assert lab.outcome() == (Outcome.ANSWERED, 200, "")
+
+
+async def test_a_cancellation_goes_on_even_if_it_cannot_be_written_down(lab: Lab) -> None:
+    lab.audit.refuses = frozenset({EventKind.CALL_OUTCOME})
+    await cancelled(lab, asyncio.Event(), "upstream")
+    assert lab.audit.kinds == [EventKind.CALL_INTENT]
+
+
+async def test_a_mistake_of_ours_leaves_no_call_without_outcome(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> bytes:
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr("twogate.flows.gateway.relay.encode_message", broken)
+    answer = answered(response(RESULT))
+    with pytest.raises(RuntimeError, match="a mistake"):
+        await lab.run(answer)
+    assert lab.outcome() == (Outcome.FAILED, 0, ErrorCode.INTERNAL)
+    assert answer.closed == 1
