@@ -22,7 +22,7 @@ PATIENCE = 10.0
 async def until(condition: Callable[[], bool]) -> None:
     """Poll until something holds; fails after `PATIENCE` seconds."""
     async with asyncio.timeout(PATIENCE):
-        while not condition():  # noqa: ASYNC110 - what is waited for is seen from outside, without an event
+        while not condition():
             await asyncio.sleep(0.005)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -36,8 +37,13 @@ PROOFS = {
 RESERVED = {ErrorCode.TOKEN_REVOKED, ErrorCode.SHUTTING_DOWN}
 
 
+@cache
+def nodes(tree: ast.AST) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(tree))
+
+
 def calls(tree: ast.AST, name: str) -> Iterator[ast.Call]:
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if isinstance(node, ast.Call) and name in (getattr(node.func, "id", None), getattr(node.func, "attr", None)):
             yield node
 
@@ -45,7 +51,7 @@ def calls(tree: ast.AST, name: str) -> Iterator[ast.Call]:
 def imported(tree: ast.AST) -> set[str]:
     """The modules that a tree imports, by their full names."""
     found: set[str] = set()
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -68,7 +74,7 @@ def test_what_proves_something_is_made_in_one_place(proof: str) -> None:
 def test_explaining_makes_its_principal_in_the_function_that_says_it_is_none() -> None:
     makers = [
         node.name
-        for node in ast.walk(TREES["cli/explain.py"])
+        for node in nodes(TREES["cli/explain.py"])
         if isinstance(node, ast.FunctionDef) and any(calls(node, "Principal"))
     ]
     assert makers == ["hypothetical_principal"]
@@ -86,13 +92,13 @@ def test_the_core_waits_for_nothing_and_reads_nothing_but_its_arguments() -> Non
     waiting = (ast.AsyncFunctionDef, ast.Await, ast.AsyncFor, ast.AsyncWith)
     for name, tree in CORE.items():
         assert [module for module in imported(tree) if not PURE.fullmatch(module)] == [], name
-        assert not [node for node in ast.walk(tree) if isinstance(node, waiting)], name
+        assert not [node for node in nodes(tree) if isinstance(node, waiting)], name
         for banned in ("open", "print", "input", "exec", "eval"):
             assert not [call for call in calls(tree, banned) if isinstance(call.func, ast.Name)], name
 
 
 def handlers(tree: ast.AST) -> Iterator[ast.ExceptHandler]:
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if isinstance(node, ast.ExceptHandler):
             yield node
 
@@ -121,7 +127,7 @@ def test_whoever_catches_even_cancellations_lets_them_go_on() -> None:
 def test_no_check_is_switched_off() -> None:
     switches = {"verify", "check_hostname", "verify_signature", "verify_exp", "verify_aud"}
     for name, tree in TREES.items():
-        for node in ast.walk(tree):
+        for node in nodes(tree):
             if isinstance(node, ast.keyword) and node.arg in switches:
                 assert not (isinstance(node.value, ast.Constant) and node.value.value is False), name
             if isinstance(node, ast.Attribute):
@@ -144,7 +150,7 @@ def used_codes() -> set[str]:
         node.attr
         for name, tree in TREES.items()
         if name not in tables
-        for node in ast.walk(tree)
+        for node in nodes(tree)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "ErrorCode"
     }
 

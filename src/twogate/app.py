@@ -32,7 +32,7 @@ from twogate.flows.declare import DeclareTask
 from twogate.flows.gateway.authenticate import Authenticator
 from twogate.flows.gateway.forward import Forwarder, Server
 from twogate.flows.gateway.issuers import ClaimPointers, FixedKeys, Issuers, KeySource, RemoteKeys, TrustedIssuer
-from twogate.flows.gateway.limit import AddressLimit
+from twogate.flows.gateway.limit import AddressLimit, UnderWay
 from twogate.flows.gateway.pipeline import Pipeline
 from twogate.flows.gateway.record import Recorder
 from twogate.flows.gateway.upstream import Upstream
@@ -135,6 +135,7 @@ def build_app(state: State) -> RootApp:
     pipeline = Pipeline(
         resource=lambda server: settings.public_url + server_path(server),
         limit=limit,
+        under_way=UnderWay(settings.limits.calls_per_agent),
         refusals=refusals,
         authenticator=authenticator,
         registry=state.registry,

@@ -263,3 +263,18 @@ async def test_a_session_id_of_the_upstream_is_bound_to_its_principal(
     elsewhere = await stack.call(issuer.token(stack.resource("notes")), "look", "notes", mcp_session_id=sealed)
     assert elsewhere.status_code == 404
     assert len(upstream.seen) == before
+
+
+async def test_leaving_the_user_out_does_not_lift_what_the_users_role_forbids(
+    tmp_path: Path, issuer: TestIssuer, upstream: RecordingUpstream
+) -> None:
+    settings = settings_for(tmp_path, free_port(), {"files": {"url": upstream.url}}, issuer)
+    settings["issuers"][0]["claims"]["user"] = "/email"
+    async with running(tmp_path, settings) as stack:
+        resource = stack.resource()
+        forbidden = await stack.call(issuer.token(resource, email="ada@example.com"), "look")
+        assert forbidden.status_code == 403
+        without = await stack.call(issuer.token(resource), "look")
+        assert without.status_code == 401
+        assert stack.reasons() == ["user_not_permitted", "claim_missing"]
+        assert upstream.seen == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import httpx2
@@ -68,3 +69,29 @@ async def test_a_flood_of_bad_clients_is_a_handful_of_events(
             assert refused.status_code == 401
         assert 1 <= len([event for event in stack.events() if event["kind"] == "token.refused"]) <= 3
     assert sum(event.get("count", 1) for event in stack.events() if event.get("reason") == "client_invalid") == 200
+
+
+async def test_one_agent_cannot_take_every_connection_of_a_server(
+    tmp_path: Path, issuer: TestIssuer, upstream: RecordingUpstream
+) -> None:
+    settings = settings_for(tmp_path, free_port(), {"files": {"url": upstream.url}}, issuer)
+    settings["limits"] = {"calls_per_agent": 3}
+    async with running(tmp_path, settings) as stack:
+        upstream.raw_answer = b""  # it reads the call and keeps silent
+        greedy = issuer.token(stack.resource())
+        held = [asyncio.create_task(stack.call(greedy, "look")) for _ in range(3)]
+        while len(upstream.seen) < 3:
+            await asyncio.sleep(0.01)
+        refused = await stack.call(greedy, "look")
+        assert refused.status_code == 429
+        assert refused.headers["retry-after"] == "1"
+        upstream.raw_answer = None
+        other = issuer.token(stack.resource(), azp="other", sub="other")
+        assert (await stack.call(other, "look")).status_code == 200
+        for call in held:
+            call.cancel()
+        await asyncio.gather(*held, return_exceptions=True)
+        answer = refused
+        while answer.status_code == 429:  # until the gateway noticed that the callers went away
+            answer = await stack.call(greedy, "look")
+        assert answer.status_code == 200

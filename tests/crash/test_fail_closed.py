@@ -94,7 +94,7 @@ async def test_when_the_audit_trail_cannot_be_written_nothing_passes_until_it_ca
     assert withheld.json()["error"]["data"] == {"reason": "outcome_unrecorded"}
     world.may_write(UNLIMITED)
     async with asyncio.timeout(PATIENCE):
-        while (await world.call()).status_code != 200:  # noqa: ASYNC110 - seen from outside, without an event
+        while (await world.call()).status_code != 200:
             await asyncio.sleep(0.05)
     assert (await world.ready())[0] == 200
     assert await asyncio.to_thread(world.gateway.stop) == 0

@@ -33,7 +33,7 @@ roles:
   analyst:  {allow: [read, search, fetch]}
   executor: {allow: [read, search, fetch], token: [write, send, execute]}
 tasks:
-  quarterly-report: {tools: [git.git_log, files.read_file], expected: 15m}
+  quarterly-report: {tools: [git.git_log, files.read_file]}
 agents:
   acme/reporter: {role: analyst, tasks: [quarterly-report], default_task: quarterly-report,
                   bindings: [{issuer: embedded, client_id: reporter}]}
@@ -92,7 +92,6 @@ def test_the_design_s_example_is_accepted(load: Load, tmp_path: Path) -> None:
     assert isinstance(settings.servers["files"], HttpServer)
     assert isinstance(settings.servers["git"], StdioServer)
     assert settings.tools["git.git_commit"].tool_class is ToolClass.WRITE
-    assert settings.tasks["quarterly-report"].expected == 900
     assert settings.agents["acme/reporter"].concurrent_tasks == 1
     assert settings.limits.body == 4 * 1024 * 1024
     assert settings.embedded.enabled
@@ -163,7 +162,6 @@ def test_the_generation_follows_the_meaning_not_the_text(load: Load) -> None:
         ("allow: [read, search]", "allow: []", "20 roles.reader.allow: must not be empty"),
         ("{allow: [read, search]}", "{deny: [read]}", "20 roles.reader: needs `allow` or `token`"),
         ("allow: [read, search]", "allow: [read], token: [read]", "20 roles.reader: 'read' stands in both"),
-        ("expected: 15m", "expected: 2h", "24 tasks.quarterly-report.expected: must be at most 3600 seconds"),
         ("tasks: [quarterly-report]", "tasks: []", "26 agents.acme/reporter.tasks: must not be empty"),
         ("client_id: reporter}]", "client_id: 5}]", "27 agents.acme/reporter.bindings[0].client_id: must be text"),
         ("client_id: reporter}]", "subject: r}]", "27 agents.acme/reporter.bindings[0]: the embedded authorization"),
@@ -259,8 +257,13 @@ def test_two_agents_cannot_share_a_binding(problems: Problems) -> None:
 
 def test_an_issuer_cannot_speak_for_another_tenant(problems: Problems) -> None:
     text = changed("  acme: {", "  other: {servers: [git]}\n  acme: {").replace("acme/reporter:", "other/reporter:")
-    (found,) = problems(text.replace("issuer: embedded", "issuer: https://login.example.com"))
-    assert "may not assert the tenant 'other'" in found
+    found = problems(text.replace("issuer: embedded", "issuer: https://login.example.com"))
+    assert any("may not assert the tenant 'other'" in item for item in found)
+
+
+def test_tenants_do_not_share_the_user_that_stdio_servers_run_as(problems: Problems) -> None:
+    (found,) = problems(changed("  acme: {", "  other: {servers: [files]}\n  acme: {"))
+    assert "servers.git.command: runs as Twogate's own user" in found
 
 
 def test_an_issuer_may_use_another_token_type_and_pointer(load: Load) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Final, cast
 
 import typer
+from pydantic import TypeAdapter
 
 from twogate.adapters.signers.agent_key import new_agent_key
 from twogate.app import State
@@ -13,12 +14,20 @@ from twogate.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from twogate.cli.output import CommandError, print_json, print_table, print_text
 from twogate.cli.state import with_state
 from twogate.config.policy import compile_policy, configured_agents, parse_agent_id
+from twogate.config.values import AgentKey
 from twogate.core.oauth.resource import tenant_resources
 from twogate.core.principal import AgentId
 from twogate.flows.agents import AgentAdmin, NewAgent
 from twogate.flows.authserver.clients import ClientAuth
 
 AgentArgument = Annotated[str, typer.Argument(metavar="TENANT/NAME", help="The agent.")]
+
+_AGENT_KEY: Final[TypeAdapter[str]] = TypeAdapter(AgentKey)
+# The names of RFC 7591 section 2.
+_METHODS: Final = {
+    ClientAuth.CLIENT_SECRET: "client_secret_basic",
+    ClientAuth.PRIVATE_KEY_JWT: "private_key_jwt",
+}
 
 app = typer.Typer(help="Agents: who may call.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -44,8 +53,8 @@ def add(
     """Register an agent, or a client for one that the configuration declares; print its settings once."""
     agent_id = _agent_id(agent)
     if public_keys is not None and auth is not ClientAuth.PRIVATE_KEY_JWT:
-        raise CommandError("--public-keys goes with --auth private_key_jwt")
-    jwks = None if public_keys is None else public_keys.read_text()
+        raise typer.BadParameter("goes with --auth private_key_jwt", param_hint="--public-keys")
+    jwks = None if public_keys is None else public_keys.read_text("utf-8", "replace")
     new = NewAgent(agent_id, auth, role, tuple(task or ()), default_task, jwks)
     printed = with_state(config, lambda state: _add(state, new))
     if as_json:
@@ -67,7 +76,7 @@ async def _add(state: State, new: NewAgent) -> dict[str, object]:
         "issuer": settings.public_url,
         "token_endpoint": f"{settings.public_url}/token",
         "client_id": credentials.client_id,
-        "token_endpoint_auth_method": new.auth.value,
+        "token_endpoint_auth_method": _METHODS[new.auth],
         **{name: value for name, value in given.items() if value is not None},
         "resources": sorted(tenant_resources(settings.public_url, tenants)[new.id.tenant]),
     }
@@ -151,9 +160,10 @@ def _admin(state: State) -> AgentAdmin:
 
 def _agent_id(name: str) -> AgentId:
     try:
-        return parse_agent_id(name)
-    except ValueError as error:
-        raise CommandError(f"{name!r} is no agent: write TENANT/NAME", code="usage") from error
+        # As strict as the configuration, so that what is added here could as well be declared there.
+        return parse_agent_id(_AGENT_KEY.validate_python(name))
+    except ValueError:
+        raise typer.BadParameter(f"{name!r} is no agent's name, like acme/reporter", param_hint="TENANT/NAME") from None
 
 
 def _joined(values: object) -> str:

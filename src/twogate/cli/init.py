@@ -53,7 +53,7 @@ tenants:
 
 # What a task needs: classes or tools. A session gets what both the agent's role and its task hold.
 # tasks:
-#   report: {{tools: [files.read_file], expected: 15m}}
+#   report: {{tools: [files.read_file]}}
 
 # The agents and their credentials. Roles: reader, analyst, executor, admin (shipped), or your own under `roles`.
 # agents:

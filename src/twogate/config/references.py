@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 
 from twogate.config.document import KeyPath
-from twogate.config.settings import EMBEDDED, AgentSettings, BindingSettings, Settings
+from twogate.config.settings import EMBEDDED, AgentSettings, BindingSettings, Settings, StdioServer
 from twogate.config.values import UnixAddress, is_loopback
 from twogate.core.access import ToolClass
 
@@ -30,6 +30,7 @@ class References:
     def problems(self) -> Iterator[Found]:
         """Every problem, in the order of the sections."""
         yield from self._edge()
+        yield from self._stdio()
         yield from self._issuers()
         yield from self._tools()
         yield from self._roles()
@@ -56,6 +57,16 @@ class References:
                 yield ("tls",), "contradicts public_url, which is http; write https there or remove tls"
             if not local:
                 yield ("listen",), "must be a loopback address while public_url is http"
+
+    def _stdio(self) -> Iterator[Found]:
+        # Without a user id of its own, a stdio server could read what another tenant's does (DESIGN decision 13).
+        if len(self._settings.tenants) > 1:
+            for name, server in self._settings.servers.items():
+                if isinstance(server, StdioServer):
+                    yield (
+                        ("servers", name, "command"),
+                        "runs as Twogate's own user, which several tenants must not share; reach it by `url` instead",
+                    )
 
     def _issuers(self) -> Iterator[Found]:
         settings = self._settings

@@ -42,7 +42,6 @@ from twogate.config.values import (
     UpstreamUrl,
 )
 from twogate.core.access import ToolClass
-from twogate.core.session import MAX_LIFETIME
 
 EMBEDDED: Final = "embedded"
 """How a binding names the embedded authorization server, whose issuer is `public_url`."""
@@ -87,6 +86,8 @@ class Claims(_Model):
     tenant: Pointer | None = None
     role: Pointer | None = None
     user: Pointer | None = None
+    # Whether tokens without the user claim count as the agent alone; else they are refused.
+    user_optional: bool = False
     groups: Pointer | None = None
     scope: Pointer | None = "/scope"
     session: Pointer | None = None
@@ -118,6 +119,8 @@ class Issuer(_Model):
     def _claims_fit(self) -> Issuer:
         if self.claims.tenant is None and len(self.tenants) != 1:
             raise ValueError("several tenants need claims.tenant, which says to whom a token belongs")
+        if self.claims.user_optional and self.claims.user is None:
+            raise ValueError("claims.user_optional says something of claims.user, which is missing")
         if self.roles and self.claims.role is None:
             raise ValueError("roles are listed but claims.role, which says where tokens hold them, is not")
         return self
@@ -202,10 +205,9 @@ class RoleSettings(_Model):
 
 
 class Task(_Model):
-    """What a task needs, as classes and targets, and how long it should take (seconds)."""
+    """What a task needs, as classes and targets."""
 
     tools: Entries
-    expected: Annotated[Duration, Field(le=MAX_LIFETIME)] | None = None
 
 
 class BindingSettings(_Model):
@@ -259,12 +261,17 @@ class TenantSettings(_Model):
 
 
 class Limits(_Model):
-    """Caps that hold before anybody is authenticated. `requests` and `burst` count per address, requests per second."""
+    """Caps.
+
+    `requests` (a second) and `burst` count per address, before authentication; `calls_per_agent` is how many calls of
+    one agent and user may be under way at once.
+    """
 
     body: Annotated[Size, Field(ge=1024, le=64 * 1024 * 1024)] = 4 * 1024 * 1024
     requests: Annotated[int, Field(ge=1, le=100_000)] = 200
     burst: Annotated[int, Field(ge=1, le=100_000)] = 400
     connections: Annotated[int, Field(ge=1, le=100_000)] = 2000
+    calls_per_agent: Annotated[int, Field(ge=1, le=10_000)] = 32
     connections_per_address: Annotated[int, Field(ge=1, le=100_000)] = 200
 
 

@@ -85,6 +85,9 @@ class AgentAdmin:
         declared = configured.get(new.id)
         if declared is None:
             agent: Agent | None = _checked(new, policy)
+            # The store refuses it too, but by then the trail would say that the agent was added.
+            if await self._registry.agent(new.id) is not None:
+                raise _wrong(f"there is an agent {new.id} already; `twogate agent list` shows it")
             client_id = f"{new.id.tenant}.{new.id.agent}"
             bindings = [Binding(Method.JWT, issuer, client_id)]
             if (owner := bound.get(bindings[0])) is not None:

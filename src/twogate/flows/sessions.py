@@ -92,6 +92,11 @@ class Sessions:
         cached = self._by_task.get((principal.key, task))
         if cached is not None and now < cached.deadline:
             return verify_session(cached, principal.key, now)
+        if task not in principal.agent.tasks:
+            # Before the store, so that guessing tasks costs nobody else a transaction.
+            error = GateError(ErrorCode.TASK_UNKNOWN, f"agent {principal.agent.id} has no task {task[:64]!r}")
+            await self._audit.append(self._event(EventKind.SESSION_REFUSED, principal, task[:64], address, error))
+            raise error
         candidate = Session(
             id=base64.urlsafe_b64encode(self._rng.token(18)).decode(),
             principal=principal.key,

@@ -61,7 +61,7 @@ def public(key: Any) -> VerificationKey:
 class Gate:
     """An authenticator in front of two issuers, and how tests ask it."""
 
-    def __init__(self, trusted: TrustedIssuer = TRUSTED, **pointers: str | None) -> None:
+    def __init__(self, trusted: TrustedIssuer = TRUSTED, **pointers: Any) -> None:
         trusted = msgspec.structs.replace(trusted, pointers=msgspec.structs.replace(trusted.pointers, **pointers))
         other = msgspec.structs.replace(TRUSTED, issuer=OTHER_ISSUER)
         self.source = CountingKeys(public(KEY))
@@ -285,7 +285,8 @@ async def test_there_is_a_user_only_where_the_operator_points_at_one() -> None:
     claims = {"sub": "alice", "preferred_username": "alice", "email": "alice@example.com", "act": {"sub": "robot"}}
     assert (await Gate().ask(token(claims=claims))).user is None
     assert (await Gate(user="/preferred_username").ask(token(claims=claims))).user == UserId(ISSUER, "alice")
-    assert (await Gate(user="/missing").ask(token(claims=claims))).user is None
+    assert (await Gate(user="/missing", user_optional=True).ask(token(claims=claims))).user is None
+    assert await Gate(user="/missing").refuses(token(claims=claims)) is ErrorCode.CLAIM_MISSING
 
 
 async def test_claims_are_read_where_the_pointers_say_and_nowhere_else() -> None:

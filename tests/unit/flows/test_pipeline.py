@@ -38,7 +38,7 @@ from twogate.flows.gateway.authenticate import Authenticator
 from twogate.flows.gateway.exchange import Head
 from twogate.flows.gateway.forward import Forwarder, Server
 from twogate.flows.gateway.issuers import ClaimPointers, FixedKeys, Issuers, TrustedIssuer
-from twogate.flows.gateway.limit import AddressLimit
+from twogate.flows.gateway.limit import AddressLimit, UnderWay
 from twogate.flows.gateway.pipeline import Pipeline
 from twogate.flows.gateway.record import Recorder
 from twogate.flows.gateway.upstream_session import UpstreamSessions
@@ -126,6 +126,7 @@ class Lab:
         self.pipeline = Pipeline(
             resource=lambda server: FILES.replace("files", server),
             limit=AddressLimit(rate=1, burst=burst),
+            under_way=UnderWay(4),
             refusals=self.refusals,
             authenticator=Authenticator(Issuers({ISSUER: TRUSTED}, {ISSUER: FixedKeys((key,))}), accessors()),
             registry=Registry(self.registry, self.registry, {ROBOT: AGENT}, {BINDING: ROBOT}),

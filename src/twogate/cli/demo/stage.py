@@ -58,7 +58,7 @@ tools:
 
 # What the task needs, and no more: `git_show` is a read that the role has, but this task does not.
 tasks:
-  {task}: {{tools: [git.git_log, git.git_commit, sqlite.list_tables, sqlite.read_query], expected: 15m}}
+  {task}: {{tools: [git.git_log, git.git_commit, sqlite.list_tables, sqlite.read_query]}}
 
 tenants:
   acme: {{servers: [git, sqlite]}}

@@ -155,6 +155,9 @@ def _verified_token(signed: SignedClaims, issuer: TrustedIssuer, credential: str
     if identifier is None:
         raise GateError(ErrorCode.CLAIM_MISSING, f"the agent's claim {pointers.agent} is required")
     subject = string_at(claims, pointers.user)
+    if subject is None and pointers.user is not None and not pointers.user_optional:
+        # Leaving the claim out (by asking for fewer scopes) must not lift what the user's role forbids.
+        raise GateError(ErrorCode.CLAIM_MISSING, f"the user's claim {pointers.user} is required")
     return VerifiedToken(
         tenant=tenant,
         binding=Binding(Method.JWT, issuer.issuer, identifier),

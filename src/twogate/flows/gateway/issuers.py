@@ -35,6 +35,7 @@ class ClaimPointers(msgspec.Struct, frozen=True):
     tenant: str | None = None
     role: str | None = None
     user: str | None = None
+    user_optional: bool = False
     groups: str | None = None
     scope: str | None = None
     session: str | None = None

@@ -26,7 +26,7 @@ from twogate.flows.gateway.authenticate import Authenticator
 from twogate.flows.gateway.credential import BearerToken, parse_credential
 from twogate.flows.gateway.exchange import Exchange, Head, Refusal
 from twogate.flows.gateway.forward import Forwarder
-from twogate.flows.gateway.limit import AddressLimit
+from twogate.flows.gateway.limit import AddressLimit, UnderWay
 from twogate.flows.gateway.meta import forwarded
 from twogate.flows.gateway.read import SESSION_END, Authenticated, Call, CallError, read_call, read_session_end
 from twogate.flows.gateway.record import Recorded, Recorder, refused_event
@@ -47,6 +47,7 @@ class Pipeline:
         *,
         resource: Callable[[str], str],
         limit: AddressLimit,
+        under_way: UnderWay,
         refusals: Refusals,
         authenticator: Authenticator,
         registry: Registry,
@@ -60,6 +61,7 @@ class Pipeline:
     ) -> None:
         self._resource = resource
         self._limit = limit
+        self._under_way = under_way
         self._refusals = refusals
         self._authenticator = authenticator
         self._registry = registry
@@ -89,15 +91,18 @@ class Pipeline:
         except GateError as error:
             await self._refuse_message(authenticated, error, exchange)
             return
+        if isinstance(decided, Admitted) and not self._under_way.begin(call.principal.key):
+            limited = GateError(
+                ErrorCode.RATE_LIMITED, "too many calls of this agent under way", data={"retry_after": 1}
+            )
+            decided = Refused(call, decided.session, decided.target, limited)
         if isinstance(decided, Refused):
             await self._refuse(decided, exchange)
             return
         try:
-            recorded = await self._record(decided)
-        except GateError as error:
-            await exchange.refuse(Refusal(error, call.message.id))
-            return
-        await self._forwarder.forward(recorded, exchange)
+            await self._run(decided, exchange)
+        finally:
+            self._under_way.end(call.principal.key)
 
     def take(self, address: str) -> None:
         """Count one request of an address; every request is counted once, whatever comes of it.
@@ -139,6 +144,14 @@ class Pipeline:
                 return read_session_end(authenticated, self._sealed)
             case _:
                 raise GateError(ErrorCode.METHOD_NOT_ALLOWED, "neither POST nor DELETE")
+
+    async def _run(self, admitted: Admitted, exchange: Exchange) -> None:
+        try:
+            recorded = await self._record(admitted)
+        except GateError as error:
+            await exchange.refuse(Refusal(error, admitted.call.message.id))
+            return
+        await self._forwarder.forward(recorded, exchange)
 
     async def _record(self, admitted: Admitted) -> Recorded:
         # From here on only this re-encoded message exists: the upstream sees what was decided on and nothing else.

@@ -1,0 +1,488 @@
+"""What Twogate must do, where that is written, and the tests that show it.
+
+`tests/test_requirements.py` holds manifest and tests to each other. A source is a row of the requirements (R-xx), a
+section of an RFC, or a page of the Model Context Protocol's specification with its version. Tests stand here by their
+node ids, below `tests/`.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+
+class Behaviour(NamedTuple):
+    """One thing that must hold: the row it belongs to, its source, what it is, and the tests that fail without it."""
+
+    row: str
+    source: str
+    what: str
+    tests: tuple[str, ...]
+
+
+ROWS: Final = ("R-01", "R-12", "R-30", "R-31", "R-32", "R-40", "R-44", "R-70", "R-90")
+"""The rows that the manifest must cover. A row is added with the first behaviour that shows it."""
+
+_CORE = "unit/core"
+_FLOWS = "unit/flows"
+
+BEHAVIOURS: Final = (
+    # R-01: the resource server.
+    Behaviour(
+        "R-01",
+        "R-01",
+        "the checks of a token run in their documented order",
+        (
+            f"{_FLOWS}/test_authenticate.py::test_a_token_with_several_defects_is_refused_for_the_first",
+            "attacks/test_tokens.py::test_a_bad_token_is_refused_and_the_upstream_sees_nothing",
+        ),
+    ),
+    Behaviour(
+        "R-01",
+        "R-01",
+        "the caller's token is never sent upstream",
+        (
+            "attacks/test_tokens.py::test_the_callers_token_never_goes_upstream",
+            f"{_FLOWS}/test_pipeline.py::test_the_upstream_gets_the_parsed_message_anew_and_no_header_of_the_caller",
+        ),
+    ),
+    Behaviour(
+        "R-01",
+        "R-01",
+        "tokens longer-lived than the issuer's limit are refused",
+        (f"{_FLOWS}/test_authenticate.py::test_times",),
+    ),
+    Behaviour(
+        "R-01",
+        "RFC 7515 appendix A",
+        "the standard's own signatures verify, and no other spelling or algorithm of them",
+        (
+            f"{_CORE}/jose/test_jwt.py::test_the_examples_of_rfc_7515_verify",
+            f"{_CORE}/jose/test_jwt.py::test_the_examples_of_rfc_7515_without_a_public_key_signature_are_refused",
+            f"{_CORE}/jose/test_jwt.py::test_no_single_changed_character_of_an_example_verifies",
+        ),
+    ),
+    Behaviour(
+        "R-01",
+        "RFC 8725 section 3.1",
+        "algorithms come from configuration and key, never from the token alone",
+        (
+            f"{_CORE}/jose/test_jwt.py::test_algorithms_that_do_not_exist_here_are_refused",
+            f"{_CORE}/jose/test_jwt.py::test_an_hmac_keyed_with_the_public_key_is_refused",
+            f"{_CORE}/jose/test_jwt.py::test_an_empty_set_of_algorithms_is_a_mistake_of_ours",
+        ),
+    ),
+    Behaviour(
+        "R-01",
+        "RFC 8725 section 3.10",
+        "keys come from configuration, never from the token's header",
+        (f"{_CORE}/jose/test_jwt.py::test_a_header_parameter_that_is_not_on_the_list_is_refused",),
+    ),
+    Behaviour(
+        "R-01",
+        "RFC 7517 section 5",
+        "only public signature keys of a set are used",
+        (f"{_CORE}/jose/test_keys.py::test_any_other_key_is_skipped_and_takes_no_good_key_with_it",),
+    ),
+    Behaviour(
+        "R-01",
+        "RFC 8707 section 2; MCP 2025-11-25, Authorization, Token Handling",
+        "a token is good for this very resource only",
+        (
+            f"{_FLOWS}/test_authenticate.py::test_any_other_audience_is_refused",
+            "attacks/test_tokens.py::test_a_token_for_one_server_fails_at_another_with_a_warm_cache",
+        ),
+    ),
+    Behaviour(
+        "R-01",
+        "RFC 8414 section 3.3",
+        "metadata that does not name the very issuer is not used",
+        (f"{_FLOWS}/test_issuers.py::test_then_by_openid_connect_if_the_first_does_not_name_this_very_issuer",),
+    ),
+    Behaviour(
+        "R-01",
+        "RFC 9728 section 5.1; RFC 6750 section 3",
+        "a refusal that a token would cure is challenged with `resource_metadata` and scopes",
+        (
+            "unit/web/test_gateway.py::test_a_missing_credential_is_challenged_with_metadata_and_every_scope",
+            "unit/web/test_errors.py::test_a_bearer_challenge_comes_with_every_refusal_that_another_token_would_cure",
+        ),
+    ),
+    Behaviour(
+        "R-01",
+        "RFC 9728 section 3",
+        "each resource has its metadata",
+        ("unit/web/test_authserver.py::TestDocuments::test_each_server_has_its_own_resource_metadata",),
+    ),
+    Behaviour(
+        "R-01",
+        "RFC 7800 section 3.1",
+        "a token that is bound to a proof is refused without one",
+        (f"{_FLOWS}/test_authenticate.py::test_a_bound_token_is_refused_whatever_it_is_bound_to",),
+    ),
+    Behaviour(
+        "R-01",
+        "RFC 6750 section 2; RFC 9700 section 4.3.2",
+        "one bearer token in the header, none in the query, and nothing else beside it",
+        (
+            f"{_FLOWS}/test_credential.py::test_anything_else_in_authorization_is_refused",
+            f"{_FLOWS}/test_credential.py::test_another_credential_or_proof_is_refused_not_ignored",
+            "attacks/test_tokens.py::test_a_token_in_the_query_is_refused",
+        ),
+    ),
+    Behaviour(
+        "R-01",
+        "DESIGN decision 1",
+        "there is a user only where the operator points at one",
+        (f"{_FLOWS}/test_authenticate.py::test_there_is_a_user_only_where_the_operator_points_at_one",),
+    ),
+    Behaviour(
+        "R-01",
+        "DESIGN decision 2",
+        "an issuer asserts only its own tenants and roles, with its own keys",
+        (
+            "attacks/test_calls.py::test_an_issuer_may_assert_only_its_own_tenants_and_roles",
+            f"{_FLOWS}/test_authenticate.py::test_the_key_of_one_issuer_does_not_speak_for_another",
+        ),
+    ),
+    Behaviour(
+        "R-01",
+        "R-01",
+        "the embedded authorization server's tokens and clients are held to the same",
+        (
+            "unit/web/test_authserver.py::TestTheMcpSdksOwnClients::test_they_discover_authenticate_and_are_let_in",
+            "attacks/test_token_endpoint.py::TestAssertions::test_an_assertion_works_once",
+        ),
+    ),
+    Behaviour(
+        "R-01",
+        "R-22; OWASP SSRF",
+        "key documents are fetched without reaching inside",
+        (
+            "attacks/test_ssrf.py::test_a_name_that_resolves_to_an_internal_address_is_refused",
+            f"{_FLOWS}/test_issuers.py::test_an_address_that_metadata_names_on_another_origin_is_not_trusted_like_the_configuration",
+        ),
+    ),
+    # R-12: caching.
+    Behaviour(
+        "R-12",
+        "RFC 9111 section 4.2.1",
+        "keys are kept as long as their answer says, within bounds",
+        (f"{_FLOWS}/test_issuers.py::test_keys_are_kept_as_long_as_the_answer_says_within_bounds",),
+    ),
+    Behaviour(
+        "R-12",
+        "R-12",
+        "an unknown `kid` fetches again, at a limited rate",
+        (
+            f"{_FLOWS}/test_issuers.py::test_an_unknown_kid_fetches_the_keys_at_once_but_not_twice_in_half_a_minute",
+            "attacks/test_tokens.py::test_a_flood_of_unknown_key_ids_fetches_the_keys_once",
+        ),
+    ),
+    Behaviour(
+        "R-12",
+        "R-12",
+        "verified tokens are kept five minutes at most, and never past `exp`",
+        (
+            f"{_FLOWS}/test_authenticate.py::test_a_verified_token_is_verified_again_after_five_minutes",
+            f"{_FLOWS}/test_authenticate.py::test_the_cache_never_outlives_the_token",
+            "attacks/test_tokens.py::test_a_cached_token_is_refused_once_it_expired",
+        ),
+    ),
+    Behaviour(
+        "R-12",
+        "R-12, R-61",
+        "no cache outlives a revocation",
+        (
+            f"{_FLOWS}/test_authenticate.py::test_a_changed_registry_is_looked_at_again_with_a_cached_token",
+            f"{_FLOWS}/test_sessions.py::test_a_session_ended_while_it_was_being_read_is_not_remembered_as_live",
+            "attacks/test_calls.py::test_a_disabled_agent_is_refused_at_the_next_request",
+        ),
+    ),
+    # R-30: roles.
+    Behaviour(
+        "R-30",
+        "R-30",
+        "the default matrix ships, cell by cell",
+        (
+            f"{_CORE}/test_access.py::test_the_shipped_matrix_is_the_one_of_the_requirements",
+            f"{_CORE}/test_access.py::test_the_matrix_covers_every_class_and_every_shipped_role",
+        ),
+    ),
+    Behaviour(
+        "R-30",
+        "R-30",
+        "denied unless every rule allows; narrowing never widens",
+        (
+            f"{_CORE}/test_access.py::test_a_call_is_decided_by_the_first_rule_that_refuses_it",
+            f"{_CORE}/test_access.py::test_what_is_allowed_is_allowed_by_every_rule_by_itself",
+            f"{_CORE}/test_access.py::test_narrowing_never_makes_a_decision_milder",
+        ),
+    ),
+    Behaviour(
+        "R-30",
+        "R-30, R-33",
+        "a tool that needs an operation token does not run without one",
+        ("attacks/test_calls.py::test_a_token_tool_is_refused_with_its_own_code",),
+    ),
+    # R-31: sessions.
+    Behaviour(
+        "R-31",
+        "R-31",
+        "a session's tools are the intersection of role and task, and never grow",
+        (
+            f"{_CORE}/test_access.py::test_a_session_holds_what_role_and_task_both_name_and_nothing_for_unknown_ones",
+            f"{_FLOWS}/test_sessions.py::test_a_session_keeps_its_tools_when_the_configuration_grows",
+            "stateful/test_sessions_machine.py::TestSessions",
+            "stateful/test_session_store.py::TestSessions",
+        ),
+    ),
+    Behaviour(
+        "R-31",
+        "R-31",
+        "declaring task after task does not collect their tools",
+        (
+            "attacks/test_sessions.py::test_declaring_task_after_task_does_not_collect_their_union",
+            "attacks/test_task_union.py::test_declaring_every_task_in_turn_reaches_the_tools_of_the_first_only",
+            "attacks/test_review.py::test_an_agent_with_two_issuers_cannot_hold_one_task_through_each",
+            f"{_CORE}/test_session.py::test_declaring_a_task_finds_opens_or_refuses",
+        ),
+    ),
+    Behaviour(
+        "R-31",
+        "R-31",
+        "a session is bound to its principal and to an hour at most",
+        (
+            f"{_CORE}/test_session.py::test_a_session_is_refused_to_others_and_after_its_end",
+            f"{_CORE}/test_session.py::test_a_session_lives_an_hour_at_most",
+            "attacks/test_sessions.py::test_another_principals_session_is_refused",
+        ),
+    ),
+    Behaviour(
+        "R-31",
+        "R-31",
+        "an unknown task gives no tools",
+        (
+            "attacks/test_sessions.py::test_an_unknown_task_gives_no_session",
+            f"{_FLOWS}/test_admit.py::test_an_unknown_or_second_task_is_refused_and_never_replaced_by_the_default",
+        ),
+    ),
+    # R-32: per call.
+    Behaviour(
+        "R-32",
+        "R-32",
+        "everything that acts on something is decided by what it acts on, before anything runs",
+        (
+            f"{_FLOWS}/test_admit.py::test_everything_that_acts_on_something_is_decided_by_what_it_acts_on",
+            f"{_FLOWS}/test_pipeline.py::test_a_call_that_gate_two_refuses_is_recorded_before_it_is_answered",
+            "attacks/test_calls.py::test_methods_that_nothing_allows_are_refused",
+        ),
+    ),
+    Behaviour(
+        "R-32",
+        "R-32",
+        "a list shows exactly what may be called",
+        (
+            f"{_CORE}/test_access.py::test_a_list_shows_exactly_what_a_call_would_not_be_refused",
+            f"{_FLOWS}/test_answers.py::test_a_list_shows_only_what_is_visible_in_its_order",
+            "attacks/test_calls.py::test_a_list_shows_only_what_may_be_called",
+        ),
+    ),
+    Behaviour(
+        "R-32",
+        "RFC 6750 section 3.1; MCP 2025-11-25, Authorization, Scope Challenge Handling",
+        "a scope shortfall is 403 `insufficient_scope` with the scopes that would help",
+        (
+            "attacks/test_calls.py::test_a_missing_scope_is_challenged_with_the_scopes_that_would_help",
+            "unit/web/test_gateway.py::test_a_scope_shortfall_names_only_the_scopes_that_would_help",
+        ),
+    ),
+    Behaviour(
+        "R-32",
+        "DESIGN decision 11",
+        "what a caller may not use and what does not exist cannot be told apart",
+        (
+            f"{_CORE}/test_errors.py::test_a_tool_outside_the_role_the_task_or_the_world_cannot_be_told_apart",
+            "attacks/test_calls.py::test_every_kind_of_refusal_looks_the_same_outside_and_is_exact_inside",
+        ),
+    ),
+    Behaviour(
+        "R-32",
+        "R-32, R-61",
+        "who is cut off while its body arrives reaches nothing",
+        (
+            "attacks/test_review.py::test_an_agent_that_was_disabled_while_its_body_arrived_reaches_nothing",
+            f"{_FLOWS}/test_pipeline.py::test_a_session_that_expired_while_the_body_arrived_is_refused",
+        ),
+    ),
+    Behaviour(
+        "R-32",
+        "R-36",
+        "a tenant reaches its own servers only",
+        ("attacks/test_calls.py::test_a_tenant_reaches_its_own_servers_only",),
+    ),
+    # R-40: in front of any server.
+    Behaviour(
+        "R-40",
+        "MCP 2024-11-05 to 2026-07-28, schemas",
+        "every method of every version is known, and no other",
+        (
+            f"{_CORE}/test_protocol.py::test_the_versions_are_those_of_the_sdk",
+            f"{_CORE}/test_protocol.py::test_a_method_exists_exactly_where_the_sdk_has_it_and_tasks_are_closed",
+        ),
+    ),
+    Behaviour(
+        "R-40",
+        "R-40",
+        "official clients reach real servers, over HTTP and stdio, in both eras",
+        (
+            "peers/test_official_client.py::test_it_sees_and_calls_what_role_and_task_hold_and_nothing_else",
+            "peers/test_mcp_server_git.py::test_both_eras_and_two_users_are_served_side_by_side",
+        ),
+    ),
+    Behaviour(
+        "R-40",
+        "MCP 2025-11-25, Transports, Session Management",
+        "the upstream's session reaches its own principal only",
+        (
+            f"{_FLOWS}/test_upstream_session.py::test_a_stolen_id_does_not_open",
+            "attacks/test_calls.py::test_a_session_id_of_the_upstream_is_bound_to_its_principal",
+        ),
+    ),
+    Behaviour(
+        "R-40",
+        "MCP 2025-11-25, Transports, Security Warning",
+        "a foreign Origin is refused",
+        (
+            "unit/web/test_gateway.py::test_another_origin_is_refused_counted_and_told_nothing",
+            "attacks/test_calls.py::test_a_foreign_origin_is_refused",
+        ),
+    ),
+    Behaviour(
+        "R-40",
+        "R-40",
+        "a server that talks rubbish, breaks off or asks the agent something reaches nobody",
+        (
+            f"{_FLOWS}/test_relay.py::test_what_does_not_answer_this_call_is_refused_and_not_passed_on",
+            f"{_FLOWS}/test_relay.py::test_what_the_server_asks_of_the_agent_is_dropped",
+            "attacks/test_upstream_answers.py::test_an_answer_that_breaks_a_rule_is_invalid",
+            "attacks/test_stdio_servers.py::test_the_server_cannot_ask_the_client_anything",
+        ),
+    ),
+    # R-44: what is authorized is what is sent.
+    Behaviour(
+        "R-44",
+        "RFC 8259 section 4; RFC 7493 section 2.3",
+        "a member named twice is refused at any depth",
+        (
+            f"{_CORE}/test_message.py::test_a_member_named_twice_is_refused_at_any_depth_and_spelling",
+            "attacks/test_calls.py::test_a_duplicate_key_does_not_smuggle_another_tool",
+        ),
+    ),
+    Behaviour(
+        "R-44",
+        "R-44",
+        "a member in disguise is refused",
+        ("attacks/test_parser_tricks.py::test_a_params_member_in_disguise_is_refused",),
+    ),
+    Behaviour(
+        "R-44",
+        "MCP 2026-07-28, Transports, Streamable HTTP",
+        "headers that disagree with the body are refused",
+        ("attacks/test_header_mismatch.py::test_a_modern_header_that_is_missing_or_differs_is_a_mismatch",),
+    ),
+    Behaviour(
+        "R-44",
+        "R-44",
+        "what goes upstream is encoded from what was decided on",
+        (
+            "attacks/test_calls.py::test_what_is_decided_on_is_what_is_sent",
+            "test_architecture.py::test_no_module_reads_members_of_a_message_by_its_raw_bytes_upstream",
+        ),
+    ),
+    Behaviour(
+        "R-44",
+        "RFC 9112 sections 6 and 11",
+        "one request has one framing",
+        ("attacks/test_http_framing.py::test_the_trick_is_refused_and_the_application_sees_nothing",),
+    ),
+    # R-70: audit.
+    Behaviour(
+        "R-70",
+        "R-70",
+        "an intent is written before the call is forwarded, an outcome before its answer ends",
+        (
+            f"{_FLOWS}/test_relay.py::test_intent_then_upstream_then_outcome_then_answer",
+            f"{_FLOWS}/test_relay.py::test_a_stream_passes_as_it_comes_and_its_outcome_is_written_before_its_end",
+        ),
+    ),
+    Behaviour(
+        "R-70",
+        "R-70",
+        "every refusal is written before it is answered",
+        (
+            f"{_FLOWS}/test_pipeline.py::test_a_stranger_is_refused_before_its_body_is_read",
+            f"{_FLOWS}/test_pipeline.py::test_a_request_that_is_no_acceptable_message_is_refused_and_recorded_with_its_agent",
+        ),
+    ),
+    Behaviour(
+        "R-70",
+        "R-70; DESIGN decision 19",
+        "without a trail that can be written nothing is forwarded or answered",
+        (
+            f"{_FLOWS}/test_pipeline.py::test_without_a_written_intent_the_upstream_sees_nothing",
+            f"{_FLOWS}/test_relay.py::test_no_part_of_an_answer_leaves_whose_outcome_cannot_be_written",
+            "crash/test_fail_closed.py::test_when_the_audit_trail_cannot_be_written_nothing_passes_until_it_can",
+        ),
+    ),
+    Behaviour(
+        "R-70",
+        "R-70",
+        "no credential and no argument is written down",
+        (
+            f"{_FLOWS}/test_pipeline.py::test_what_is_recorded_are_names_and_digests_and_no_argument_or_token",
+            "unit/adapters/test_audit_log.py::test_no_canary_secret_reaches_the_file",
+        ),
+    ),
+    Behaviour(
+        "R-70",
+        "R-70",
+        "a changed, cut or reordered trail is found",
+        (
+            "attacks/test_audit_tampering.py::test_a_flipped_byte_anywhere_is_found",
+            f"{_CORE}/test_audit_chain.py::test_every_single_flipped_bit_is_found",
+        ),
+    ),
+    Behaviour(
+        "R-70",
+        "R-70",
+        "strangers cannot fill the disk with refusals",
+        (
+            "unit/adapters/test_audit_log.py::test_a_flood_of_refusals_becomes_few_events_and_true_counts",
+            "attacks/test_floods.py::test_a_flood_of_refusals_is_a_handful_of_events",
+        ),
+    ),
+    # R-90: one process with SQLite.
+    Behaviour(
+        "R-90",
+        "R-90",
+        "one process on SQLite does the whole job",
+        ("peers/test_demo.py::test_every_step_of_the_demo_goes_as_it_must",),
+    ),
+    Behaviour(
+        "R-90",
+        "R-90",
+        "no state is held by one replica that another lacks",
+        (
+            "contracts/test_session_store.py::test_two_processes_declaring_tasks_at_once_get_one_session",
+            f"{_FLOWS}/test_upstream_session.py::test_another_replica_with_the_same_key_opens_it_and_one_with_another_key_does_not",
+        ),
+    ),
+    Behaviour(
+        "R-90",
+        "R-90",
+        "a killed process loses no answered call",
+        (
+            "crash/test_kill.py::test_after_kill_9_under_load_the_trail_holds_every_answered_call_and_no_process_is_left",
+        ),
+    ),
+)
