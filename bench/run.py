@@ -58,13 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--quick", action="store_true", help="very few calls: shows that it works, measures nothing")
     parser.add_argument("--out", type=Path, default=OUT, help="where the JSON goes")
-    parser.add_argument("--install", action="store_true", help="only install the peers (root and apt-get), then end")
     options = parser.parse_args(arguments)
-    if options.install:
-        if reason := subjects.install_nginx():
-            _warn(reason)
-        return 0
     calls, rounds = (QUICK_CALLS, QUICK_ROUNDS) if options.quick else (options.calls, options.rounds)
+    if not options.quick:
+        subjects.install_nginx()
     report = uvloop.run(_measure(calls // rounds, rounds))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
@@ -83,7 +80,7 @@ async def _measure(calls: int, rounds: int) -> dict[str, Any]:
         tested = [gateway]
         binary = subjects.find_nginx()
         if binary is None:
-            skipped["nginx_plain"] = "nginx is not installed (python -m bench --install)"
+            skipped["nginx_plain"] = "nginx is not installed, and installing it needs root and apt-get"
         else:
             tested.append(await stack.enter_async_context(subjects.nginx(directory, upstream_port, binary)))
         series = _series(tested, issuer, (calls + WARM_UP) * rounds)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from joserfc.jwk import ECKey
 from typer.testing import CliRunner, Result
 
@@ -21,7 +20,7 @@ listen: 127.0.0.1:8080
 store: sqlite:///./state/twogate.db
 state: state
 servers:
-  git: {command: [git-server]}
+  git: {url: http://git.internal/mcp}
   web: {url: http://web.internal/mcp}
 tools:
   git.log: {class: read}
@@ -84,14 +83,14 @@ def test_a_new_agent_gets_a_key_pair_of_which_only_the_public_half_stays(run: Ru
         "token_endpoint_auth_method": "private_key_jwt",
         "resources": ["http://localhost:8080/mcp/git", "http://localhost:8080/sessions"],
     }
-    private = ECKey.import_key(load_pem_private_key(pem.encode(), None)).as_dict(private=True)
+    private = ECKey.import_key(pem).as_dict(private=True)
     with closing(sqlite3.connect(tmp_path / "state" / "twogate.db")) as store:
         ((jwks,),) = store.execute("SELECT jwks FROM clients").fetchall()
     (public,) = json.loads(jwks)["keys"]
     assert (public["x"], public["y"]) == (private["x"], private["y"])
     assert "d" not in public
     written = everything_written(tmp_path)
-    assert private["d"].encode() not in written
+    assert str(private["d"]).encode() not in written
     assert pem.splitlines()[1].encode() not in written
     assert trail(tmp_path) == [("agent.added", "acme/worker")]
 
