@@ -149,8 +149,8 @@ def _settings(directory: Path, port: int, upstream_port: int, issuer: Issuer) ->
                 "jwks_uri": f"{issuer.url}/jwks",
                 "algorithms": ["ES256"],
                 "tenants": [TENANT],
-                "roles": [],
-                "claims": {"agent": "/azp", "tenant": "/tenant"},
+                "roles": ["reader"],
+                "claims": {"agent": "/azp", "tenant": "/tenant", "role": "/mcp_role"},
             }
         ],
         "agents": {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from twogate.core.principal import Agent, AgentId, Binding, Method, Principal, U
 from twogate.core.session import Session, find_or_refuse
 from twogate.flows.gateway.exchange import Refusal
 from twogate.flows.gateway.upstream import UpstreamRequest
+from twogate.flows.sessions import nothing
 
 NOW = 1_800_000_000
 URL = "https://mcp.example.com"
@@ -148,7 +149,9 @@ class MemorySessions:
     def current(self) -> int:
         return self.revision
 
-    async def open(self, candidate: Session, agent: Agent, now: int) -> Session:
+    async def open(
+        self, candidate: Session, agent: Agent, now: int, announce: Callable[[], Awaitable[None]] = nothing
+    ) -> Session:
         wanted = candidate.principal
         mine = [
             row
@@ -158,6 +161,7 @@ class MemorySessions:
         ]
         found = find_or_refuse(agent, wanted, candidate.task, mine)
         if found is None:
+            await announce()
             self.rows[candidate.id] = found = candidate
             self.revision += 1
         self.before_read_returns()

@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+from typer.testing import CliRunner
+
+from twogate.cli.main import app
 
 COMMAND = Path(sys.executable).parent / "twogate"
 PATIENCE = 30.0
@@ -38,7 +41,14 @@ def cli_json(*arguments: str | Path) -> Any:
     return json.loads(done.stdout)
 
 
-def until(check: Callable[[], bool], what: str, *, tick: Callable[[], None] | None = None) -> None:
+def here_json(*arguments: str | Path) -> Any:
+    """The same in this process, which saves the start of another one."""
+    done = CliRunner().invoke(app, [*map(str, arguments), "--json"])
+    assert (done.exit_code, done.stderr) == (0, ""), done.output
+    return json.loads(done.stdout)
+
+
+def until(check: Callable[[], bool], what: str, *, tick: Callable[[], object] | None = None) -> None:
     """Poll until `check` holds."""
     deadline = time.monotonic() + PATIENCE
     while not check():
@@ -183,7 +193,7 @@ def request_headers(token: str) -> dict[str, str]:
 def init(directory: Path, settings: Mapping[str, Any], *, port: int, tls: bool = True) -> None:
     """Make certificates and state by `twogate init`, then write the configuration over its template."""
     url = f"{'https' if tls else 'http'}://localhost:{port}"
-    cli_json("init", directory, "--public-url", url)
+    here_json("init", directory, "--public-url", url)
     document: dict[str, Any] = {
         "public_url": url,
         "listen": f"127.0.0.1:{port}",

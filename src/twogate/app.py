@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -37,7 +37,7 @@ from twogate.flows.gateway.pipeline import Pipeline
 from twogate.flows.gateway.record import Recorder
 from twogate.flows.gateway.upstream import Upstream
 from twogate.flows.gateway.upstream_session import UpstreamSessions
-from twogate.flows.registry import Registry
+from twogate.flows.registry import Registry, check_definitions
 from twogate.flows.sessions import Sessions
 from twogate.stores.sql.clients import SqlClientStore
 from twogate.stores.sql.engine import open_engine
@@ -49,7 +49,7 @@ from twogate.stores.sql.sessions import SqlSessionStore
 from twogate.web.authserver import authserver_routes
 from twogate.web.edge_limits import EdgeLimits
 from twogate.web.gateway import GatewayApp
-from twogate.web.root import RootApp, health_routes
+from twogate.web.root import RootApp, health_routes, plain_refusals
 from twogate.web.sessions import session_routes
 from twogate.web.wellknown import wellknown_routes
 
@@ -57,8 +57,8 @@ log = structlog.get_logger("twogate")
 
 
 @dataclass(frozen=True)
-class State:
-    """What the server and the command line share: the store and the audit trail."""
+class Store:
+    """The opened store, and the agents of configuration and store as one registry."""
 
     settings: Settings
     engine: AsyncEngine
@@ -68,37 +68,45 @@ class State:
     clients: SqlClientStore
     replay: SqlReplayStore
     registry: Registry
-    audit: AuditLog
     clock: SystemClock
     rng: SystemRng
 
     async def close(self) -> None:
-        """Write what is pending and let go of everything."""
-        await self.audit.close()
+        """Let go of the database."""
         self.revision.close()
         await self.engine.dispose()
 
 
-async def open_state(settings: Settings) -> State:
-    """Open the store, brought up to this version, and the audit trail.
+@dataclass(frozen=True)
+class State(Store):
+    """The store with an open audit trail: what it takes to change something or to serve."""
+
+    audit: AuditLog
+
+    async def close(self) -> None:
+        """Write what is pending and let go of everything."""
+        await self.audit.close()
+        await super().close()
+
+
+async def open_store(settings: Settings) -> Store:
+    """Open the store, brought up to this version.
 
     Raises:
-        GateError: STORE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+        GateError: STORE_UNAVAILABLE; REQUEST_MALFORMED if configuration and store define the same agent or binding.
     """
     clock, rng = SystemClock(), SystemRng()
     engine = open_engine(settings.store)
     try:
         await upgrade(engine)
-        revision = SqliteRevision(settings.store_path)
         registry_store = SqlRegistryStore(engine)
         agents, bindings = configured_agents(settings)
-        audit = AuditLog(
-            settings.state_directory / "audit", clock, rng, instance=settings.public_url, fsync=settings.audit.fsync
-        )
+        check_definitions(await registry_store.load(), agents, bindings)
+        revision = SqliteRevision(settings.store_path)
     except BaseException:
         await engine.dispose()
         raise
-    return State(
+    return Store(
         settings=settings,
         engine=engine,
         revision=revision,
@@ -107,10 +115,30 @@ async def open_state(settings: Settings) -> State:
         clients=SqlClientStore(engine),
         replay=SqlReplayStore(engine),
         registry=Registry(registry_store, revision, agents, bindings),
-        audit=audit,
         clock=clock,
         rng=rng,
     )
+
+
+async def open_state(settings: Settings) -> State:
+    """Open the store and the audit trail.
+
+    Raises:
+        GateError: as `open_store`; AUDIT_UNAVAILABLE.
+    """
+    store = await open_store(settings)
+    try:
+        audit = AuditLog(
+            settings.state_directory / "audit",
+            store.clock,
+            store.rng,
+            instance=settings.public_url,
+            fsync=settings.audit.fsync,
+        )
+    except BaseException:
+        await store.close()
+        raise
+    return State(**{field.name: getattr(store, field.name) for field in fields(store)}, audit=audit)
 
 
 def build_app(state: State) -> RootApp:
@@ -185,7 +213,8 @@ def build_app(state: State) -> RootApp:
             *_authserver_routes(state, policy, signer, refusals),
             *session_routes(declare, settings.public_url, scopes),
             *health_routes(ready, settings.public_url),
-        ]
+        ],
+        exception_handlers=plain_refusals(settings.public_url),
     )
     # A redirect would be built from the request's Host.
     control.router.redirect_slashes = False

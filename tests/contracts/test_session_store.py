@@ -223,3 +223,13 @@ async def test_expired_sessions_stay_known_for_a_day_and_are_then_forgotten(stor
     await stores.sessions.open(session("s3", principal=stranger, start=day_later + 1), AGENT, day_later + 1)
     assert await stores.sessions.get("s1") is None
     assert await stores.sessions.get("s2") == second
+
+
+async def test_a_session_that_cannot_be_announced_is_not_opened(stores: Stores) -> None:
+    async def fail() -> None:
+        raise GateError(ErrorCode.AUDIT_UNAVAILABLE)
+
+    with pytest.raises(GateError) as refusal:
+        await stores.sessions.open(session("s1"), AGENT, NOW, fail)
+    assert refusal.value.code is ErrorCode.AUDIT_UNAVAILABLE
+    assert await stores.sessions.list_unexpired(NOW) == []

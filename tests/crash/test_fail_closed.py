@@ -109,7 +109,6 @@ async def test_when_the_audit_trail_cannot_be_written_nothing_passes_until_it_ca
     assert [target for request, target in intents.items() if request not in outcomes] == ["files.hold"]
 
 
-@pytest.mark.xfail(strict=True, reason="stores/sql/revision.py does not notice that its file is another one")
 @pytest.mark.parametrize("replaced", [False, True], ids=["removed", "replaced"])
 async def test_when_its_store_is_another_file_or_none_nothing_passes(world: World, replaced: bool) -> None:
     store = world.gateway.directory / "state" / "twogate.db"

@@ -87,7 +87,7 @@ def settings_for(directory: Path, port: int, servers: Mapping[str, Any], issuer:
     if issuer is not None:
         settings["issuers"] = [
             {
-                "issuer": issuer.url, "algorithms": ["ES256"], "tenants": ["acme"], "roles": [],
+                "issuer": issuer.url, "algorithms": ["ES256"], "tenants": ["acme"],
                 "jwks_uri": f"{issuer.url}/jwks",
                 "claims": {"agent": "/azp", "tenant": "/tenant", "scope": "/scope"},
             }

@@ -21,7 +21,7 @@ from mcp.client.auth.exceptions import OAuthTokenError
 from harness.stack import free_port
 from peers.peers import MCP_SERVER_GIT, require
 from peers.sdk import ERAS, connected, leaves, refused, text
-from processlab import PATIENCE, Gateway, cli_json, init, serving
+from processlab import PATIENCE, Gateway, cli_json, here_json, init, serving
 from twogate.core.errors import GATE_TWO, TOKEN_NEEDED
 
 pytestmark = pytest.mark.peer
@@ -108,7 +108,7 @@ def world(
     config = directory / "twogate.yaml"
     options = ("--role", "executor", "--task", "report", "--default-task", "report", "--config", config)
     by_key = cli_json("agent", "add", "acme/keyed", *options)
-    by_secret = cli_json("agent", "add", "acme/secretive", "--auth", "client_secret", *options)
+    by_secret = here_json("agent", "add", "acme/secretive", "--auth", "client_secret", *options)
     with serving(directory) as gateway:
         yield World(gateway, by_key, by_secret, repository, journal)
         gateway.verify_audit()
@@ -231,6 +231,7 @@ async def test_no_token_means_no_connection(world: World, mode: str) -> None:
     assert isinstance(failure, OAuthTokenError)
     assert "invalid_client" in str(failure)
     assert len(world.ran()) == before[0]
-    kinds = [event["kind"] for event in world.gateway.events()[before[1] :]]
-    assert "token.refused" in kinds
-    assert "call.intent" not in kinds
+    events = world.gateway.events()
+    assert "call.intent" not in [event["kind"] for event in events[before[1] :]]
+    # Of the refusals of one address the first is written at once, more are counted.
+    assert "token.refused" in [event["kind"] for event in events]

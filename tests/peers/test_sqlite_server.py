@@ -20,7 +20,7 @@ from mcp_types import INVALID_PARAMS
 from harness.stack import free_port
 from peers.peers import MCP_SERVER_SQLITE, require
 from peers.sdk import connected, refused, text
-from processlab import Gateway, cli_json, init, serving
+from processlab import Gateway, here_json, init, serving
 from twogate.core.errors import GATE_TWO, TOKEN_NEEDED
 
 pytestmark = pytest.mark.peer
@@ -65,7 +65,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         "tenants": {"acme": {"servers": ["db"]}},
     }  # fmt: skip
     init(directory, settings, port=free_port())
-    agent = cli_json("agent", "add", "acme/reporter", "--config", directory / "twogate.yaml")
+    agent = here_json("agent", "add", "acme/reporter", "--config", directory / "twogate.yaml")
     assert agent["client_id"] == "reporter"
     with serving(directory) as gateway:
         yield World(gateway, agent, database)

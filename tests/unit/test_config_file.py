@@ -141,7 +141,6 @@ def test_the_generation_follows_the_meaning_not_the_text(load: Load) -> None:
         ("[RS256]", "[]", "7 issuers[0].algorithms: must not be empty"),
         ("tenants: [acme]", "tenants: []", "8 issuers[0].tenants: must not be empty"),
         ("tenants: [acme]", "tenants: [acme, acme]", "8 issuers[0].tenants: names something twice"),
-        ("    roles: [reader, analyst]\n", "", "6 issuers[0].roles: is missing"),
         ("max_lifetime: 1h", "max_lifetime: 2d", "11 issuers[0].max_lifetime: must be at most 86400 seconds"),
         ("max_lifetime: 1h", "max_lifetime: 60", "11 issuers[0].max_lifetime: must be a duration"),
         ("max_lifetime: 1h", "types: [dpop+jwt]", "11 issuers[0].types: dpop+jwt marks tokens"),

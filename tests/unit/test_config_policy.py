@@ -12,7 +12,7 @@ public_url: http://localhost:8080
 listen: 127.0.0.1:8080
 store: sqlite:///./twogate.db
 issuers:
-  - {issuer: https://login.example.com/, algorithms: [ES256], tenants: [acme], roles: [], claims: {agent: /azp}}
+  - {issuer: https://login.example.com/, algorithms: [ES256], tenants: [acme], claims: {agent: /azp}}
 servers:
   git: {command: [git-server]}
 tools:

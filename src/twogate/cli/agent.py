@@ -9,10 +9,11 @@ import typer
 from pydantic import TypeAdapter
 
 from twogate.adapters.signers.agent_key import new_agent_key
-from twogate.app import State
+from twogate.app import State, Store
 from twogate.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from twogate.cli.output import CommandError, print_json, print_table, print_text
-from twogate.cli.state import with_state
+from twogate.cli.state import with_state, with_store
+from twogate.config import load_settings
 from twogate.config.policy import compile_policy, configured_agents, parse_agent_id
 from twogate.config.values import AgentKey
 from twogate.core.oauth.resource import tenant_resources
@@ -98,10 +99,10 @@ def _print_settings(agent: str, printed: dict[str, object]) -> None:
 def list_agents(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
     """Show every agent, of the configuration and of the store."""
 
-    async def run(state: State) -> list[dict[str, object]]:
-        configured = configured_agents(state.settings)[0]
-        clients = await state.clients.list()
-        view = await state.registry.view()
+    async def run(store: Store) -> list[dict[str, object]]:
+        configured = configured_agents(store.settings)[0]
+        clients = await store.clients.list()
+        view = await store.registry.view()
         return [
             {
                 "agent": str(agent.id),
@@ -115,7 +116,7 @@ def list_agents(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = Fal
             for agent in sorted(view.agents.values(), key=lambda agent: agent.id)
         ]
 
-    rows = with_state(config, run)
+    rows = with_store(load_settings(config), run)
     if as_json:
         print_json({"agents": rows})
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -13,11 +13,13 @@ from twogate.adapters.clock import SystemClock
 from twogate.cli.explain import describe, hypothetical_principal, hypothetical_session, verdict
 from twogate.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from twogate.cli.output import print_json, print_table, print_text
+from twogate.cli.state import known_agents
 from twogate.config import HttpServer, Settings, StdioServer, load_settings
-from twogate.config.policy import compile_policy, configured_agents
+from twogate.config.policy import compile_policy
 from twogate.config.values import is_loopback
 from twogate.core.access import Deny, covers, decide
 from twogate.core.errors import ErrorCode
+from twogate.core.principal import Agent, AgentId, Binding
 
 MANY_TASKS: Final = 5
 """More tasks than this draw a warning: a model that holds an agent's credential reaches all of them."""
@@ -42,8 +44,10 @@ def register(app: typer.Typer) -> None:
 def check(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
     """Validate the configuration; show what each agent may do within each task."""
     settings = load_settings(config)
-    cells = list(effective_matrix(settings))
+    agents, bindings = known_agents(settings)
+    cells = list(effective_matrix(settings, agents, bindings))
     notes = list(warnings(settings, cells))
+    notes += [f"agent {agent.id} is disabled" for agent in agents.values() if agent.disabled]
     if as_json:
         document: dict[str, object] = {"ok": True, "file": str(config), "generation": settings.generation}
         print_json(document | {"matrix": cells, "warnings": notes})
@@ -58,12 +62,13 @@ def check(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) ->
         print_text(f"warning: {note}")
 
 
-def effective_matrix(settings: Settings) -> Iterator[Cell]:
-    """Every agent, task and classified tool, with what `core.access.decide` says."""
+def effective_matrix(
+    settings: Settings, agents: Mapping[AgentId, Agent], bindings: Mapping[Binding, AgentId]
+) -> Iterator[Cell]:
+    """Every enabled agent, task and classified tool, with what `core.access.decide` says."""
     policy = compile_policy(settings)
-    agents, bindings = configured_agents(settings)
     now = SystemClock().now()
-    for agent in agents.values():
+    for agent in (agent for agent in agents.values() if not agent.disabled):
         principal = hypothetical_principal(agent, bindings, scopes=tuple(policy.scopes))
         for task in agent.tasks:
             session = hypothetical_session(principal, task, policy, now)

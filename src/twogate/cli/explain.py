@@ -10,8 +10,9 @@ import typer
 from twogate.adapters.clock import SystemClock
 from twogate.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from twogate.cli.output import CommandError, print_json, print_table, print_text
+from twogate.cli.state import known_agents
 from twogate.config import Settings, load_settings
-from twogate.config.policy import compile_policy, configured_agents, parse_agent_id
+from twogate.config.policy import compile_policy, parse_agent_id
 from twogate.core.access import Allow, Decision, Deny, Effect, NeedsToken, Policy, decide, session_targets
 from twogate.core.errors import ErrorCode
 from twogate.core.principal import Agent, AgentId, Binding, Method, Principal, UserId
@@ -97,7 +98,7 @@ def explain(
     """Say whether a call would be allowed under the configuration, and why."""
     settings = load_settings(config)
     policy = compile_policy(settings)
-    agents, bindings = configured_agents(settings)
+    agents, bindings = known_agents(settings)
     found = _find_agent(agent, agents)
     task = task if task is not None else found.default_task
     principal = hypothetical_principal(found, bindings, scopes=scope or (), groups=group or (), user_role=user_role)
@@ -127,7 +128,9 @@ def _find_agent(name: str, agents: Mapping[AgentId, Agent]) -> Agent:
         raise typer.BadParameter(str(error), param_hint="--agent") from None
     if agent_id not in agents:
         known = ", ".join(sorted(map(str, agents))) or "none"
-        raise CommandError(f"the configuration has no agent {name} (it has: {known})", code="agent_unknown")
+        raise CommandError(f"there is no agent {name} (there is: {known})", code="agent_unknown")
+    if agents[agent_id].disabled:
+        raise CommandError(f"{name} is disabled: gate one refuses each of its calls", code="agent_disabled")
     return agents[agent_id]
 
 

@@ -9,12 +9,13 @@ import structlog
 import typer
 import uvloop
 
+from twogate.adapters.signers.local import KeyFileError
 from twogate.app import build_app, edge_limits, open_state
 from twogate.cli.options import DEFAULT_CONFIG, ConfigOption
 from twogate.cli.output import CommandError
 from twogate.config import Settings, load_settings
 from twogate.web.listen import ListenError, hosts_of, serve
-from twogate.web.tls import TlsFiles
+from twogate.web.tls import TlsError, TlsFiles
 
 
 def register(app: typer.Typer) -> None:
@@ -28,8 +29,10 @@ def serve_command(config: ConfigOption = DEFAULT_CONFIG) -> None:
     configure_logging()
     try:
         uvloop.run(run_server(settings))
-    except ListenError as error:
+    except (ListenError, TlsError) as error:
         raise CommandError(str(error), code="listen") from error
+    except KeyFileError as error:
+        raise CommandError(str(error), code="key_file") from error
 
 
 async def run_server(settings: Settings) -> None:
@@ -37,7 +40,8 @@ async def run_server(settings: Settings) -> None:
 
     Raises:
         GateError: STORE_UNAVAILABLE, AUDIT_UNAVAILABLE at the start.
-        ListenError: the address or the certificate cannot be used.
+        KeyFileError: a file of the state directory's keys is open to others or broken.
+        ListenError, TlsError: the address or the certificate cannot be used.
     """
     log = structlog.get_logger("twogate")
     state = await open_state(settings)

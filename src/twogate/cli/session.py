@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from twogate.app import State
+from twogate.app import State, Store
 from twogate.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from twogate.cli.output import CommandError, print_json, print_table, print_text
-from twogate.cli.state import with_state
+from twogate.cli.state import with_state, with_store
+from twogate.config import load_settings
 from twogate.core.audit.record import AuditEvent, EventKind
 from twogate.core.session import Session
 
@@ -29,11 +30,11 @@ def list_sessions(
 ) -> None:
     """Show the sessions whose deadline has not passed."""
 
-    async def run(state: State) -> list[dict[str, object]]:
-        now = state.clock.now()
-        return [_row(session, now) for session in await state.sessions.list_unexpired(now, tenant)]
+    async def run(store: Store) -> list[dict[str, object]]:
+        now = store.clock.now()
+        return [_row(session, now) for session in await store.sessions.list_unexpired(now, tenant)]
 
-    rows = with_state(config, run)
+    rows = with_store(load_settings(config), run)
     if as_json:
         print_json({"sessions": rows})
     elif not rows:

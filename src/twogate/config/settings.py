@@ -99,9 +99,9 @@ class Issuer(_Model):
     issuer: IssuerUrl
     algorithms: NonEmpty[Algorithm]
     tenants: NonEmpty[TenantName]
-    # Empty: it asserts no role. Required, so that nobody forgets to decide.
-    roles: tuple[Name, ...]
     claims: Claims
+    # Left out: it asserts no role.
+    roles: NonEmpty[Name] = ()
     jwks_uri: FetchedUrl | None = None
     ca: FilePath | None = None
     types: NonEmpty[MediaSubtype] = ("at+jwt",)

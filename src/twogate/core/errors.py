@@ -62,7 +62,6 @@ class ErrorCode(StrEnum):
     TENANT_REFUSED = "tenant_refused"
     ROLE_REFUSED = "role_refused"
     TOKEN_BINDING_REFUSED = "token_binding_refused"
-    TOKEN_REVOKED = "token_revoked"
     AGENT_UNBOUND = "agent_unbound"
     AGENT_DISABLED = "agent_disabled"
     # Gate two: whether this call may run.
@@ -92,7 +91,6 @@ class ErrorCode(StrEnum):
     AUDIT_UNAVAILABLE = "audit_unavailable"
     OUTCOME_UNRECORDED = "outcome_unrecorded"
     STORE_UNAVAILABLE = "store_unavailable"
-    SHUTTING_DOWN = "shutting_down"
     INTERNAL = "internal"
     # The authorization server.
     CLIENT_INVALID = "client_invalid"
@@ -190,7 +188,6 @@ FACES: Final[Mapping[ErrorCode, Face]] = MappingProxyType(
         ErrorCode.TENANT_REFUSED: _TOKEN,
         ErrorCode.ROLE_REFUSED: _TOKEN,
         ErrorCode.TOKEN_BINDING_REFUSED: _TOKEN,
-        ErrorCode.TOKEN_REVOKED: _TOKEN,
         ErrorCode.AGENT_UNBOUND: _TOKEN,
         ErrorCode.AGENT_DISABLED: _TOKEN,
         ErrorCode.TENANT_SERVER_REFUSED: _NOT_PERMITTED,
@@ -240,7 +237,6 @@ FACES: Final[Mapping[ErrorCode, Face]] = MappingProxyType(
             UNAVAILABLE, "outcome_unrecorded", "The answer cannot be passed on right now; the call may have run."
         ),
         ErrorCode.STORE_UNAVAILABLE: _UNAVAILABLE,
-        ErrorCode.SHUTTING_DOWN: _UNAVAILABLE,
         ErrorCode.INTERNAL: Face(-32603, "internal", "Internal error."),
         ErrorCode.CLIENT_INVALID: Face(GATE_ONE, "invalid_client", "Client authentication failed."),
         ErrorCode.ASSERTION_REPLAYED: Face(GATE_ONE, "invalid_client", "Client authentication failed."),

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import msgspec
 
+from twogate.core.errors import ErrorCode, GateError
 from twogate.core.principal import Agent, AgentId, Binding
 
 
@@ -50,6 +51,27 @@ class Revision(Protocol):
             GateError: STORE_UNAVAILABLE.
         """
         ...
+
+
+def check_definitions(
+    state: RegistryState, agents: Mapping[AgentId, Agent], bindings: Mapping[Binding, AgentId]
+) -> None:
+    """See that configuration and store do not define the same agent or binding (DESIGN decision 1).
+
+    Raises:
+        GateError: REQUEST_MALFORMED, naming what is defined twice.
+    """
+    for agent in state.agents.keys() & agents.keys():
+        raise GateError(
+            ErrorCode.REQUEST_MALFORMED,
+            f"agent {agent} is declared in the configuration and was added by `twogate agent add` too; rename one",
+        )
+    for binding in state.bindings.keys() & bindings.keys():
+        raise GateError(
+            ErrorCode.REQUEST_MALFORMED,
+            f"{binding.identifier!r} of {binding.issuer} is bound to {bindings[binding]} in the configuration and to "
+            f"{state.bindings[binding]} in the store; one credential is one agent",
+        )
 
 
 class RegistryView(msgspec.Struct, frozen=True):
@@ -106,7 +128,7 @@ class Registry:
         return (await self.view()).agents.get(agent)
 
     def _merge(self, revision: int, state: RegistryState) -> RegistryView:
-        # The configuration wins: what an operator wrote there cannot be redefined by a row.
+        # At the start nothing was defined twice; should a row appear later, the configuration wins.
         agents = {**state.agents, **self._agents}
         for agent_id in state.disabled & agents.keys():
             agents[agent_id] = msgspec.structs.replace(agents[agent_id], disabled=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol, TypeVar
 
 from twogate.core.access import Policy, session_targets
@@ -21,14 +21,22 @@ CACHE_ENTRIES: Final = 20_000
 _K = TypeVar("_K")
 
 
+async def nothing() -> None:
+    """Announce a session to nobody."""
+
+
 class SessionStore(Protocol):
     """Keeps sessions. `open` decides inside one transaction, so that parallel declarations cannot pass the limit."""
 
-    async def open(self, candidate: Session, agent: Agent, now: int) -> Session:
+    async def open(
+        self, candidate: Session, agent: Agent, now: int, announce: Callable[[], Awaitable[None]] = nothing
+    ) -> Session:
         """Return the principal's session for the candidate's task, storing the candidate if there is none.
 
+        `announce` is awaited before a stored candidate is committed; if it fails, nothing is stored.
+
         Raises:
-            GateError: what `core.session.find_or_refuse` raises; STORE_UNAVAILABLE.
+            GateError: what `core.session.find_or_refuse` and `announce` raise; STORE_UNAVAILABLE.
         """
         ...
 
@@ -105,13 +113,15 @@ class Sessions:
             created_at=now,
             deadline=now + MAX_LIFETIME,
         )
+
+        async def announce() -> None:
+            await self._audit.append(self._event(EventKind.SESSION_OPENED, principal, task, address, session=candidate))
+
         try:
-            session = await self._store.open(candidate, principal.agent, now)
+            session = await self._store.open(candidate, principal.agent, now, announce)
         except GateError as error:
             await self._audit.append(self._event(EventKind.SESSION_REFUSED, principal, task, address, error))
             raise
-        if session.id == candidate.id:
-            await self._audit.append(self._event(EventKind.SESSION_OPENED, principal, task, address, session=session))
         self._remember(self._by_task, (principal.key, task), session, revision)
         return session
 

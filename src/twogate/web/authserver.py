@@ -17,6 +17,7 @@ from twogate.core.oauth.token_request import MAX_BODY
 from twogate.flows.authserver.token import TokenEndpoint, TokenHttpRequest, TokenIssued
 from twogate.web.errors import oauth_error
 from twogate.web.headers import security_headers
+from twogate.web.peer import peer_address
 
 JSON: Final = "application/json"
 
@@ -34,7 +35,7 @@ def authserver_routes(endpoint: TokenEndpoint) -> list[Route]:
                 authorization=tuple(request.headers.getlist("authorization")),
                 query=request.url.query,
                 body=await _read_capped(request),
-                address=request.client.host if request.client else "",
+                address=peer_address(request.scope),
             )
         )
         if not isinstance(answer, TokenIssued):

@@ -86,7 +86,6 @@ HTTP_FACES: Final[Mapping[ErrorCode, HttpFace]] = MappingProxyType(
         ErrorCode.TENANT_REFUSED: _TOKEN,
         ErrorCode.ROLE_REFUSED: _TOKEN,
         ErrorCode.TOKEN_BINDING_REFUSED: _TOKEN,
-        ErrorCode.TOKEN_REVOKED: _TOKEN,
         ErrorCode.AGENT_UNBOUND: _TOKEN,
         ErrorCode.AGENT_DISABLED: _TOKEN,
         ErrorCode.TENANT_SERVER_REFUSED: _FORBIDDEN,
@@ -107,7 +106,6 @@ HTTP_FACES: Final[Mapping[ErrorCode, HttpFace]] = MappingProxyType(
         ErrorCode.TASK_LIMIT: _FORBIDDEN,
         # MCP 2025-11-25, transports: 404 makes a client initialize again.
         ErrorCode.MCP_SESSION_UNKNOWN: HttpFace(404),
-        ErrorCode.MCP_SESSION_UNKNOWN: HttpFace(404),
         ErrorCode.UPSTREAM_UNAVAILABLE: _GATEWAY,
         ErrorCode.UPSTREAM_TIMEOUT: HttpFace(504, "server_error"),
         ErrorCode.UPSTREAM_INVALID: _GATEWAY,
@@ -115,7 +113,6 @@ HTTP_FACES: Final[Mapping[ErrorCode, HttpFace]] = MappingProxyType(
         ErrorCode.AUDIT_UNAVAILABLE: _UNAVAILABLE,
         ErrorCode.OUTCOME_UNRECORDED: _UNAVAILABLE,
         ErrorCode.STORE_UNAVAILABLE: _UNAVAILABLE,
-        ErrorCode.SHUTTING_DOWN: _UNAVAILABLE,
         ErrorCode.INTERNAL: HttpFace(500, "server_error"),
         ErrorCode.CLIENT_INVALID: _CLIENT,
         ErrorCode.ASSERTION_REPLAYED: _CLIENT,

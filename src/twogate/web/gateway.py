@@ -15,6 +15,7 @@ from twogate.core.oauth.resource import metadata_url
 from twogate.flows.gateway.exchange import Head, Refusal
 from twogate.flows.gateway.pipeline import Pipeline
 from twogate.web.errors import http_status, www_authenticate
+from twogate.web.peer import peer_address
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -54,13 +55,12 @@ class GatewayApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request under `/mcp/`."""
         headers = _decode_headers(scope["headers"])
-        client = scope.get("client")
         head = Head(
             method=scope["method"],
             server=scope["path"][len(PREFIX) :],
             headers=headers,
             query=scope["query_string"],
-            address=client[0] if client else "local",
+            address=peer_address(scope),
         )
         exchange = _AsgiExchange(self, head, receive, send)
         origin = headers.get("origin")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -19,6 +20,7 @@ from twogate.flows.gateway.record import refused_event
 from twogate.web.authserver import error_response
 from twogate.web.gateway import PREFIX
 from twogate.web.headers import security_headers
+from twogate.web.peer import peer_address
 
 
 class RootApp:
@@ -58,8 +60,7 @@ class RootApp:
             await self._control(scope, receive, send)
 
     async def _may_enter(self, scope: Scope, receive: Receive, send: Send) -> bool:
-        client = scope.get("client")
-        address = client[0] if client else "local"
+        address = peer_address(scope)
         wait = self._limit.take(address, self._clock.monotonic())
         if not wait:
             return True
@@ -100,3 +101,17 @@ def health_routes(ready: Callable[[], Awaitable[None]], public_url: str) -> list
         return Response(b'{"status":"ready"}', headers=base, media_type="application/json")
 
     return [Route("/healthz", healthz, methods=["GET"]), Route("/readyz", readyz, methods=["GET"])]
+
+
+def plain_refusals(public_url: str) -> Mapping[int, Callable[[Request, Exception], Response]]:
+    """Answers for unknown paths and methods by the one error table, with every header, instead of Starlette's own."""
+    base = security_headers(public_url)
+
+    def refuse(code: ErrorCode) -> Callable[[Request, Exception], Response]:
+        def answer(_: Request, error: Exception) -> Response:
+            allow = (error.headers or {}).get("Allow") if isinstance(error, HTTPException) else None
+            return error_response(code, base if allow is None else {**base, "Allow": allow})
+
+        return answer
+
+    return {404: refuse(ErrorCode.NOT_FOUND), 405: refuse(ErrorCode.METHOD_NOT_ALLOWED)}

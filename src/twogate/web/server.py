@@ -26,13 +26,10 @@ from twogate.web.edge import Edge, OnRefusal
 from twogate.web.edge_limits import EdgeLimits
 from twogate.web.framing import CHUNKED, ChunkGuard, Refusal, Refused, RequestLine
 from twogate.web.parser_events import ParserEvents
+from twogate.web.peer import UNIX_PEER
 
 PEER_CERTIFICATE: Final = "twogate.peer_certificate"
 """Key in `scope["extensions"]`: the client certificate of the TLS connection (leaf, DER bytes), or None."""
-
-UNIX_ADDRESS: Final = "unix"
-"""The address under which peers of a Unix socket are reported."""
-
 
 # What a connection's deadline is for. Plain numbers, since an enum's members are slow to reach in Python 3.11.
 WAIT_FIRST_BYTE: Final = 0
@@ -61,7 +58,7 @@ class EdgeProtocol(HttpToolsProtocol):
         # In place of the base class's parser, which is lenient about bytes after `Connection: close` and reports more.
         self._events = ParserEvents()
         self.parser = self._events.parser
-        self._address = UNIX_ADDRESS
+        self._address = UNIX_PEER
         self._key: str | None = None
         self._admitted = False
         self._extensions: dict[str, bytes | None] = {}

@@ -13,6 +13,7 @@ from twogate.core.oauth.resource import SESSIONS_PATH, metadata_url
 from twogate.flows.declare import MAX_BODY, DeclareTask
 from twogate.web.errors import http_status, www_authenticate
 from twogate.web.headers import security_headers
+from twogate.web.peer import peer_address
 
 
 def session_routes(declare: DeclareTask, public_url: str, scopes: frozenset[str]) -> list[Route]:
@@ -20,7 +21,7 @@ def session_routes(declare: DeclareTask, public_url: str, scopes: frozenset[str]
     base = {**security_headers(public_url), "Cache-Control": "no-store"}
 
     async def create(request: Request) -> Response:
-        address = request.client.host if request.client else "local"
+        address = peer_address(request.scope)
         try:
             session = await declare.respond(dict(request.headers), lambda: _read(request), address)
         except GateError as error:

@@ -214,7 +214,7 @@ def test_without_the_embedded_server_there_is_nothing_to_add_to(run: Run, tmp_pa
     config = tmp_path / "twogate.yaml"
     without = CONFIG.replace("issuer: embedded", "issuer: 'https://idp.example'") + (
         "embedded: {enabled: false}\n"
-        "issuers: [{issuer: 'https://idp.example', algorithms: [ES256], tenants: [acme], roles: [], "
+        "issuers: [{issuer: 'https://idp.example', algorithms: [ES256], tenants: [acme], "
         "claims: {agent: /azp, tenant: /tenant}}]\n"
     )
     config.write_text(without)

@@ -17,7 +17,7 @@ public_url: http://localhost:8080
 listen: 127.0.0.1:8080
 store: sqlite:///./twogate.db
 servers:
-  git: {command: [git-server]}
+  git: {url: https://git.internal/mcp}
   web: {url: http://web.internal/mcp}
 tools:
   git.log: {class: read}
@@ -92,7 +92,10 @@ def test_many_tasks_and_unexpanded_variables_draw_warnings(check: Check) -> None
     names = [f"t{number}" for number in range(6)]
     text = CONFIG.replace("tasks: [report, change]", f"tasks: [{', '.join(names)}]")
     text = text.replace("tasks:\n", "tasks:\n" + "".join(f"  {name}: {{tools: [read]}}\n" for name in names))
-    notes = document(check, text.replace("[git-server]", '[git-server, "${HOME}"]'))["warnings"]
+    text = text.replace("{url: https://git.internal/mcp}", '{command: [git-server, "${HOME}"]}')
+    # Several tenants may not share a stdio server.
+    text = "".join(line for line in text.splitlines(keepends=True) if not line.startswith(("  other/", "  other:")))
+    notes = document(check, text)["warnings"]
     assert any(note.startswith("agents.acme/worker: has 6 tasks") for note in notes)
     assert any(note.startswith("servers.git: ${NAME} is not expanded") for note in notes)
 

@@ -117,7 +117,7 @@ def test_an_unknown_agent_is_refused_and_a_malformed_one_is_wrong_use(config: Pa
     base = ["explain", "-c", str(config), "--tool", "git.log"]
     unknown = CliRunner().invoke(app, [*base, "--agent", "acme/nobody"])
     assert unknown.exit_code == 1
-    assert "it has: acme/idle, acme/worker" in unknown.stderr
+    assert "there is: acme/idle, acme/worker" in unknown.stderr
     malformed = CliRunner().invoke(app, [*base, "--agent", "nobody"])
     assert malformed.exit_code == 2
     assert "tenant/name" in malformed.stderr

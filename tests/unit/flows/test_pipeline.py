@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from gatelab import (
     response,
 )
 from harness.issuer import new_key, sign
-from twogate.core.audit.record import AuditEvent, EventKind
+from twogate.core.audit.record import AuditEvent, EventKind, Outcome
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.jose.keys import Algorithm, parse_jwks
 from twogate.core.principal import Agent, AgentId, Binding
@@ -77,7 +78,7 @@ class FixedRegistry:
     """A registry store of one revision."""
 
     def __init__(self) -> None:
-        self.state = RegistryState({}, {}, frozenset())
+        self.state = RegistryState({}, {BINDING: ROBOT}, frozenset())
         self.revision = 1
 
     def current(self) -> int:
@@ -111,7 +112,7 @@ class SlowExchange(FakeExchange):
 class Lab:
     """A pipeline in front of `files` (which answers) and `notes`."""
 
-    def __init__(self, burst: int = 100) -> None:
+    def __init__(self, burst: int = 100, under_way: int = 4) -> None:
         self.journal: list[str] = []
         self.audit = RecordingAudit(self.journal)
         self.refusals = RecordingRefusals(self.journal)
@@ -126,10 +127,10 @@ class Lab:
         self.pipeline = Pipeline(
             resource=lambda server: FILES.replace("files", server),
             limit=AddressLimit(rate=1, burst=burst),
-            under_way=UnderWay(4),
+            under_way=UnderWay(under_way),
             refusals=self.refusals,
             authenticator=Authenticator(Issuers({ISSUER: TRUSTED}, {ISSUER: FixedKeys((key,))}), accessors()),
-            registry=Registry(self.registry, self.registry, {ROBOT: AGENT}, {BINDING: ROBOT}),
+            registry=Registry(self.registry, self.registry, {ROBOT: AGENT}, {}),
             sessions=Sessions(self.store, self.store, lambda: POLICY, self.audit, self.clock, CountingRng()),
             policy=POLICY,
             recorder=recorder,
@@ -415,3 +416,72 @@ async def test_a_session_that_expired_while_the_body_arrived_is_refused(lab: Lab
     refused = await lab.handle(exchange=exchange, headers={"twogate-session": session.id})
     assert refused.refused is ErrorCode.SESSION_EXPIRED
     assert len(lab.upstream.seen) == sent
+
+
+async def test_an_identity_that_was_bound_to_another_agent_while_the_body_arrived_is_refused(lab: Lab) -> None:
+    other = AgentId("acme", "other")
+    agents = {other: Agent(other, "executor", ("report",), "report")}
+    exchange = SlowExchange()
+
+    def rebind() -> None:
+        lab.clock.advance(5)
+        lab.registry.state = RegistryState(agents, {BINDING: other}, frozenset())
+        lab.registry.revision += 1
+
+    exchange.meanwhile = rebind
+    assert (await lab.handle(exchange=exchange)).refused is ErrorCode.AGENT_UNBOUND
+    assert lab.upstream.seen == []
+
+
+# Calls under way, and calls that are given up.
+
+
+async def until(journal: list[str], entry: str) -> None:
+    async with asyncio.timeout(5):
+        while entry not in journal:
+            await asyncio.sleep(0)
+
+
+async def test_a_principal_has_only_so_many_calls_under_way_and_each_that_ends_makes_room() -> None:
+    lab = Lab(under_way=1)
+    gate = asyncio.Event()
+    lab.upstream.answer = gate
+    first = asyncio.create_task(lab.handle())
+    await until(lab.journal, "upstream")
+    refused = await lab.handle()
+    assert refused.refused is ErrorCode.RATE_LIMITED
+    assert refused.refusals[0].error.data == {"retry_after": 1}
+    assert len(lab.upstream.seen) == 1
+    gate.set()
+    assert (await first).refused is ErrorCode.UPSTREAM_BROKEN
+    lab.upstream.answer = FakeAnswer([response(ANSWER)])
+    assert (await lab.handle()).status == 200
+
+
+async def test_a_refused_call_takes_no_room() -> None:
+    lab = Lab(under_way=1)
+    for _ in range(3):
+        assert (await lab.handle(tool_call("find"))).refused is ErrorCode.TASK_NOT_PERMITTED
+    assert (await lab.handle()).status == 200
+
+
+async def test_a_call_given_up_while_its_intent_was_written_has_an_outcome_and_reaches_nothing(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append, writing = lab.audit.append, asyncio.Event()
+
+    async def slow(event: AuditEvent) -> None:
+        await append(event)
+        if event.kind is EventKind.CALL_INTENT:
+            writing.set()
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(lab.audit, "append", slow)
+    running = asyncio.create_task(lab.handle())
+    await writing.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert lab.audit.kinds[-2:] == [EventKind.CALL_INTENT, EventKind.CALL_OUTCOME]
+    assert lab.audit.events[-1].outcome == Outcome.ABORTED
+    assert lab.upstream.seen == []

@@ -136,9 +136,9 @@ async def test_the_pipeline_gets_the_head_as_it_came() -> None:
     assert head.headers == {"a": "1, 2", "b": "ä"}
 
 
-async def test_a_client_of_a_unix_socket_is_local() -> None:
+async def test_a_client_of_a_unix_socket_has_no_address() -> None:
     client = await Client(answer, client=None).run()
-    assert client.pipeline.heads[0].address == "local"
+    assert client.pipeline.heads[0].address == "unix"
 
 
 async def test_a_body_is_put_together_and_cut_off_at_its_limit() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sqlite3
 from pathlib import Path
 from typing import Final
@@ -58,6 +59,8 @@ class SqliteRevision:
                 self._connection.execute("PRAGMA query_only=ON")
                 self._connection.execute("PRAGMA trusted_schema=OFF")
             self._cursor = self._connection.cursor()
+            self._path = str(path.absolute())
+            self._identity = _identity(self._path)
             self._data_version: int | None = None
             self._value = 0
             self._read_this_turn = False
@@ -75,13 +78,17 @@ class SqliteRevision:
         if self._read_this_turn:
             return self._value
         try:
+            # A database that was removed or replaced goes on as it was for whoever has it open: nothing that anybody
+            # changes in the new one would ever be seen here.
+            if _identity(self._path) != self._identity:
+                raise GateError(ErrorCode.STORE_UNAVAILABLE, "the database was replaced; restart Twogate")
             # fetchall ends the statement; a reader left open would keep the WAL from being reset.
             ((data_version,),) = self._cursor.execute("PRAGMA data_version").fetchall()
             if data_version != self._data_version:
                 ((self._value,),) = self._cursor.execute("SELECT value FROM revision WHERE id = 1").fetchall()
                 # Noted last: if the counter could not be read, the next call tries again.
                 self._data_version = data_version
-        except (sqlite3.Error, ValueError) as error:
+        except (sqlite3.Error, ValueError, OSError) as error:
             raise GateError(ErrorCode.STORE_UNAVAILABLE, f"the revision cannot be read: {error}") from error
         with contextlib.suppress(RuntimeError):  # without a running loop there are no turns
             asyncio.get_running_loop().call_soon(self._end_turn)
@@ -96,3 +103,8 @@ class SqliteRevision:
         """Close the connection; `current` then refuses."""
         self._read_this_turn = False
         self._connection.close()
+
+
+def _identity(path: str) -> tuple[int, int]:
+    status = os.stat(path)  # noqa: PTH116 - Path.stat costs twice as much, and this is asked on every call
+    return status.st_dev, status.st_ino

@@ -6,7 +6,7 @@ are decided one after the other. (PostgreSQL will need a lock on the principal t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.principal import Agent, PrincipalKey, UserId
 from twogate.core.session import Session, find_or_refuse
+from twogate.flows.sessions import nothing
 from twogate.stores.sql.engine import reading, writing
 from twogate.stores.sql.revision import bump
 from twogate.stores.sql.tables import sessions
@@ -33,11 +34,15 @@ class SqlSessionStore:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def open(self, candidate: Session, agent: Agent, now: int) -> Session:
+    async def open(
+        self, candidate: Session, agent: Agent, now: int, announce: Callable[[], Awaitable[None]] = nothing
+    ) -> Session:
         """Return the principal's session for the candidate's task, storing the candidate if there is none.
 
+        `announce` is awaited before a stored candidate is committed; if it fails, nothing is stored.
+
         Raises:
-            GateError: what `core.session.find_or_refuse` raises; SESSION_CONFLICT if the id is taken; CLAIM_INVALID
+            GateError: what `core.session.find_or_refuse` and `announce` raise; SESSION_CONFLICT if the id is taken; CLAIM_INVALID
                 for a user without issuer or subject; STORE_UNAVAILABLE.
             ValueError: the candidate is not a live session of this agent.
         """
@@ -67,6 +72,7 @@ class SqlSessionStore:
                 )
             )
             await _purge(connection, now)
+            await announce()
         return candidate
 
     async def get(self, session_id: str) -> Session | None:

@@ -160,7 +160,7 @@ def test_a_key_without_kid_is_not_meant_by_a_token_that_names_one() -> None:
 @pytest.mark.parametrize(
     "added",
     [
-        {"jwk": KEY.as_dict(private=False)},
+        pytest.param({"jwk": KEY.as_dict(private=False)}, id="jwk"),
         {"jku": "https://evil.example/jwks"},
         {"x5u": "https://evil.example/x5u"},
         {"x5c": ["MIIB"]},
