@@ -209,7 +209,6 @@ async def test_sigterm_under_load_answers_what_is_under_way_and_ends_with_code_0
     assert verify_directory(world.gateway.audit).ok
 
 
-@pytest.mark.xfail(strict=True, reason="web/listen.py closes the audit trail under the requests that it cuts off")
 async def test_a_second_signal_ends_at_once_and_the_calls_it_cuts_off_have_their_outcome(world: World) -> None:
     async with client() as http:
         held = await hold(world, http)
@@ -219,7 +218,9 @@ async def test_a_second_signal_ends_at_once_and_the_calls_it_cuts_off_have_their
         os.kill(world.gateway.pid, signal.SIGTERM)
         assert await asyncio.to_thread(world.gateway.wait) == 0
         ends = await asyncio.gather(*held, return_exceptions=True)
-    assert all(isinstance(end, httpx2.TransportError) for end in ends)
+    # Cut off, or told that Twogate stops; nobody has a result.
+    assert all(isinstance(end, BaseException) for end in ends)
+    assert not world.answered
     await all_gone(below)
     assert len(world.intents()) == sum(HELD.values())
     assert world.outcomes() == dict.fromkeys(world.intents(), "aborted")

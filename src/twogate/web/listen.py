@@ -183,6 +183,12 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain, then end what did not end by itself."""
         await super().shutdown(sockets)
+        # After a second signal uvicorn leaves them running; what they have to record must be written before the caller
+        # closes the audit trail.
+        running = list(self.server_state.tasks)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
         for connection in list(self.server_state.connections):
             connection.transport.abort()
 

@@ -42,8 +42,8 @@ class SqlSessionStore:
         `announce` is awaited before a stored candidate is committed; if it fails, nothing is stored.
 
         Raises:
-            GateError: what `core.session.find_or_refuse` and `announce` raise; SESSION_CONFLICT if the id is taken; CLAIM_INVALID
-                for a user without issuer or subject; STORE_UNAVAILABLE.
+            GateError: what `core.session.find_or_refuse` and `announce` raise; SESSION_CONFLICT if the id is taken;
+                CLAIM_INVALID for a user without issuer or subject; STORE_UNAVAILABLE.
             ValueError: the candidate is not a live session of this agent.
         """
         principal = candidate.principal
