@@ -17,15 +17,16 @@ $(VENV)/.ready: requirements-dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version) if sys.version_info < (3, 11) else None'
 	@echo "Setting up $(VENV) (about a minute the first time) ..."
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-dev.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# `--no-deps`: the lock files are complete, and older versions of pip stumble over extras in them.
 # mcp-server-sqlite works with mcp 1.x only, so it lives apart.
 $(SQLITE)/.ready: requirements-sqlite.lock
 	@echo "Setting up $(SQLITE) ..."
 	@$(PYTHON) -m venv $(SQLITE)
-	@$(SQLITE)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-sqlite.lock
+	@$(SQLITE)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-sqlite.lock
 	@touch $@
 
 demo: $(VENV)/.ready $(SQLITE)/.ready

@@ -6,7 +6,9 @@ complete: a stream ends with an error for this call.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Final
 
 from twogate.core.access import Policy, visible
@@ -23,6 +25,9 @@ from twogate.flows.gateway.upstream_session import UpstreamSessions
 
 MAX_ERROR: Final = 64 * 1024
 """Bytes that the body of an answer other than 200 may have."""
+
+LAST_WORD_SECONDS: Final = 1.0
+"""How long a caller is tried to be told that Twogate stops."""
 
 _JSON: Final = ((b"content-type", b"application/json"), (b"cache-control", b"no-store"))
 _EVENTS: Final = (
@@ -83,8 +88,10 @@ class Relay:
         if self._recorded_outcome:
             return  # the last piece is on its way already
         await self._outcome(Outcome.ABORTED, 0)
-        # The exchange drops what a caller that went away cannot be told.
-        await self._tell(GateError(ErrorCode.UPSTREAM_TIMEOUT, "Twogate is stopping"))
+        # The exchange drops what a caller that went away cannot be told; one that does not read may not delay the stop.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORD_SECONDS):
+                await self._tell(GateError(ErrorCode.UPSTREAM_TIMEOUT, "Twogate is stopping"))
 
     @property
     def settled(self) -> bool:
