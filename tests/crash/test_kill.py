@@ -12,6 +12,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -99,7 +100,11 @@ async def world(tmp_path: Path, issuer: TestIssuer) -> AsyncIterator[World]:
             "work": {"command": [sys.executable, "-I", str(worker), str(release)]},
         }
         settings = settings_for(tmp_path, free_port(), servers, issuer)
-        names = [*targets(), *((server, f"hold{number}") for server in HELD for number in range(HELD[server]))]
+        names = [
+            *targets(),
+            ("files", "flood"),
+            *((server, f"hold{number}") for server in HELD for number in range(HELD[server])),
+        ]
         settings["tools"] = {f"{server}.{tool}": {"class": "read"} for server, tool in names}
         settings["tasks"] = {"report": {"tools": ["read"]}}
         settings["agents"]["acme/robot"]["tasks"] = ["report"]
@@ -209,20 +214,34 @@ async def test_sigterm_under_load_answers_what_is_under_way_and_ends_with_code_0
     assert verify_directory(world.gateway.audit).ok
 
 
+async def unread_stream(world: World, http: httpx2.AsyncClient, reading: AsyncExitStack) -> None:
+    """A stream whose client reads nothing; returns when every buffer on the way is full."""
+    url, message = f"{world.gateway.url}/mcp/files", tool_call("flood")
+    stream = http.stream("POST", url, json=message, headers=request_headers(world.token("files")))
+    assert (await reading.enter_async_context(stream)).status_code == 200
+    before = -1
+    while before != world.upstream.flooded:
+        before = world.upstream.flooded
+        await asyncio.sleep(0.3)
+
+
 async def test_a_second_signal_ends_at_once_and_the_calls_it_cuts_off_have_their_outcome(world: World) -> None:
-    async with client() as http:
+    async with client() as http, AsyncExitStack() as reading:
         held = await hold(world, http)
+        await unread_stream(world, http, reading)
         below = descendants(world.gateway.pid)
         os.kill(world.gateway.pid, signal.SIGTERM)
         await asyncio.to_thread(until, lambda: refuses_connections(world.gateway), "it still listens")
         os.kill(world.gateway.pid, signal.SIGTERM)
-        assert await asyncio.to_thread(world.gateway.wait) == 0
+        # Much longer than it takes, much shorter than a client may leave an answer unread.
+        async with asyncio.timeout(15):
+            assert await asyncio.to_thread(world.gateway.wait) == 0
         ends = await asyncio.gather(*held, return_exceptions=True)
     # Cut off, or told that Twogate stops; nobody has a result.
     assert all(isinstance(end, BaseException) for end in ends)
     assert not world.answered
     await all_gone(below)
-    assert len(world.intents()) == sum(HELD.values())
+    assert len(world.intents()) == sum(HELD.values()) + 1
     assert world.outcomes() == dict.fromkeys(world.intents(), "aborted")
     assert world.gateway.events()[-1]["kind"] == "process.stopped"
     assert verify_directory(world.gateway.audit).ok
