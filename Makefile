@@ -33,7 +33,7 @@ demo: $(VENV)/.ready $(SQLITE)/.ready
 	@$(BIN)/twogate demo --sqlite-server $(SQLITE)/bin/mcp-server-sqlite
 
 test: lint $(SQLITE)/.ready
-	$(BIN)/python -m pytest -n $(JOBS) --cov --cov-report=term --cov-fail-under=$(shell cat tests/coverage-floor)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --cov --cov-report=term --cov-fail-under=$(shell cat tests/coverage-floor)
 
 unit: $(VENV)/.ready
 	$(BIN)/python -m pytest tests/unit tests/stateful -n $(JOBS)

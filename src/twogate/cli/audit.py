@@ -38,6 +38,8 @@ def verify(
     """Verify the hash chain of every segment, and that the segments belong together."""
     path = _directory(directory, config)
     report = verify_directory(path)
+    if not report.segments:
+        raise CommandError(f"there is nothing to verify in {path}: no segment", code="not_found")
     if as_json:
         print_json({"ok": report.ok, "directory": str(path), **msgspec.to_builtins(report)})
     else:

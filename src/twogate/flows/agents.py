@@ -98,6 +98,8 @@ class AgentAdmin:
                 raise _wrong(f"{new.id} is declared in the configuration; its role and tasks are changed there")
             agent, bindings = None, []
             client_id = _bound_client(new.id, bound, issuer)
+        if await self._clients.get(client_id) is not None:
+            raise _wrong(f"the client {client_id!r} of {new.id} exists already")
         now = self._clock.now()
         secret = key = jwks = None
         if new.auth is ClientAuth.CLIENT_SECRET:

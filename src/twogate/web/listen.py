@@ -35,6 +35,8 @@ AsgiApp = Callable[
     Awaitable[None],
 ]
 
+_LAST_WORD_SECONDS: Final = 2.0
+"""How long requests that are cut off at the stop may take to say so."""
 _BACKLOG: Final = 2048
 _OWNER_ONLY: Final = 0o600
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
@@ -188,9 +190,11 @@ class _Server(uvicorn.Server):
         running = list(self.server_state.tasks)
         for task in running:
             task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        if running:
+            await asyncio.wait(running, timeout=_LAST_WORD_SECONDS)
         for connection in list(self.server_state.connections):
             connection.transport.abort()
+        await asyncio.gather(*running, return_exceptions=True)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:

@@ -161,3 +161,9 @@ def test_people_see_one_line_an_event_and_nothing_that_drives_their_terminal(tra
 @pytest.mark.parametrize("count", ["-1", "100001", "many"])
 def test_a_count_that_cannot_be_is_wrong_use(trail: Path, count: str) -> None:
     assert run("tail", trail, "--count", count).exit_code == 2
+
+
+def test_a_directory_without_segments_is_not_verified(tmp_path: Path) -> None:
+    done = run("verify", tmp_path)
+    assert done.exit_code == 1
+    assert "nothing to verify" in done.stderr

@@ -67,7 +67,7 @@ class Lab:
         self.added.append((client, agent, bindings))
 
     async def get(self, client_id: str) -> Client | None:
-        raise NotImplementedError
+        return next((client for client, _, _ in self.added if client.client_id == client_id), None)
 
     async def list(self, tenant: str | None = None) -> Sequence[Client]:
         raise NotImplementedError
@@ -121,7 +121,7 @@ async def test_it_is_written_down_before_it_is_stored(lab: Lab) -> None:
 async def test_an_agent_by_key_gets_one_made_or_brings_its_own_public_one(lab: Lab) -> None:
     made = await lab.ask(asked(auth=ClientAuth.PRIVATE_KEY_JWT))
     assert (made.private_key_pem, made.client_secret) == (MADE_KEY[0], None)
-    brought = await lab.ask(asked(auth=ClientAuth.PRIVATE_KEY_JWT, jwks=JWKS))
+    brought = await lab.ask(asked(id=AgentId("acme", "second"), auth=ClientAuth.PRIVATE_KEY_JWT, jwks=JWKS))
     assert (brought.private_key_pem, brought.client_secret) == (None, None)
     assert [client.jwks for client, _, _ in lab.added] == [JWKS, JWKS]
     assert all(client.secret_digests == () for client, _, _ in lab.added)
@@ -191,3 +191,15 @@ async def test_disabling_nobody_is_an_error(lab: Lab) -> None:
         await lab.admin.disable(AgentId("acme", "ghost"))
     assert refusal.value.code is ErrorCode.NOT_FOUND
     assert lab.journal == []
+
+
+async def test_a_client_that_exists_is_refused_before_anything_is_written_down() -> None:
+    office = Lab()
+    bound = {Binding(Method.JWT, ISSUER, "robot-client"): ROBOT}
+    again = NewAgent(ROBOT, ClientAuth.CLIENT_SECRET)
+    await office.ask(again, bound)
+    journal = list(office.journal)
+    with pytest.raises(GateError) as refusal:
+        await office.ask(again, bound)
+    assert refusal.value.code is ErrorCode.REQUEST_MALFORMED
+    assert office.journal == journal
