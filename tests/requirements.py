@@ -403,7 +403,10 @@ BEHAVIOURS: Final = (
         "R-44",
         "RFC 9112 sections 6 and 11",
         "one request has one framing",
-        ("attacks/test_http_framing.py::test_the_trick_is_refused_and_the_application_sees_nothing",),
+        (
+            "attacks/test_http_framing.py::test_the_trick_is_refused_and_the_application_sees_nothing",
+            "attacks/test_control_plane.py::test_what_does_not_exist_is_refused_with_every_security_header",
+        ),
     ),
     # audit.
     Behaviour(
