@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from harness.issuer import TestIssuer
 from harness.stack import Stack
 from harness.upstream import RecordingUpstream
