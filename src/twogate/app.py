@@ -1,25 +1,20 @@
-"""The composition root: the only place where flows meet stores, adapters and HTTP."""
+"""The composition root: where flows meet adapters and HTTP, over the state that `state.py` opens."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-
 import structlog
-from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from twogate.adapters.audit_log import AuditLog
 from twogate.adapters.clock import SystemClock
 from twogate.adapters.fetch import GuardedFetch
 from twogate.adapters.refusal_log import RefusalLog
-from twogate.adapters.rng import SystemRng
 from twogate.adapters.signers.local import LocalSecret, LocalSigner
 from twogate.adapters.upstream.http import HttpUpstream
 from twogate.adapters.upstream.stdio import StdioUpstream
 from twogate.adapters.upstream.stdio_process import StdioLimits
 from twogate.config import Settings
-from twogate.config.policy import compile_policy, configured_agents
+from twogate.config.policy import compile_policy
 from twogate.config.settings import HttpServer, StdioServer
 from twogate.core.access import Policy
 from twogate.core.audit.accessor import Accessors
@@ -37,15 +32,8 @@ from twogate.flows.gateway.pipeline import Pipeline
 from twogate.flows.gateway.record import Recorder
 from twogate.flows.gateway.upstream import Upstream
 from twogate.flows.gateway.upstream_session import UpstreamSessions
-from twogate.flows.registry import Registry, check_definitions
 from twogate.flows.sessions import Sessions
-from twogate.stores.sql.clients import SqlClientStore
-from twogate.stores.sql.engine import open_engine
-from twogate.stores.sql.migrate import upgrade
-from twogate.stores.sql.registry import SqlRegistryStore
-from twogate.stores.sql.replay import SqlReplayStore
-from twogate.stores.sql.revision import SqliteRevision
-from twogate.stores.sql.sessions import SqlSessionStore
+from twogate.state import State
 from twogate.web.authserver import authserver_routes
 from twogate.web.edge_limits import EdgeLimits
 from twogate.web.gateway import GatewayApp
@@ -54,91 +42,6 @@ from twogate.web.sessions import session_routes
 from twogate.web.wellknown import wellknown_routes
 
 log = structlog.get_logger("twogate")
-
-
-@dataclass(frozen=True)
-class Store:
-    """The opened store, and the agents of configuration and store as one registry."""
-
-    settings: Settings
-    engine: AsyncEngine
-    revision: SqliteRevision
-    registry_store: SqlRegistryStore
-    sessions: SqlSessionStore
-    clients: SqlClientStore
-    replay: SqlReplayStore
-    registry: Registry
-    clock: SystemClock
-    rng: SystemRng
-
-    async def close(self) -> None:
-        """Let go of the database."""
-        self.revision.close()
-        await self.engine.dispose()
-
-
-@dataclass(frozen=True)
-class State(Store):
-    """The store with an open audit trail: what it takes to change something or to serve."""
-
-    audit: AuditLog
-
-    async def close(self) -> None:
-        """Write what is pending and let go of everything."""
-        await self.audit.close()
-        await super().close()
-
-
-async def open_store(settings: Settings) -> Store:
-    """Open the store, brought up to this version.
-
-    Raises:
-        GateError: STORE_UNAVAILABLE; REQUEST_MALFORMED if configuration and store define the same agent or binding.
-    """
-    clock, rng = SystemClock(), SystemRng()
-    engine = open_engine(settings.store)
-    try:
-        await upgrade(engine)
-        registry_store = SqlRegistryStore(engine)
-        agents, bindings = configured_agents(settings)
-        check_definitions(await registry_store.load(), agents, bindings)
-        revision = SqliteRevision(settings.store_path)
-    except BaseException:
-        await engine.dispose()
-        raise
-    return Store(
-        settings=settings,
-        engine=engine,
-        revision=revision,
-        registry_store=registry_store,
-        sessions=SqlSessionStore(engine),
-        clients=SqlClientStore(engine),
-        replay=SqlReplayStore(engine),
-        registry=Registry(registry_store, revision, agents, bindings),
-        clock=clock,
-        rng=rng,
-    )
-
-
-async def open_state(settings: Settings) -> State:
-    """Open the store and the audit trail.
-
-    Raises:
-        GateError: as `open_store`; AUDIT_UNAVAILABLE.
-    """
-    store = await open_store(settings)
-    try:
-        audit = AuditLog(
-            settings.state_directory / "audit",
-            store.clock,
-            store.rng,
-            instance=settings.public_url,
-            fsync=settings.audit.fsync,
-        )
-    except BaseException:
-        await store.close()
-        raise
-    return State(**{field.name: getattr(store, field.name) for field in fields(store)}, audit=audit)
 
 
 def build_app(state: State) -> RootApp:

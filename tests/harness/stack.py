@@ -13,8 +13,9 @@ from typing import Any
 import httpx2
 
 from twogate.adapters.clock import SystemClock
-from twogate.app import State, build_app, edge_limits, open_state
+from twogate.app import build_app, edge_limits
 from twogate.config.file import load_settings
+from twogate.state import State, open_state
 from twogate.web.listen import hosts_of, serve
 
 from .issuer import TestIssuer

@@ -9,7 +9,6 @@ import typer
 from pydantic import TypeAdapter
 
 from twogate.adapters.signers.agent_key import new_agent_key
-from twogate.app import State, Store
 from twogate.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from twogate.cli.output import CommandError, print_json, print_table, print_text
 from twogate.cli.state import with_state, with_store
@@ -20,6 +19,7 @@ from twogate.core.oauth.resource import tenant_resources
 from twogate.core.principal import AgentId
 from twogate.flows.agents import AgentAdmin, NewAgent
 from twogate.flows.authserver.clients import ClientAuth
+from twogate.state import State, Store
 
 AgentArgument = Annotated[str, typer.Argument(metavar="TENANT/NAME", help="The agent.")]
 

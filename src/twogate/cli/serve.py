@@ -10,11 +10,10 @@ import typer
 import uvloop
 
 from twogate.adapters.signers.local import KeyFileError
-from twogate.app import build_app, edge_limits, open_state
 from twogate.cli.options import DEFAULT_CONFIG, ConfigOption
 from twogate.cli.output import CommandError
 from twogate.config import Settings, load_settings
-from twogate.web.listen import ListenError, hosts_of, serve
+from twogate.state import open_state
 from twogate.web.tls import TlsError, TlsFiles
 
 
@@ -25,6 +24,9 @@ def register(app: typer.Typer) -> None:
 
 def serve_command(config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Serve until SIGTERM or SIGINT; the log goes to stderr, one JSON object a line."""
+    # Here, because no other command needs HTTP, and all of them would start a second later for it.
+    from twogate.web.listen import ListenError  # noqa: PLC0415
+
     settings = load_settings(config)
     configure_logging()
     try:
@@ -43,6 +45,9 @@ async def run_server(settings: Settings) -> None:
         KeyFileError: a file of the state directory's keys is open to others or broken.
         ListenError, TlsError: the address or the certificate cannot be used.
     """
+    from twogate.app import build_app, edge_limits  # noqa: PLC0415 - as above
+    from twogate.web.listen import hosts_of, serve  # noqa: PLC0415
+
     log = structlog.get_logger("twogate")
     state = await open_state(settings)
     try:

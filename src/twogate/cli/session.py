@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from twogate.app import State, Store
 from twogate.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from twogate.cli.output import CommandError, print_json, print_table, print_text
 from twogate.cli.state import with_state, with_store
 from twogate.config import load_settings
 from twogate.core.audit.record import AuditEvent, EventKind
 from twogate.core.session import Session
+from twogate.state import State, Store
 
 app = typer.Typer(help="Sessions: which tasks are under way.", no_args_is_help=True, rich_markup_mode=None)
 

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from twogate.app import State, Store, open_state, open_store
 from twogate.config import Settings, load_settings
 from twogate.config.policy import configured_agents
 from twogate.core.principal import Agent, AgentId, Binding
+from twogate.state import State, Store, open_state, open_store
 
 T = TypeVar("T")
 

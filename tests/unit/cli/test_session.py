@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from twogate.app import open_state
 from twogate.cli.main import app
 from twogate.config import load_settings
 from twogate.core.principal import Agent, AgentId, PrincipalKey, UserId
 from twogate.core.session import MAX_LIFETIME, Session
+from twogate.state import open_state
 
 CONFIG = """\
 public_url: http://localhost:8080

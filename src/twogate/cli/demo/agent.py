@@ -9,6 +9,7 @@ from typing import Any, cast
 import httpx2
 import msgspec
 from mcp import Client, MCPError
+from mcp.client.auth import OAuthFlowError
 from mcp.client.auth.extensions.client_credentials import PrivateKeyJWTOAuthProvider, SignedJWTParameters
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
@@ -64,6 +65,10 @@ class DemoAgent:
         self._stage = stage
         self._session = ""
         self._tokens = MemoryTokens()
+
+    async def play(self) -> list[Step]:
+        """Try everything, in order; a step that breaks is one that did not go as it must."""
+        return [await _tried(step) for step in self.steps()]
 
     def steps(self) -> list[Callable[[], Awaitable[Step]]]:
         """The steps, in order."""
@@ -225,3 +230,11 @@ class DemoAgent:
 def _text(result: object) -> str:
     content = cast("list[Any]", getattr(result, "content", []))
     return "\n".join(str(getattr(item, "text", "")) for item in content)
+
+
+async def _tried(step: Callable[[], Awaitable[Step]]) -> Step:
+    try:
+        return await step()
+    except (MCPError, OAuthFlowError, httpx2.HTTPError, ExceptionGroup) as error:
+        causes = error.exceptions if isinstance(error, ExceptionGroup) else (error,)
+        return Step(step.__name__, "-", "failed", "; ".join(str(cause) for cause in causes), expected=False)
