@@ -27,7 +27,6 @@ from twogate.core.oauth.client_auth import ASSERTION_TYPE
 from twogate.core.oauth.resource import tenant_resources
 from twogate.core.principal import Agent, AgentId
 from twogate.flows.authserver.clients import Client, ClientAuth, SecretDigest
-from twogate.flows.authserver.jwks import signer_key
 from twogate.flows.authserver.metadata import PublicDocuments, build_documents
 from twogate.flows.authserver.token import TokenEndpoint, TokenSettings
 from twogate.flows.registry import Registry
@@ -194,7 +193,7 @@ async def open_lab(directory: Path) -> AsyncGenerator[Lab]:
         rng,
     )
     every = frozenset().union(*resources.values())
-    documents = build_documents(ISSUER, [signer_key(signer)], every, [ISSUER], settings.scopes)
+    documents = build_documents(ISSUER, [signer.public_jwk()], every, [ISSUER], settings.scopes)
     app = Starlette(routes=[*authserver_routes(endpoint), *wellknown_routes(ISSUER, lambda: documents)])
     # Starlette would answer /token/ with a redirect to whatever Host says.
     app.router.redirect_slashes = False

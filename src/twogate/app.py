@@ -20,7 +20,7 @@ from twogate.core.access import Policy
 from twogate.core.audit.accessor import Accessors
 from twogate.core.jose.keys import Algorithm, parse_jwks
 from twogate.core.oauth.resource import SESSIONS_PATH, server_path, tenant_resources
-from twogate.flows.authserver.jwks import jwks_document, signer_key
+from twogate.flows.authserver.jwks import jwks_document
 from twogate.flows.authserver.metadata import build_documents
 from twogate.flows.authserver.token import TokenEndpoint, TokenSettings
 from twogate.flows.declare import DeclareTask
@@ -167,7 +167,7 @@ def _issuers(settings: Settings, signer: LocalSigner, fetch: GuardedFetch, clock
             pointers=ClaimPointers(agent="/client_id", tenant="/tenant", scope="/scope"),
             max_lifetime=settings.embedded.token_lifetime,
         )
-        keys[settings.public_url] = FixedKeys(parse_jwks(jwks_document([signer_key(signer)])))
+        keys[settings.public_url] = FixedKeys(parse_jwks(jwks_document([signer.public_jwk()])))
     return Issuers(trusted, keys)
 
 
@@ -210,7 +210,7 @@ def _authserver_routes(state: State, policy: Policy, signer: LocalSigner, refusa
         routes += authserver_routes(endpoint)
     documents = build_documents(
         settings.public_url,
-        [signer_key(signer)],
+        [signer.public_jwk()],
         sorted(frozenset[str]().union(*resources.values())),
         issuers,
         settings.scopes,

@@ -278,3 +278,20 @@ async def test_leaving_the_user_out_does_not_lift_what_the_users_role_forbids(
         assert without.status_code == 401
         assert stack.reasons() == ["user_not_permitted", "claim_missing"]
         assert upstream.seen == []
+
+
+async def test_no_token_argument_or_result_reaches_the_audit_trail(
+    stack: Stack, issuer: TestIssuer, upstream: RecordingUpstream
+) -> None:
+    token = issuer.token(stack.resource())
+    upstream.extra["tools/call"] = {"content": [{"type": "text", "text": "canary-result"}], "isError": False}
+    for tool, status in (("look", 200), ("wipe", 403)):
+        body = tool_call(tool, {"password": "canary-argument"})
+        response = await stack.post(token, body, mcp_protocol_version="2025-11-25")
+        assert response.status_code == status
+    assert (await stack.call(f"{token}x", "look")).status_code == 401
+    trail = b"".join(path.read_bytes() for path in (stack.directory / "state" / "audit").iterdir())
+    assert b"files.look" in trail
+    assert b"files.wipe" in trail
+    for secret in ("canary-argument", "canary-result", *token.split(".")):
+        assert secret.encode() not in trail

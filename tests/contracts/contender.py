@@ -49,11 +49,11 @@ async def main(url: str, work: str, number: int, count: int) -> None:
 
     results = await asyncio.gather(*(attempt(index) for index in range(count)))
     await engine.dispose()
-    print(json.dumps(results))  # noqa: T201
+    print(json.dumps(results))  # noqa: T201 - read by the test that started this
 
 
 def _wait_for_start() -> None:
-    print("ready", flush=True)  # noqa: T201
+    print("ready", flush=True)  # noqa: T201 - read by the test that started this
     sys.stdin.readline()
 
 

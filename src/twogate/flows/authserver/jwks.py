@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
-
-from twogate.core.keyring import KeyState, PublicKey, published
-from twogate.flows.signer import Signer
 
 MAX_AGE: Final = 300
 """Seconds that verifiers may keep the set (R-50)."""
 
 
-def signer_key(signer: Signer) -> PublicKey:
-    """The public half of the key that signs now."""
-    return PublicKey(signer.kid, signer.public_jwk(), KeyState.ENABLED)
-
-
-def jwks_document(keys: Iterable[PublicKey]) -> bytes:
-    """The JWK set of every published key, as JSON."""
-    return msgspec.json.encode({"keys": [key.jwk for key in published(keys)]})
+def jwks_document(keys: Iterable[Mapping[str, str]]) -> bytes:
+    """The JWK set of these public keys (`Signer.public_jwk`), as JSON."""
+    return msgspec.json.encode({"keys": list(keys)})

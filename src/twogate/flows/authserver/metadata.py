@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from twogate.core.keyring import PublicKey
 from twogate.core.oauth.metadata import authorization_server_metadata
 from twogate.core.oauth.resource import resource_metadata
 from twogate.flows.authserver.jwks import jwks_document
@@ -29,7 +28,7 @@ class PublicDocuments(msgspec.Struct, frozen=True):
 
 def build_documents(
     issuer: str,
-    keys: Collection[PublicKey],
+    keys: Collection[Mapping[str, str]],
     resources: Collection[str],
     authorization_servers: Collection[str],
     scopes: Collection[str],
