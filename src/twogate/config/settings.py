@@ -133,11 +133,25 @@ class Embedded(_Model):
     token_lifetime: Annotated[Duration, Field(ge=1, le=900)] = 300
 
 
+class ClientRequest(StrEnum):
+    """What a server may ask of a client."""
+
+    SAMPLING = "sampling"
+    ELICITATION = "elicitation"
+    ROOTS = "roots"
+
+
 class HttpServer(_Model):
-    """An MCP server reached by Streamable HTTP. `ca` is trusted instead of the system's CAs; timeout in seconds."""
+    """An MCP server reached by Streamable HTTP (`http`) or by the HTTP+SSE transport of 2024-11-05 (`sse`).
+
+    `ca` is trusted instead of the system's CAs; timeout in seconds.
+    """
 
     url: UpstreamUrl
+    transport: Literal["http", "sse"] = "http"
     ca: FilePath | None = None
+    # Left out: it may ask clients nothing.
+    client_requests: NonEmpty[ClientRequest] = ()
     timeout: Annotated[Duration, Field(ge=1, le=3600)] = 60
 
 
@@ -149,6 +163,7 @@ class StdioServer(_Model):
     env: Mapping[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")], ProcessText] = Field(
         default_factory=dict
     )
+    client_requests: NonEmpty[ClientRequest] = ()
     timeout: Annotated[Duration, Field(ge=1, le=3600)] = 60
 
     @field_validator("env")

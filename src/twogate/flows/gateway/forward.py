@@ -60,6 +60,7 @@ class Forwarder:
                     message=message,
                     modern=call.modern,
                     timeout=server.timeout,
+                    session=call.upstream_session,
                 )
             )
             await relay.run(answer)

@@ -1,6 +1,8 @@
 """What the pipeline asks of an MCP server behind it, whether reached over HTTP or as a child process.
 
-A stdio server is made to look like a Streamable HTTP one here, so that forwarding exists once.
+Stdio servers and those of the old HTTP+SSE transport are made to look like Streamable HTTP ones, so that forwarding
+exists once: a request is answered as JSON, or as events when something precedes the response; a notification, and the
+client's response to a request of the server's, is accepted with 202; GET opens the stream of what belongs to no call.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ class UpstreamRequest(msgspec.Struct, frozen=True):
     `owner` keys everything that may carry state between calls (child processes, upstream sessions). `headers` are the
     complete MCP headers in lower case (content type, accept, `mcp-*`), made by us, never copied from the caller.
     `body` is `message` re-encoded. `modern` says that the protocol version is stateless (2026-07-28 or later).
-    `timeout` is in seconds, for the first byte of the answer and between later ones.
+    `timeout` is in seconds, for the first byte of the answer and between later ones. `session` is the upstream's own
+    session id, which `headers` hold too. A `stream` is long-lived (GET, `subscriptions/listen`): it may be silent for
+    ever once its head is there, and takes no place in a pool of calls.
     """
 
     owner: PrincipalKey
@@ -30,6 +34,8 @@ class UpstreamRequest(msgspec.Struct, frozen=True):
     message: Message | None
     modern: bool
     timeout: float
+    session: str | None = None
+    stream: bool = False
 
 
 class UpstreamAnswer(Protocol):
