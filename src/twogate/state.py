@@ -16,11 +16,10 @@ from twogate.config import Settings
 from twogate.config.policy import configured_agents
 from twogate.flows.registry import Registry, check_definitions
 from twogate.stores.sql.clients import SqlClientStore
-from twogate.stores.sql.engine import open_engine
-from twogate.stores.sql.migrate import upgrade
+from twogate.stores.sql.migrate import current_version, upgrade
+from twogate.stores.sql.opening import OpenRevision, open_engine, open_revision
 from twogate.stores.sql.registry import SqlRegistryStore
 from twogate.stores.sql.replay import SqlReplayStore
-from twogate.stores.sql.revision import SqliteRevision
 from twogate.stores.sql.sessions import SqlSessionStore
 
 
@@ -30,7 +29,7 @@ class Store:
 
     settings: Settings
     engine: AsyncEngine
-    revision: SqliteRevision
+    revision: OpenRevision
     registry_store: SqlRegistryStore
     sessions: SqlSessionStore
     clients: SqlClientStore
@@ -41,7 +40,7 @@ class Store:
 
     async def close(self) -> None:
         """Let go of the database."""
-        self.revision.close()
+        await self.revision.aclose()
         await self.engine.dispose()
 
 
@@ -64,13 +63,13 @@ async def open_store(settings: Settings) -> Store:
         GateError: STORE_UNAVAILABLE; REQUEST_MALFORMED if configuration and store define the same agent or binding.
     """
     clock, rng = SystemClock(), SystemRng()
-    engine = open_engine(settings.store)
+    engine = open_engine(settings.store, password=settings.store_password, ca=settings.store_ca)
     try:
         await upgrade(engine)
         registry_store = SqlRegistryStore(engine)
         agents, bindings = configured_agents(settings)
         check_definitions(await registry_store.load(), agents, bindings)
-        revision = SqliteRevision(settings.store_path)
+        revision = open_revision(engine, settings.store, clock, rng)
     except BaseException:
         await engine.dispose()
         raise
@@ -88,6 +87,21 @@ async def open_store(settings: Settings) -> Store:
     )
 
 
+async def store_exists(settings: Settings) -> bool:
+    """Whether the store was made already, by a command that needs one; asking does not make it.
+
+    Raises:
+        GateError: STORE_UNAVAILABLE.
+    """
+    if settings.store_path is not None:
+        return settings.store_path.exists()
+    engine = open_engine(settings.store, password=settings.store_password, ca=settings.store_ca)
+    try:
+        return await current_version(engine) is not None
+    finally:
+        await engine.dispose()
+
+
 async def open_state(settings: Settings) -> State:
     """Open the store and the audit trail.
 
@@ -102,6 +116,7 @@ async def open_state(settings: Settings) -> State:
             store.rng,
             instance=settings.public_url,
             fsync=settings.audit.fsync,
+            observe_until=settings.observe_until,
         )
     except BaseException:
         await store.close()

@@ -26,9 +26,9 @@ from stdio_servers.harness import (
     supervisor_of,
     until,
 )
-from twogate.adapters.upstream.stdio_relay import encode_line
+from twogate.adapters.upstream.stdio_process import as_line
 from twogate.core.errors import ErrorCode, GateError
-from twogate.core.message import Kind, Message
+from twogate.core.message import Kind, Message, encode_message
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -114,7 +114,7 @@ async def test_an_argument_cannot_become_a_line_of_its_own(tiny: Client) -> None
 
 def test_no_line_that_is_written_splits_as_unicode_does() -> None:
     text = "".join(map(chr, range(0x3000)))
-    line = encode_line(Message(Kind.REQUEST, 1, "x", {text: text})).decode()
+    line = as_line(encode_message(Message(Kind.REQUEST, 1, "x", {text: text}))).decode()
     assert len(line.splitlines()) == 1
 
 
@@ -177,7 +177,7 @@ async def test_a_flood_on_stdout_holds_neither_calls_nor_the_event_loop() -> Non
 
 
 async def test_unread_progress_is_bounded_and_the_response_still_arrives() -> None:
-    made = client("tiny.py", queued_progress_bytes=1000)
+    made = client("tiny.py", queued_bytes=1000)
     answer = await made.start_call("flood_progress", meta={"progressToken": "t"}, arguments={"count": 5000})
     await made.pid()
     chunks = [event(chunk) async for chunk in answer.chunks()]

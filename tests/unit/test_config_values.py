@@ -10,7 +10,6 @@ from twogate.config.values import (
     IssuerUrl,
     Pointer,
     ScopeName,
-    StoreUrl,
     Target,
     TcpAddress,
     UnixAddress,
@@ -126,38 +125,6 @@ def test_listen_is_a_host_and_port_or_a_socket(text: str, address: Address) -> N
 def test_anything_else_is_no_address(value: object) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         parse_listen(value)
-
-
-@pytest.mark.parametrize(
-    ("text", "path"),
-    [
-        ("sqlite:///var/lib/twogate/t.db", "/var/lib/twogate/t.db"),
-        ("sqlite:////var/lib/twogate/t.db", "/var/lib/twogate/t.db"),
-        ("sqlite:///./state/t.db", "/etc/twogate/state/t.db"),
-        ("sqlite:///../t.db", "/etc/twogate/../t.db"),
-    ],
-)
-def test_a_store_is_an_absolute_path_or_lies_beside_the_file(text: str, path: str) -> None:
-    url = TypeAdapter[str](StoreUrl).validate_python(text, context=Base(Path("/etc/twogate")))
-    assert url == f"sqlite:///{path}"
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        "t.db",
-        "sqlite://",
-        "sqlite:///",
-        "sqlite:///t.db",
-        "sqlite:///a/b?mode=ro",
-        "sqlite:///a/b#x",
-        "postgresql://h/d",
-        1,
-    ],
-)
-def test_anything_else_is_no_store(value: object) -> None:
-    with pytest.raises(ValidationError):
-        TypeAdapter[str](StoreUrl).validate_python(value)
 
 
 def test_pointers_follow_rfc_6901_and_never_mean_the_whole_token() -> None:

@@ -25,7 +25,7 @@ import msgspec
 from twogate.adapters.audit_files import NAME_ENDING, open_tips, tip_of
 from twogate.core.audit.chain import Cause, Chain, Tip
 from twogate.core.audit.detector import MAX_FIELD, Scrubber, encodable
-from twogate.core.audit.record import AuditEvent, EventKind
+from twogate.core.audit.record import OBSERVE, AuditEvent, EventKind
 from twogate.core.errors import ErrorCode, GateError
 from twogate.flows.environment import Clock, Rng
 
@@ -81,8 +81,12 @@ class AuditLog:
         instance: str,
         fsync: bool = False,
         max_segment: int = MAX_SEGMENT,
+        observe_until: int | None = None,
     ) -> None:
         """Open the directory, made if it is missing, and begin a segment.
+
+        Events from before `observe_until` (Unix seconds) are marked as written while gate two was only observed; the
+        attribute may be set again.
 
         Raises:
             GateError: AUDIT_UNAVAILABLE.
@@ -92,7 +96,8 @@ class AuditLog:
         self._rng = rng
         self._instance = instance[:MAX_FIELD]
         self._max_segment = max_segment
-        self._encode = msgspec.json.Encoder().encode
+        self.observe_until = observe_until
+        self._json = msgspec.json.Encoder().encode
         self._scrubber = Scrubber()
         self._executor = ThreadPoolExecutor(1, "audit-sync") if fsync else None
         self._events: list[bytes] = []
@@ -184,6 +189,11 @@ class AuditLog:
         except UnicodeEncodeError:
             return self._encode(encodable(event))
         return encoded if len(encoded) <= MAX_FIELD else self._encode(encodable(event))
+
+    def _encode(self, event: AuditEvent) -> bytes:
+        if self.observe_until is not None and event.at < self.observe_until * 1_000_000:
+            event = msgspec.structs.replace(event, enforcement=OBSERVE)
+        return self._json(event)
 
     def _flush(self) -> None:
         self._scheduled = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Final
 from urllib.parse import urlsplit
@@ -10,14 +11,15 @@ import msgspec
 import typer
 
 from twogate.adapters.clock import SystemClock
-from twogate.cli.explain import describe, hypothetical_principal, hypothetical_session, verdict
+from twogate.cli.explain import describe, hypothetical_principal, hypothetical_session, shown_moment, verdict
 from twogate.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from twogate.cli.output import print_json, print_table, print_text
 from twogate.cli.state import known_agents
 from twogate.config import HttpServer, Settings, StdioServer, load_settings
 from twogate.config.policy import compile_policy
 from twogate.config.values import is_loopback
-from twogate.core.access import Deny, covers, decide
+from twogate.core.access import Deny, Observed, Policy, ToolClass, covers, decide
+from twogate.core.entry import parse_entry
 from twogate.core.errors import ErrorCode
 from twogate.core.principal import Agent, AgentId, Binding
 
@@ -26,7 +28,10 @@ MANY_TASKS: Final = 5
 
 
 class Cell(msgspec.Struct, frozen=True):
-    """What one agent may do with one tool within one task, all scopes granted and no user behind it."""
+    """What one agent may do with what one entry of `tools` names, within one task.
+
+    All scopes are granted and no user stands behind the agent.
+    """
 
     agent: str
     task: str
@@ -50,9 +55,14 @@ def check(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) ->
     notes += [f"agent {agent.id} is disabled" for agent in agents.values() if agent.disabled]
     if as_json:
         document: dict[str, object] = {"ok": True, "file": str(config), "generation": settings.generation}
+        document |= {"enforcement": settings.enforcement, "observe_until": shown_moment(settings.observe_until) or None}
         print_json(document | {"matrix": cells, "warnings": notes})
         return
-    print_text(f"{config} is valid (generation {settings.generation}).\n")
+    print_text(f"{config} is valid (generation {settings.generation}).")
+    if settings.observe_until is not None:
+        until = shown_moment(settings.observe_until)
+        print_text(f"OBSERVING until {until}: gate two records role and task refusals and lets the calls run.")
+    print_text()
     if cells:
         print_table(("Agent", "Task", "Tool", "Class", "Effect", "Why"), _rows(cells))
         print_text("\nWith every scope granted and no user; see `twogate explain` for one call.")
@@ -73,8 +83,11 @@ def effective_matrix(
         for task in agent.tasks:
             session = hypothetical_session(principal, task, policy, now)
             for tool, tool_class in policy.classes.items():
-                decision = decide(principal, session, tool.partition(".")[0], tool, policy)
-                reason = decision.code.value if isinstance(decision, Deny) else None
+                entry = parse_entry(tool)
+                decision = decide(
+                    principal, session, entry.server, entry.sample, policy, observing=policy.observing(now)
+                )
+                reason = decision.code.value if isinstance(decision, Deny | Observed) else None
                 yield Cell(str(agent.id), task, tool, tool_class.value, verdict(decision), reason)
 
 
@@ -89,6 +102,7 @@ def warnings(settings: Settings, cells: list[Cell]) -> Iterator[str]:
         if not tenant.servers:
             yield f"tenants.{name}: reaches no server"
     yield from _agent_warnings(settings, cells)
+    yield from _observe_warnings(settings, compile_policy(settings))
 
 
 def _server_warnings(settings: Settings) -> Iterator[str]:
@@ -115,20 +129,33 @@ def _agent_warnings(settings: Settings, cells: list[Cell]) -> Iterator[str]:
                 yield f"agents.{name}: its task {task} gives it no tools"
 
 
+def _observe_warnings(settings: Settings, policy: Policy) -> Iterator[str]:
+    if settings.observe_until is None:
+        return
+    for target, tool_class in policy.classes.items():
+        if tool_class not in _HARMLESS and not covers(policy.token_names, target, tool_class):
+            yield (
+                f"tools.{target}: {tool_class.value}, but no role asks for an operation token for it, so while "
+                "observing every agent of a tenant that has the server may call it"
+            )
+
+
 def _rows(cells: list[Cell]) -> Iterator[tuple[str, ...]]:
     # Tools outside a task are most of a big matrix and all alike: counted, not listed (`--json` has them).
-    others: dict[tuple[str, str], int] = {}
+    others: dict[tuple[str, str], Counter[str]] = {}
     for cell in cells:
-        others.setdefault((cell.agent, cell.task), 0)
+        counted = others.setdefault((cell.agent, cell.task), Counter())
         if cell.reason == ErrorCode.TASK_NOT_PERMITTED.value:
-            others[cell.agent, cell.task] += 1
-    for (agent, task), count in others.items():
+            counted[cell.effect] += 1
+    for (agent, task), counted in others.items():
         for cell in cells:
             if (cell.agent, cell.task) == (agent, task) and cell.reason != ErrorCode.TASK_NOT_PERMITTED.value:
                 why = describe(ErrorCode(cell.reason)) if cell.reason else _GRANTED[cell.effect]
                 yield (agent, task, cell.tool, cell.tool_class, cell.effect, why)
-        if count:
-            yield (agent, task, f"{count} more", "", "deny", describe(ErrorCode.TASK_NOT_PERMITTED))
+        for effect, count in counted.items():
+            yield (agent, task, f"{count} more", "", effect, describe(ErrorCode.TASK_NOT_PERMITTED))
 
+
+_HARMLESS: Final = frozenset({ToolClass.READ, ToolClass.SEARCH, ToolClass.FETCH})
 
 _GRANTED: Final = {"allow": "role and task hold it", "token": "role and task hold it, with an operation token"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Annotated, Final
 
 import typer
@@ -13,9 +14,21 @@ from twogate.cli.output import CommandError, print_json, print_table, print_text
 from twogate.cli.state import known_agents
 from twogate.config import Settings, load_settings
 from twogate.config.policy import compile_policy, parse_agent_id
-from twogate.core.access import Allow, Decision, Deny, Effect, NeedsToken, Policy, decide, session_targets
+from twogate.core.access import (
+    Allow,
+    Classified,
+    Decision,
+    Deny,
+    Effect,
+    NeedsToken,
+    Observed,
+    Policy,
+    decide,
+    session_targets,
+)
 from twogate.core.errors import ErrorCode
 from twogate.core.principal import Agent, AgentId, Binding, Method, Principal, UserId
+from twogate.core.resource_pattern import irregularity, is_template
 from twogate.core.session import MAX_LIFETIME, Session
 
 # The steps of `core.access.decide`, in its order, with the codes by which each refuses.
@@ -36,20 +49,20 @@ def hypothetical_principal(
     *,
     scopes: Sequence[str],
     groups: Sequence[str] = (),
-    user_role: str | None = None,
+    user_roles: Sequence[str] = (),
 ) -> Principal:
     """The principal that gate one would prove for this agent. Only for explaining: nothing was proven.
 
-    There is a user exactly if a role or groups are given, since only users have them.
+    There is a user exactly if roles or groups are given, since only users have them.
     """
     issuer = next((binding.issuer for binding, bound in bindings.items() if bound == agent.id), "")
-    user = UserId(issuer, "hypothetical") if groups or user_role is not None else None
+    user = UserId(issuer, "hypothetical") if groups or user_roles else None
     return Principal(
         tenant=agent.id.tenant,
         issuer=issuer,
         agent=agent,
         user=user,
-        user_role=user_role,
+        user_roles=tuple(user_roles),
         groups=tuple(groups),
         scopes=frozenset(scopes),
         method=Method.JWT,
@@ -74,8 +87,15 @@ def verdict(decision: Decision) -> str:
             return "allow"
         case NeedsToken():
             return "token"
+        case Observed():
+            return "observed"
         case Deny():
             return "deny"
+
+
+def shown_moment(moment: int | None) -> str:
+    """Unix seconds as an RFC 3339 time; empty for None."""
+    return "" if moment is None else datetime.fromtimestamp(moment, UTC).isoformat()
 
 
 def register(app: typer.Typer) -> None:
@@ -85,13 +105,20 @@ def register(app: typer.Typer) -> None:
 
 def explain(
     agent: Annotated[str, typer.Option("--agent", metavar="TENANT/NAME", help="The agent that calls.")],
-    tool: Annotated[str, typer.Option("--tool", metavar="SERVER.TOOL", help="The tool it calls.")],
+    tool: Annotated[
+        str,
+        typer.Option(
+            "--tool", metavar="TARGET", help="SERVER.TOOL, or SERVER.resource:URI or SERVER.prompt:NAME, that it calls."
+        ),
+    ],
     task: Annotated[
         str | None, typer.Option("--task", help="The task it declared; its default task if left out.")
     ] = None,
     scope: Annotated[list[str] | None, typer.Option("--scope", help="A scope of its token (repeatable).")] = None,
     group: Annotated[list[str] | None, typer.Option("--group", help="A group of the user (repeatable).")] = None,
-    user_role: Annotated[str | None, typer.Option("--user-role", help="The user's own role.")] = None,
+    user_role: Annotated[
+        list[str] | None, typer.Option("--user-role", help="A role of the user's own (repeatable).")
+    ] = None,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:
@@ -101,16 +128,22 @@ def explain(
     agents, bindings = known_agents(settings)
     found = _find_agent(agent, agents)
     task = task if task is not None else found.default_task
-    principal = hypothetical_principal(found, bindings, scopes=scope or (), groups=group or (), user_role=user_role)
-    session = hypothetical_session(principal, task, policy, SystemClock().now())
-    decision = decide(principal, session, tool.partition(".")[0], tool, policy)
-    code = _reason(decision, task)
+    principal = hypothetical_principal(
+        found, bindings, scopes=scope or (), groups=group or (), user_roles=user_role or ()
+    )
+    now = SystemClock().now()
+    session = hypothetical_session(principal, task, policy, now)
+    # Declaring a task that the agent lacks is refused before any call is decided.
+    missing = ErrorCode.SESSION_REQUIRED if task is None else ErrorCode.TASK_UNKNOWN
+    server = tool.partition(".")[0]
+    decision = decide(principal, session, server, tool, policy, observing=policy.observing(now), missing=missing)
+    code = _reason(decision)
     failed = _failed_step(decision, code, principal, tool, policy)
     steps = [
-        {"step": name, "result": _result(index, failed), "because": fact}
+        {"step": name, "result": _result(index, failed, decision), "because": fact}
         for index, (name, fact) in enumerate(_facts(settings, policy, principal, session, task, tool))
     ]
-    text = _sentence(decision, code, failed)
+    text = _sentence(decision, code, failed, shown_moment(settings.observe_until))
     if as_json:
         document: dict[str, object] = {"agent": agent, "task": task, "tool": tool, "decision": verdict(decision)}
         document |= {"reason": code.value if code else None, "text": text, "steps": steps}
@@ -134,67 +167,76 @@ def _find_agent(name: str, agents: Mapping[AgentId, Agent]) -> Agent:
     return agents[agent_id]
 
 
-def _reason(decision: Decision, task: str | None) -> ErrorCode | None:
+def _reason(decision: Decision) -> ErrorCode | None:
     match decision:
         case Allow():
             return None
         case NeedsToken():
             return ErrorCode.OPERATION_TOKEN_REQUIRED
-        case Deny(code=ErrorCode.SESSION_REQUIRED) if task is not None:
-            # Declaring a task that the agent lacks is refused before any call is decided.
-            return ErrorCode.TASK_UNKNOWN
-        case Deny():
+        case Deny() | Observed():
             return decision.code
 
 
 def _failed_step(
     decision: Decision, code: ErrorCode | None, principal: Principal, tool: str, policy: Policy
 ) -> int | None:
-    if not isinstance(decision, Deny):
+    if not isinstance(decision, Deny | Observed):
         return None
-    tool_class = policy.classes.get(tool)
+    found = policy.classify(tool)
     role = policy.roles.get(principal.agent.role)
-    role_allows = role is not None and tool_class is not None and role.effect(tool, tool_class) is not Effect.DENY
+    role_allows = role is not None and found is not None and role.effect(found.entry, found.tool_class) != Effect.DENY
     if code is ErrorCode.ROLE_NOT_PERMITTED and role_allows:
         # Then it was the last step: scopes are configured and none of them covers the tool.
         return len(STEPS) - 1
     return next(index for index, (_, codes) in enumerate(STEPS) if code in codes)
 
 
-def _result(index: int, failed: int | None) -> str:
+def _result(index: int, failed: int | None, decision: Decision) -> str:
     if failed is None or index < failed:
         return "passed"
-    return "refused" if index == failed else "not reached"
+    if index == failed:
+        return "observed" if isinstance(decision, Observed) else "refused"
+    return "not reached"
 
 
 def _facts(
     settings: Settings, policy: Policy, principal: Principal, session: Session | None, task: str | None, tool: str
 ) -> list[tuple[str, str]]:
     servers = settings.tenants[principal.tenant].servers
-    tool_class = policy.classes.get(tool)
+    found = policy.classify(tool)
     role = policy.roles[principal.agent.role]
-    effect = role.effect(tool, tool_class).name.lower() if tool_class is not None else "deny"
+    effect = role.effect(found.entry, found.tool_class).name.lower() if found is not None else "deny"
     if principal.user is None:
         user = "no user stands behind the call"
     else:
-        user = f"user role {principal.user_role or 'none'}, groups {_join(principal.groups)}"
+        user = f"user roles {_join(principal.user_roles)}, groups {_join(principal.groups)}"
     if task is None:
         declared = "no task is declared, and the agent has no default task"
     elif session is None:
         declared = f"the agent may not declare {task} (it may: {_join(principal.agent.tasks)})"
     else:
         declared = f"{task} is a task of the agent"
-    holds = "the tool is" if session is not None and tool in session.targets else "the tool is not"
+    held = session is not None and found is not None and found.entry in session.targets
+    holds = "the tool is" if held else "the tool is not"
     scopes = f"token has {_join(sorted(principal.scopes))}" if policy.scopes else "no scopes are configured"
     return [
         ("session", declared),
         ("tenant", f"{principal.tenant} has the servers {_join(servers)}"),
-        ("class", f"{tool} is classified {tool_class.value}" if tool_class else f"{tool} is not classified"),
+        ("class", _class_fact(tool, found)),
         ("role", f"role {role.name} says {effect}"),
         ("user", user),
         ("task", f"{holds} among those of role and task"),
         ("scope", scopes),
     ]
+
+
+def _class_fact(tool: str, found: Classified | None) -> str:
+    if found is not None:
+        by = "" if found.own else f" by {found.entry}"
+        return f"{tool} is classified {found.tool_class.value}{by}"
+    uri = tool.partition(".")[2].removeprefix("resource:")
+    odd = irregularity(uri) if ".resource:" in tool and not is_template(uri) else None
+    return f"{tool} is not classified" + (f", and no wildcard matches it: the URI {odd}" if odd else "")
 
 
 def _join(names: Sequence[str]) -> str:
@@ -213,9 +255,11 @@ _SENTENCES: Final[Mapping[ErrorCode, str]] = {
 }
 
 
-def _sentence(decision: Decision, code: ErrorCode | None, failed: int | None) -> str:
+def _sentence(decision: Decision, code: ErrorCode | None, failed: int | None, until: str) -> str:
     if code is None:
         return "the call may run"
+    if isinstance(decision, Observed):
+        return f"would be denied; observed until {until}: {describe(code)}"
     if isinstance(decision, Deny) and decision.scopes:
         return f"the token has none of the scopes that cover the tool: {', '.join(decision.scopes)}"
     if failed == len(STEPS) - 1:

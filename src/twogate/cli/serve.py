@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
+import signal
 import sys
+from pathlib import Path
 
 import structlog
 import typer
 import uvloop
 
+from twogate.adapters.serving import Serving, ServingError
 from twogate.adapters.signers.local import KeyFileError
 from twogate.cli.options import DEFAULT_CONFIG, ConfigOption
 from twogate.cli.output import CommandError
 from twogate.config import Settings, load_settings
-from twogate.state import open_state
-from twogate.web.tls import TlsError, TlsFiles
+from twogate.state import State, open_state
+from twogate.web.tls import ServerTls, TlsError
 
 
 def register(app: typer.Typer) -> None:
@@ -23,53 +28,80 @@ def register(app: typer.Typer) -> None:
 
 
 def serve_command(config: ConfigOption = DEFAULT_CONFIG) -> None:
-    """Serve until SIGTERM or SIGINT; the log goes to stderr, one JSON object a line."""
+    """Serve until SIGTERM or SIGINT; SIGHUP reloads. The log goes to stderr, one JSON object a line."""
     # Here, because no other command needs HTTP, and all of them would start a second later for it.
     from twogate.web.listen import ListenError  # noqa: PLC0415
 
     settings = load_settings(config)
     configure_logging()
     try:
-        uvloop.run(run_server(settings))
+        uvloop.run(run_server(settings, config.absolute()))
     except (ListenError, TlsError) as error:
         raise CommandError(str(error), code="listen") from error
     except KeyFileError as error:
         raise CommandError(str(error), code="key_file") from error
+    except ServingError as error:
+        raise CommandError(str(error), code="serving") from error
 
 
-async def run_server(settings: Settings) -> None:
-    """Open the state, serve, close the state.
+async def run_server(settings: Settings, config: Path) -> None:
+    """Open the state, serve, close the state. SIGHUP loads `config` anew.
 
     Raises:
         GateError: STORE_UNAVAILABLE, AUDIT_UNAVAILABLE at the start.
         KeyFileError: a file of the state directory's keys is open to others or broken.
         ListenError, TlsError: the address or the certificate cannot be used.
+        ServingError: another process serves over the state directory.
     """
+    reload_wanted = asyncio.Event()
+    # Before anybody can know this process. The handler stays to the end: by default the signal would kill.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload_wanted.set)
+    serving = Serving(settings.state_directory)
+    try:
+        state = await open_state(settings)
+        try:
+            await _serve(settings, config, state, serving, reload_wanted)
+        finally:
+            await state.close()
+    finally:
+        serving.close()
+
+
+async def _serve(
+    settings: Settings, config: Path, state: State, serving: Serving, reload_wanted: asyncio.Event
+) -> None:
     from twogate.app import build_app, edge_limits  # noqa: PLC0415 - as above
+    from twogate.reload import Reloader, tls_files, warn_if_observing  # noqa: PLC0415
     from twogate.web.listen import hosts_of, serve  # noqa: PLC0415
 
     log = structlog.get_logger("twogate")
-    state = await open_state(settings)
+    files = tls_files(settings)
+    tls = None if files is None else ServerTls(files)
+    app = build_app(state)
+    reloader = Reloader(config, app, state, tls, serving, reload_wanted)
+
+    def ready(url: str) -> None:
+        reloader.ready(os.getpid())
+        log.info("ready", listen=url, public_url=settings.public_url, generation=settings.generation)
+        warn_if_observing(settings)
+
+    reloading = asyncio.create_task(reloader.run())
     try:
-        app = build_app(state)
         await serve(
             app,
             listen=settings.listen,
-            tls=tls_files(settings),
+            tls=tls,
             limits=edge_limits(settings),
             allowed_hosts=hosts_of(settings.public_url),
             on_refusal=app.on_refusal,
             clock=state.clock,
-            ready=lambda url: log.info("ready", listen=url, public_url=settings.public_url),
+            ready=ready,
+            draining=app.draining,
         )
         log.info("stopped")
     finally:
-        await state.close()
-
-
-def tls_files(settings: Settings) -> TlsFiles | None:
-    """The server's certificate and key, if any are configured."""
-    return None if settings.tls is None else TlsFiles(certificate=settings.tls.certificate, key=settings.tls.key)
+        reloading.cancel()
+        await asyncio.gather(reloading, return_exceptions=True)
 
 
 def configure_logging() -> None:

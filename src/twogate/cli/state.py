@@ -10,7 +10,7 @@ from typing import TypeVar
 from twogate.config import Settings, load_settings
 from twogate.config.policy import configured_agents
 from twogate.core.principal import Agent, AgentId, Binding
-from twogate.state import State, Store, open_state, open_store
+from twogate.state import State, Store, open_state, open_store, store_exists
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ def known_agents(settings: Settings) -> tuple[Mapping[AgentId, Agent], Mapping[B
     Raises:
         GateError: the command line's frame shows it.
     """
-    if not settings.store_path.exists():
+    if not asyncio.run(store_exists(settings)):
         return configured_agents(settings)
     view = with_store(settings, lambda store: store.registry.view())
     return view.agents, view.bindings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -54,8 +55,8 @@ class ConfigError(Exception):
         return f"{place}: {problem.key}: {problem.message}" if problem.key else f"{place}: {problem.message}"
 
 
-def load_settings(path: Path) -> Settings:
-    """Read and check a configuration file and the files it names.
+def load_settings(path: Path, *, now: int | None = None) -> Settings:
+    """Read and check a configuration file and the files it names, at this moment or at `now` (Unix seconds).
 
     Raises:
         ConfigError: With every problem found.
@@ -72,18 +73,19 @@ def load_settings(path: Path) -> Settings:
         raise ConfigError(path, (Problem(0, "", "is not UTF-8 text"),)) from None
     if len(raw) > MAX_BYTES:
         raise ConfigError(path, (Problem(0, "", f"is larger than {MAX_BYTES} bytes"),))
-    return parse_settings(text, path)
+    return parse_settings(text, path, now=now)
 
 
-def parse_settings(text: str, path: Path) -> Settings:
-    """Check the text of a configuration file that lies, or would lie, at `path`.
+def parse_settings(text: str, path: Path, *, now: int | None = None) -> Settings:
+    """Check the text of a configuration file that lies, or would lie, at `path`; `now` as in `load_settings`.
 
     Raises:
         ConfigError: With every problem found.
     """
     document = read_document(text)
     found: list[tuple[int, KeyPath, str]] = list(document.problems)
-    base = Base(path.absolute().parent)
+    # A file is read before anything is wired that could bring a Clock.
+    base = Base(path.absolute().parent, int(time.time()) if now is None else now)  # noqa: TID251
     settings, places = None, list[Found]()
     if isinstance(document.data, dict):
         settings, places = _check(document, base)
@@ -143,6 +145,11 @@ def _file_problems(settings: Settings, broken: frozenset[KeyPath]) -> Iterator[F
         yield from _missing(settings.tls.certificate, ("tls", "certificate"))
         yield from _missing(settings.tls.key, ("tls", "key"))
         yield from _exposed(settings.tls.key, ("tls", "key"))
+    if settings.store_password is not None:
+        yield from _missing(settings.store_password, ("store_password",))
+        yield from _exposed(settings.store_password, ("store_password",))
+    if settings.store_ca is not None:
+        yield from _missing(settings.store_ca, ("store_ca",))
     for index, issuer in enumerate(settings.issuers):
         if issuer.ca is not None:
             yield from _missing(issuer.ca, ("issuers", index, "ca"))

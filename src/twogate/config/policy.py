@@ -14,6 +14,7 @@ def compile_policy(settings: Settings) -> Policy:
     """The policy of one configuration generation."""
     return Policy(
         generation=settings.generation,
+        observe_until=settings.observe_until if settings.enforcement == "observe" else None,
         classes=MappingProxyType({target: tool.tool_class for target, tool in settings.tools.items()}),
         roles=MappingProxyType(
             {

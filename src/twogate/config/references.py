@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
+from urllib.parse import urlsplit
 
 from twogate.config.document import KeyPath
-from twogate.config.settings import EMBEDDED, AgentSettings, BindingSettings, Settings, StdioServer
+from twogate.config.settings import EMBEDDED, AgentSettings, BindingSettings, Issuer, Settings, StdioServer
+from twogate.config.store_url import is_postgresql
 from twogate.config.values import UnixAddress, is_loopback
 from twogate.core.access import ToolClass
+from twogate.core.entry import Entries
 
 Found = tuple[KeyPath, str]
 """A problem: where, and what to do."""
@@ -30,8 +33,10 @@ class References:
     def problems(self) -> Iterator[Found]:
         """Every problem, in the order of the sections."""
         yield from self._edge()
+        yield from self._store()
         yield from self._stdio()
         yield from self._issuers()
+        yield from self._enforcement()
         yield from self._tools()
         yield from self._roles()
         yield from self._tasks()
@@ -57,6 +62,20 @@ class References:
                 yield ("tls",), "contradicts public_url, which is http; write https there or remove tls"
             if not local:
                 yield ("listen",), "must be a loopback address while public_url is http"
+
+    def _store(self) -> Iterator[Found]:
+        settings = self._settings
+        if not self._has("store"):
+            return
+        if not is_postgresql(settings.store):
+            for name in ("store_password", "store_ca"):
+                if getattr(settings, name) is not None:
+                    yield (name,), "goes with a PostgreSQL store"
+            return
+        if settings.state is None and self._has("state"):
+            yield ("state",), "is missing: with PostgreSQL, say where the audit trail and the key files live"
+        if settings.store_ca is not None and urlsplit(settings.store).netloc.endswith("@"):
+            yield ("store_ca",), "is of no use: PostgreSQL speaks no TLS over a Unix socket"
 
     def _stdio(self) -> Iterator[Found]:
         # Without a user id of its own, a stdio server could read what another tenant's does (DESIGN decision 13).
@@ -86,11 +105,42 @@ class References:
                 yield from self._name("tenants", tenant, "tenant", (*place, "tenants", at))
             for at, role in enumerate(issuer.roles):
                 yield from self._name("roles", role, "role", (*place, "roles", at))
+            yield from self._audiences(issuer, (*place, "audiences"))
+
+    def _audiences(self, issuer: Issuer, place: KeyPath) -> Iterator[Found]:
+        settings = self._settings
+        clients = {
+            binding.identifier
+            for agent in settings.agents.values()
+            for binding in agent.bindings
+            if binding.issuer == issuer.issuer
+        }
+        for path, name in issuer.audiences.items():
+            server = path.removeprefix("/mcp/")
+            if server != path:
+                yield from self._name("servers", server, "server", (*place, path))
+            if name.startswith(settings.public_url):
+                yield (*place, path), "must be another name than a resource's own address, which always counts"
+            if name in clients:
+                # As `aud` it would make every ID token of that client look like an access token.
+                yield (*place, path), f"{name!r} is an agent; register the resource under a name of its own"
+
+    def _enforcement(self) -> Iterator[Found]:
+        settings = self._settings
+        if not {("enforcement",), ("observe_until",)}.isdisjoint(self._broken):
+            return
+        if settings.enforcement == "observe" and settings.observe_until is None:
+            yield ("observe_until",), "is missing: say when observing ends, for example `observe_until: 2026-12-01`"
+        elif settings.enforcement != "observe" and settings.observe_until is not None:
+            yield ("observe_until",), "goes with `enforcement: observe`; remove it to enforce"
 
     def _tools(self) -> Iterator[Found]:
         for target in self._settings.tools:
             server = target.partition(".")[0]
             yield from self._name("servers", server, "server", ("tools", target))
+        for one, other in Entries(self._settings.tools).ambiguous():
+            text = f"may match the same URI as {other}, and neither is the more specific: both begin alike up to the"
+            yield ("tools", one), f"{text} first wildcard; give one of them a longer beginning"
 
     def _roles(self) -> Iterator[Found]:
         for name, role in self._settings.roles.items():
@@ -166,7 +216,7 @@ class References:
             server, dot, _ = entry.partition(".")
             at = (*place, index)
             if not dot:
-                yield at, f"{entry!r} is neither a class nor server.tool{_hint(entry, classes)}"
+                yield at, f"{entry!r} is neither a class nor an entry of tools{_hint(entry, classes)}"
             elif self._has("servers") and not self._knows("servers", server):
                 yield at, f"unknown server {server!r} in {entry!r}{_hint(server, self._settings.servers)}"
             else:

@@ -17,6 +17,8 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
+from twogate.config.enforcement import ObserveUntil
+from twogate.config.store_url import SQLITE, StoreUrl, is_postgresql
 from twogate.config.values import (
     AgentKey,
     Duration,
@@ -33,10 +35,10 @@ from twogate.config.values import (
     Origin,
     Pointer,
     ProcessText,
+    ResourcePath,
     ScopeName,
     ServerName,
     Size,
-    StoreUrl,
     Target,
     TenantName,
     UpstreamUrl,
@@ -70,6 +72,7 @@ class Algorithm(StrEnum):
     PS256 = "PS256"
     ES256 = "ES256"
     EDDSA = "EdDSA"
+    ED25519 = "Ed25519"
 
 
 class Tls(_Model):
@@ -105,6 +108,8 @@ class Issuer(_Model):
     jwks_uri: FetchedUrl | None = None
     ca: FilePath | None = None
     types: NonEmpty[MediaSubtype] = ("at+jwt",)
+    # What it calls a resource where it cannot call it by its URL.
+    audiences: Mapping[ResourcePath, Identifier] = Field(default_factory=dict)
     max_lifetime: Annotated[Duration, Field(ge=1, le=86400)] = 3600
 
     @field_validator("types")
@@ -123,6 +128,8 @@ class Issuer(_Model):
             raise ValueError("claims.user_optional says something of claims.user, which is missing")
         if self.roles and self.claims.role is None:
             raise ValueError("roles are listed but claims.role, which says where tokens hold them, is not")
+        if len(set(self.audiences.values())) != len(self.audiences):
+            raise ValueError("audiences gives two resources one name: a token for one would be good at the other")
         return self
 
 
@@ -196,13 +203,13 @@ Server = Annotated[
 
 
 class Tool(_Model):
-    """How a tool is classified."""
+    """How a tool, a prompt, or what a resource entry names is classified."""
 
     tool_class: ToolClass = Field(alias="class")
 
 
 class RoleSettings(_Model):
-    """What a role may call: lists of classes and targets."""
+    """What a role may call: lists of classes and entries of `tools`."""
 
     allow: Entries = ()
     token: Entries = ()
@@ -220,7 +227,7 @@ class RoleSettings(_Model):
 
 
 class Task(_Model):
-    """What a task needs, as classes and targets."""
+    """What a task needs, as classes and entries of `tools`."""
 
     tools: Entries
 
@@ -278,8 +285,8 @@ class TenantSettings(_Model):
 class Limits(_Model):
     """Caps.
 
-    `requests` (a second) and `burst` count per address, before authentication; `calls_per_agent` is how many calls of
-    one agent and user may be under way at once.
+    `requests` (a second) and `burst` count per address, before authentication; `calls_per_agent` and
+    `streams_per_agent` are how many calls and long-lived streams of one agent and user may be under way at once.
     """
 
     body: Annotated[Size, Field(ge=1024, le=64 * 1024 * 1024)] = 4 * 1024 * 1024
@@ -287,6 +294,7 @@ class Limits(_Model):
     burst: Annotated[int, Field(ge=1, le=100_000)] = 400
     connections: Annotated[int, Field(ge=1, le=100_000)] = 2000
     calls_per_agent: Annotated[int, Field(ge=1, le=10_000)] = 32
+    streams_per_agent: Annotated[int, Field(ge=1, le=10_000)] = 16
     connections_per_address: Annotated[int, Field(ge=1, le=100_000)] = 200
 
 
@@ -315,9 +323,14 @@ class Settings(_Model):
     public_url: Origin
     listen: Listen
     store: StoreUrl
+    # Of PostgreSQL: the file that holds the user's password, and the CAs trusted instead of the system's.
+    store_password: FilePath | None = None
+    store_ca: FilePath | None = None
     tenants: Annotated[Mapping[TenantName, TenantSettings], Field(min_length=1)]
     tls: Tls | None = None
     state: FilePath | None = None
+    enforcement: Literal["enforce", "observe"] = "enforce"
+    observe_until: ObserveUntil | None = None
     issuers: Annotated[tuple[Issuer, ...], Field(min_length=1)] = ()
     embedded: Embedded = Embedded()
     servers: Mapping[ServerName, Server] = Field(default_factory=dict)
@@ -332,14 +345,18 @@ class Settings(_Model):
     audit: Audit = Audit()
 
     @property
-    def store_path(self) -> Path:
-        """The SQLite database file."""
-        return Path(self.store.removeprefix("sqlite:///"))
+    def store_path(self) -> Path | None:
+        """The SQLite database file; None if the store is PostgreSQL."""
+        return None if is_postgresql(self.store) else Path(self.store.removeprefix(SQLITE))
 
     @property
     def state_directory(self) -> Path:
         """Where the audit trail, keys and sealed secrets live; the store's directory unless `state` says otherwise."""
-        return self.state if self.state is not None else self.store_path.parent
+        if self.state is not None:
+            return self.state
+        if self.store_path is None:
+            raise ValueError("with PostgreSQL, `state` is required")
+        return self.store_path.parent
 
     @cached_property
     def generation(self) -> str:

@@ -11,11 +11,16 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
+from twogate.core.entry import parse_entry
+
 T = TypeVar("T")
 
 MAX_URL: Final = 2048
 MAX_HOST: Final = 253
 MAX_PORT: Final = 65535
+ABSENT: Final = "absent"
+"""How a list of JOSE types means tokens that have none."""
+
 MAX_SOCKET_PATH: Final = 100  # sun_path holds 108 bytes on Linux, 104 elsewhere
 
 _LABEL: Final = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
@@ -25,6 +30,7 @@ _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _SIZE: Final = re.compile(r"([1-9][0-9]{0,8})(B|KiB|MiB)\Z")
 _BYTES: Final = {"B": 1, "KiB": 1024, "MiB": 1024 * 1024}
 _POINTER: Final = re.compile(r"(?:/(?:[^~/]|~[01])+)+\Z")
+_SERVER: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _DEFAULT_PORT: Final = {"http": 80, "https": 443}
 
 
@@ -56,9 +62,10 @@ Address = TcpAddress | UnixAddress
 
 @dataclass(frozen=True)
 class Base:
-    """The validation context: relative paths count from this directory, the one that holds the file."""
+    """The validation context: the directory that holds the file, from which relative paths count, and Unix seconds."""
 
     directory: Path
+    now: int
 
 
 def is_loopback(host: str) -> bool:
@@ -88,13 +95,18 @@ def _split(url: str) -> tuple[SplitResult, str, int | None]:
     if "#" in url:
         raise ValueError("must not have a fragment (#…)")
     host = parts.hostname or ""
-    _check_host(host)
+    check_host(host)
     if port == 0:
         raise ValueError("has port 0")
     return parts, host, port
 
 
-def _check_host(host: str) -> None:
+def check_host(host: str) -> None:
+    """Check that this is an IP address or a name in lower case.
+
+    Raises:
+        ValueError: It is neither.
+    """
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -192,39 +204,19 @@ def parse_listen(value: object) -> Address:
     host = host[1:-1] if bracketed else host
     if bracketed != (":" in host):
         raise ValueError("an IPv6 address must stand in brackets: [::1]:8443")
-    _check_host(host)
+    check_host(host)
     return TcpAddress(host, int(port))
 
 
-def parse_store(value: object, info: ValidationInfo) -> str:
-    """A SQLite URL in SQLAlchemy's spelling with an absolute path (four slashes).
-
-    `sqlite:///var/lib/x.db` is absolute, `sqlite:///./x.db` lies beside the configuration file.
-
-    Raises:
-        ValueError: It is neither.
-    """
-    if not isinstance(value, str) or not value.startswith("sqlite:///"):
-        raise ValueError("must be sqlite:///directory/file.db (absolute) or sqlite:///./file.db (beside this file)")
-    path = value.removeprefix("sqlite:///").removeprefix("/")
-    if not path or any(char in "?#%" or not char.isprintable() for char in path):
-        raise ValueError("must be the path of a database file, without ?, # and %")
-    if path.startswith(("./", "../")):
-        return f"sqlite:///{_directory(info) / path}"
-    if "/" not in path:
-        # SQLAlchemy would read it as relative, other tools as absolute: ask.
-        raise ValueError(f"write sqlite:///./{path} for a file beside this one, or an absolute path with its directory")
-    return f"sqlite:////{path}"
-
-
-def _directory(info: ValidationInfo) -> Path:
+def directory_of(info: ValidationInfo) -> Path:
+    """The directory that relative paths count from."""
     return info.context.directory if isinstance(info.context, Base) else Path.cwd()
 
 
 def _absolute(path: Path, info: ValidationInfo) -> Path:
     if "\0" in str(path) or not path.name:
         raise ValueError("must be a path")
-    return _directory(info) / path
+    return directory_of(info) / path
 
 
 def _unique(values: tuple[T, ...]) -> tuple[T, ...]:
@@ -245,6 +237,17 @@ def _no_nul(value: str) -> str:
     return value
 
 
+def _server_name(value: str) -> str:
+    if not _SERVER.fullmatch(value):
+        raise ValueError("a server's name is 1 to 63 of a-z 0-9 _ - and starts with a-z or 0-9")
+    return value
+
+
+def _entry(value: str) -> str:
+    _server_name(parse_entry(value).server)
+    return value
+
+
 def matching(pattern: str, message: str) -> AfterValidator:
     """A validator that accepts only text that matches the whole pattern."""
     compiled = re.compile(pattern)
@@ -260,7 +263,6 @@ def matching(pattern: str, message: str) -> AfterValidator:
 Duration = Annotated[int, BeforeValidator(parse_duration)]
 Size = Annotated[int, BeforeValidator(parse_size)]
 Listen = Annotated[Address, BeforeValidator(parse_listen)]
-StoreUrl = Annotated[str, BeforeValidator(parse_store)]
 FilePath = Annotated[Path, AfterValidator(_absolute)]
 Origin = Annotated[str, AfterValidator(parse_origin)]
 IssuerUrl = Annotated[str, AfterValidator(_parse_issuer)]
@@ -269,9 +271,7 @@ UpstreamUrl = Annotated[str, AfterValidator(_parse_upstream)]
 Pointer = Annotated[str, AfterValidator(_pointer)]
 ProcessText = Annotated[str, AfterValidator(_no_nul)]
 
-ServerName = Annotated[
-    str, matching(r"[a-z0-9][a-z0-9_-]{0,62}", "a server's name is 1 to 63 of a-z 0-9 _ - and starts with a-z or 0-9")
-]
+ServerName = Annotated[str, AfterValidator(_server_name)]
 Name = Annotated[
     str,
     matching(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", "a name is 1 to 63 letters, digits, _ and -, no _ or - at its start"),
@@ -289,25 +289,29 @@ AgentKey = Annotated[
         "an agent is written tenant/name, each 1 to 63 letters, digits and . _ -",
     ),
 ]
-# Tool names as MCP has them since 2025-11-25 (server/tools, Tool Names), after our server's name.
-Target = Annotated[
-    str,
-    matching(
-        r"[a-z0-9][a-z0-9_-]{0,62}\.[A-Za-z0-9_./-]{1,128}",
-        "a tool is written server.tool; the tool's name is 1 to 128 of letters, digits and _ - . /",
-    ),
-]
+Target = Annotated[str, AfterValidator(_entry)]
 # RFC 6749 section 3.3.
 ScopeName = Annotated[
     str, matching(r"[!#-\[\]-~]{1,128}", 'a scope is 1 to 128 visible ASCII characters, no " and no \\')
 ]
 Identifier = Annotated[str, matching(r"[!-~]{1,256}", "must be 1 to 256 visible ASCII characters, no blanks")]
 MediaSubtype = Annotated[
-    str, matching(r"(?:application/)?[A-Za-z0-9!#$&^_.+-]{1,64}", "must be a JOSE typ such as at+jwt or JWT")
+    str,
+    matching(
+        r"(?:application/)?[A-Za-z0-9!#$&^_.+-]{1,64}",
+        f"must be a JOSE typ such as at+jwt or JWT, or {ABSENT} for tokens without one",
+    ),
+]
+ResourcePath = Annotated[
+    str,
+    matching(
+        r"/(?:sessions|operations|mcp(?:/[a-z0-9][a-z0-9_-]{0,62})?)",
+        "must be the path of a resource, such as /mcp/git or /sessions",
+    ),
 ]
 
 NonEmpty = Annotated[tuple[T, ...], Field(min_length=1), AfterValidator(_unique)]
 """A list with at least one item and none twice: an empty allowlist is an error, never "everything" or a default."""
 
 Entries = NonEmpty[str]
-"""Classes and targets; that they exist is checked in `references`."""
+"""Classes and entries of `tools`; that they exist is checked in `references`."""

@@ -68,6 +68,7 @@ class ErrorCode(StrEnum):
     TENANT_SERVER_REFUSED = "tenant_server_refused"
     METHOD_NOT_PERMITTED = "method_not_permitted"
     TARGET_UNCLASSIFIED = "target_unclassified"
+    TOOL_INVALID = "tool_invalid"
     ROLE_NOT_PERMITTED = "role_not_permitted"
     USER_NOT_PERMITTED = "user_not_permitted"
     TASK_NOT_PERMITTED = "task_not_permitted"
@@ -83,6 +84,12 @@ class ErrorCode(StrEnum):
     TASK_UNKNOWN = "task_unknown"
     TASK_LIMIT = "task_limit"
     MCP_SESSION_UNKNOWN = "mcp_session_unknown"
+    # Handles that we sealed for one caller.
+    EVENT_UNKNOWN = "event_unknown"
+    STREAM_CONFLICT = "stream_conflict"
+    SERVER_REQUEST_UNKNOWN = "server_request_unknown"
+    REQUEST_STATE_UNKNOWN = "request_state_unknown"
+    MCP_TASK_UNKNOWN = "mcp_task_unknown"
     # Upstream and ourselves.
     UPSTREAM_UNAVAILABLE = "upstream_unavailable"
     UPSTREAM_TIMEOUT = "upstream_timeout"
@@ -193,6 +200,7 @@ FACES: Final[Mapping[ErrorCode, Face]] = MappingProxyType(
         ErrorCode.TENANT_SERVER_REFUSED: _NOT_PERMITTED,
         ErrorCode.METHOD_NOT_PERMITTED: _NOT_PERMITTED,
         ErrorCode.TARGET_UNCLASSIFIED: _NOT_PERMITTED,
+        ErrorCode.TOOL_INVALID: _NOT_PERMITTED,
         ErrorCode.ROLE_NOT_PERMITTED: _NOT_PERMITTED,
         ErrorCode.USER_NOT_PERMITTED: _NOT_PERMITTED,
         ErrorCode.TASK_NOT_PERMITTED: _NOT_PERMITTED,
@@ -219,6 +227,19 @@ FACES: Final[Mapping[ErrorCode, Face]] = MappingProxyType(
         ErrorCode.MCP_SESSION_UNKNOWN: Face(
             INVALID_REQUEST, "mcp_session_unknown", "The Mcp-Session-Id is not known here; initialize again."
         ),
+        ErrorCode.EVENT_UNKNOWN: Face(
+            INVALID_REQUEST, "event_unknown", "The Last-Event-ID belongs to no stream of this session."
+        ),
+        ErrorCode.STREAM_CONFLICT: Face(
+            TRANSPORT, "stream_conflict", "The server has a stream of this session open already."
+        ),
+        ErrorCode.SERVER_REQUEST_UNKNOWN: Face(
+            INVALID_REQUEST, "server_request_unknown", "The response answers no request that was made to this client."
+        ),
+        ErrorCode.REQUEST_STATE_UNKNOWN: Face(
+            INVALID_PARAMS, "request_state_unknown", "The requestState was not given to this client for this call."
+        ),
+        ErrorCode.MCP_TASK_UNKNOWN: Face(INVALID_PARAMS, "mcp_task_unknown", "There is no such task."),
         ErrorCode.UPSTREAM_UNAVAILABLE: Face(
             UPSTREAM, "upstream_unavailable", "The MCP server behind Twogate cannot be reached; nothing was run."
         ),

@@ -24,6 +24,7 @@ MAX_ANSWER: Final = 16 * 1024 * 1024
 MAX_DEPTH: Final = 64
 MAX_ID: Final = 256
 MAX_NAME: Final = 1024
+MAX_BATCH: Final = 50
 MAX_MEMBERS: Final = 256
 """Members that `params` and `params._meta` may have, and characters in the name of one."""
 MAX_SAFE_INTEGER: Final = 2**53 - 1
@@ -108,15 +109,49 @@ _ABSENT: Final = object()
 
 
 def parse_message(raw: bytes, *, max_bytes: int = MAX_BODY) -> Message:
-    """Read a client's message, in this order: the JSON, the envelope, the id, the method, `params`.
+    """Read a client's one message, in this order: the JSON, the envelope, the id, the method, `params`.
+
+    Raises:
+        GateError: as `parse_body`; BATCH_NOT_SUPPORTED.
+    """
+    body = parse_body(raw, max_bytes=max_bytes)
+    if isinstance(body, Message):
+        return body
+    raise GateError(ErrorCode.BATCH_NOT_SUPPORTED)
+
+
+def parse_body(raw: bytes, *, max_bytes: int = MAX_BODY) -> Message | tuple[Message | GateError, ...]:
+    """Read a client's body: one message, or a batch of them (JSON-RPC 2.0 section 6; MCP 2025-03-26 alone has it).
+
+    A member of a batch that is no message stands in it as its error. Members may not share an id, because their
+    answers could not be told apart.
 
     Raises:
         GateError: PARSE_ERROR, NOT_UTF8, BAD_NUMBER, TOO_DEEP, TOO_LARGE, DUPLICATE_KEY (see `strict_json.decode`);
-            BATCH_NOT_SUPPORTED, INVALID_REQUEST, UNKNOWN_MEMBER, CASE_CONFLICT, INVALID_PARAMS.
+            INVALID_REQUEST, UNKNOWN_MEMBER, CASE_CONFLICT, INVALID_PARAMS.
     """
     value = strict_json.decode(raw, max_bytes=max_bytes, max_depth=MAX_DEPTH)
-    if isinstance(value, list):
-        raise GateError(ErrorCode.BATCH_NOT_SUPPORTED)
+    if not isinstance(value, list):
+        return _parse_client(value)
+    items = cast("list[object]", value)
+    if not 0 < len(items) <= MAX_BATCH:
+        raise GateError(ErrorCode.INVALID_REQUEST, f"a batch of {len(items)} messages, 1 to {MAX_BATCH} may be")
+    members = tuple(map(_parse_member, items))
+    # `1` and `1.0` cannot both come here, and True is no id, so equal ids are the same text.
+    ids = [member.id for member in members if isinstance(member, Message) and member.kind is Kind.REQUEST]
+    if len(set(ids)) != len(ids):
+        raise GateError(ErrorCode.INVALID_REQUEST, "two members of a batch have the same id")
+    return members
+
+
+def _parse_member(value: object) -> Message | GateError:
+    try:
+        return _parse_client(value)
+    except GateError as error:
+        return error
+
+
+def _parse_client(value: object) -> Message:
     if not isinstance(value, dict):
         raise GateError(ErrorCode.INVALID_REQUEST, "the message is not an object")
     envelope = cast("dict[str, Any]", value)

@@ -68,13 +68,14 @@ class Principal(msgspec.Struct, frozen=True, dict=True):
 
     `credential` is a short keyed digest that names the credential in the audit trail without revealing it.
     `session_id` is the session named by the credential itself, if any. `expires_at` is Unix seconds.
+    `user_roles` are the roles that the issuer asserts of the user; as with groups, the mildest of them counts.
     """
 
     tenant: str
     issuer: str
     agent: Agent
     user: UserId | None
-    user_role: str | None
+    user_roles: tuple[str, ...]
     groups: tuple[str, ...]
     scopes: frozenset[str]
     method: Method

@@ -31,8 +31,12 @@ class MethodKind(StrEnum):
     """Answered; entries that the caller could not use are filtered out."""
     TARGET = "target"
     """Decided by what it acts on: see `target_of`."""
+    TASK = "task"
+    """Acts on a task of an earlier call, and is decided as that call was."""
+    LISTEN = "listen"
+    """A stream of notifications; decided by each resource and task that it names."""
     CLOSED = "closed"
-    """Known, and refused for now."""
+    """Known, and refused."""
 
 
 _COMMON: Final = {
@@ -64,12 +68,15 @@ _METHODS: Final[Mapping[str, Mapping[str, MethodKind]]] = MappingProxyType(
         "2025-06-18": _HANDSHAKE,
         "2025-11-25": {
             **_HANDSHAKE,
-            **dict.fromkeys(("tasks/get", "tasks/result", "tasks/list", "tasks/cancel"), MethodKind.CLOSED),
+            **dict.fromkeys(("tasks/get", "tasks/result", "tasks/cancel"), MethodKind.TASK),
+            # A server's list does not say whose tasks they are.
+            "tasks/list": MethodKind.CLOSED,
         },
         "2026-07-28": {
             **_COMMON,
-            **dict.fromkeys(("subscriptions/listen", "tasks/get", "tasks/update", "tasks/cancel"), MethodKind.CLOSED),
+            **dict.fromkeys(("tasks/get", "tasks/update", "tasks/cancel"), MethodKind.TASK),
             "server/discover": MethodKind.OPEN,
+            "subscriptions/listen": MethodKind.LISTEN,
         },
     }
 )
@@ -80,13 +87,13 @@ def method_kind(version: str, method: str) -> MethodKind | None:
     return _METHODS.get(version, {}).get(method)
 
 
-# No tool's target may read like a resource's or prompt's, or a right to one would be a right to the other.
-_RESERVED: Final = ("resource:", "prompt:", "tool:")
+RESERVED: Final = ("resource:", "prompt:", "tool:")
+"""How other kinds of target begin. No tool's may read like one, or a right to one would be a right to the other."""
 
 
 def tool_target(server: str, name: str) -> str:
     """`server.name`; a name that begins like another kind of target becomes `server.tool:name`."""
-    return f"{server}.tool:{name}" if name.startswith(_RESERVED) else f"{server}.{name}"
+    return f"{server}.tool:{name}" if name.startswith(RESERVED) else f"{server}.{name}"
 
 
 def resource_target(server: str, uri: str) -> str:

@@ -42,10 +42,21 @@ class RegistryStore(Protocol):
 
 
 class Revision(Protocol):
-    """Tells, cheaply and synchronously, whether security state changed since it was last asked."""
+    """Tells, cheaply, whether security state changed since it was last asked.
 
-    def current(self) -> int:
-        """A number that grows whenever an agent, binding or session was changed by any process.
+    The number is another one whenever an agent, binding or session was changed by any process.
+    """
+
+    def current(self) -> int | None:
+        """The number as of now, without waiting; None if only `read` can tell.
+
+        Raises:
+            GateError: STORE_UNAVAILABLE.
+        """
+        ...
+
+    async def read(self) -> int:
+        """The number as of now, by asking the store.
 
         Raises:
             GateError: STORE_UNAVAILABLE.
@@ -85,7 +96,7 @@ class RegistryView(msgspec.Struct, frozen=True):
 class Registry:
     """The current view, read again whenever the store's revision moved.
 
-    Asking costs one synchronous look at the revision; a change by any process holds for the next call of `view`.
+    Asking costs one look at the revision; a change by any process holds for the next call of `view`.
     """
 
     def __init__(
@@ -109,6 +120,8 @@ class Registry:
             GateError: STORE_UNAVAILABLE.
         """
         revision = self._revision.current()
+        if revision is None:
+            revision = await self._revision.read()
         view = self._view
         if view is not None and view.revision == revision:
             return view

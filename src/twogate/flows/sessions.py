@@ -81,7 +81,10 @@ class Sessions:
         Raises:
             GateError: SESSION_UNKNOWN, SESSION_MISMATCH, SESSION_ENDED, SESSION_EXPIRED, STORE_UNAVAILABLE.
         """
-        revision = self._forget_if_changed()
+        revision = self._revision.current()
+        if revision is None:
+            revision = await self._revision.read()
+        self._forget_if_changed(revision)
         session = self._by_id.get(session_id)
         if session is None:
             session = await self._store.get(session_id)
@@ -96,7 +99,10 @@ class Sessions:
         Raises:
             GateError: TASK_UNKNOWN, TASK_LIMIT, SESSION_ENDED, STORE_UNAVAILABLE, AUDIT_UNAVAILABLE.
         """
-        revision = self._forget_if_changed()
+        revision = self._revision.current()
+        if revision is None:
+            revision = await self._revision.read()
+        self._forget_if_changed(revision)
         cached = self._by_task.get((principal.key, task))
         if cached is not None and now < cached.deadline:
             return verify_session(cached, principal.key, now)
@@ -125,13 +131,11 @@ class Sessions:
         self._remember(self._by_task, (principal.key, task), session, revision)
         return session
 
-    def _forget_if_changed(self) -> int:
-        revision = self._revision.current()
+    def _forget_if_changed(self, revision: int) -> None:
         if revision != self._seen:
             self._by_id.clear()
             self._by_task.clear()
             self._seen = revision
-        return revision
 
     def _remember(self, cache: OrderedDict[_K, Session], key: _K, session: Session, revision: int) -> None:
         # Read under an older revision than the cache's, the session may have been ended since.

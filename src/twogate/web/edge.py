@@ -32,6 +32,8 @@ class Edge:
         self.limits = limits
         self.rules = HeadRules(limits, allowed_hosts)
         self.on_refusal = on_refusal
+        self.draining = False
+        """Whether every answer closes its connection, because the process is about to end."""
         self.now = 0.0
         self._clock = clock
         self._open: set[Connection] = set()

@@ -27,10 +27,10 @@ WATCH_AFTER: Final = 0.05
 """Seconds after which, or at most twice as many, a running call is watched for its client's going away."""
 
 _ALWAYS: Final = ((b"x-content-type-options", b"nosniff"),)
-_CORS_METHODS: Final = b"POST, DELETE, OPTIONS"
+_CORS_METHODS: Final = b"GET, POST, DELETE, OPTIONS"
 _CORS_HEADERS: Final = (
     b"authorization, content-type, accept, mcp-protocol-version, mcp-session-id, mcp-method, mcp-name, "
-    b"twogate-session, twogate-task"
+    b"last-event-id, twogate-session, twogate-task"
 )
 _CORS_EXPOSED: Final = b"mcp-session-id, www-authenticate"
 
@@ -119,12 +119,14 @@ class GatewayApp:
 class _AsgiExchange:
     """One request's exchange; implements `flows.gateway.exchange.Exchange`."""
 
+    events = True
+
     def __init__(self, app: GatewayApp, head: Head, receive: Receive, send: Send) -> None:
         self._app = app
         self._head = head
         self._receive = receive
         self._send = send
-        self._body_read = False
+        self._body_read = head.method != "POST"
         self._task: asyncio.Task[None] | None = asyncio.current_task()
         self._watched = False
         self._watcher: asyncio.Task[None] | None = None
@@ -158,10 +160,10 @@ class _AsgiExchange:
         if challenge is not None:
             headers.append((b"www-authenticate", challenge.encode()))
         if error.code is ErrorCode.METHOD_NOT_ALLOWED:
-            headers.append((b"allow", b"POST, DELETE"))
+            headers.append((b"allow", b"GET, POST, DELETE"))
         if error.data is not None and "retry_after" in error.data:
             headers.append((b"retry-after", str(error.data["retry_after"]).encode()))
-        if not self._body_read and self._head.method == "POST":
+        if not self._body_read:
             # What the client still sends was never read; it must not be taken for the next request.
             headers.append((b"connection", b"close"))
         body = encode_error(refusal.request_id, error.code, error.data)
@@ -195,10 +197,11 @@ class _AsgiExchange:
             self._watcher = asyncio.get_running_loop().create_task(self._watch(self._task))
 
     async def _watch(self, task: asyncio.Task[None]) -> None:
-        event = await self._receive()
-        if event["type"] == "http.disconnect":
-            self.gone = True
-            task.cancel()
+        # The empty body of a GET comes first.
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.gone = True
+        task.cancel()
 
     def unwatch(self) -> None:
         """Stop watching."""

@@ -24,7 +24,7 @@ from twogate.flows.environment import Clock
 from twogate.web.edge import OnRefusal
 from twogate.web.edge_limits import EdgeLimits
 from twogate.web.server import EdgeProtocol, protocol_class
-from twogate.web.tls import TlsFiles, server_context
+from twogate.web.tls import ServerTls
 
 AsgiApp = Callable[
     [
@@ -66,21 +66,23 @@ def hosts_of(public_url: str) -> frozenset[str]:
     return frozenset({f"{host}:{port}"})
 
 
-async def serve(
+async def serve(  # noqa: PLR0913 - what a process gives its listener
     app: AsgiApp,
     *,
     listen: TcpAddress | UnixAddress,
-    tls: TlsFiles | None,
+    tls: ServerTls | None,
     limits: EdgeLimits,
     allowed_hosts: frozenset[str],
     on_refusal: OnRefusal,
     clock: Clock,
     ready: Callable[[str], None] | None = None,
     stop: asyncio.Event | None = None,
+    draining: asyncio.Event | None = None,
 ) -> None:
-    """Serve until SIGTERM, SIGINT or `stop`, then let running requests end.
+    """Serve until SIGTERM, SIGINT or `stop`, then drain: no new connections, and what is under way may end.
 
-    Run it under `uvloop.run`. Signals are handled in the main thread only; a second one ends without waiting.
+    Requests that still arrive on open connections are answered with `Connection: close`. Run it under `uvloop.run`.
+    Signals are handled in the main thread only; a second one ends without waiting.
 
     Args:
         app: Served over HTTP, with the ASGI lifespan.
@@ -94,13 +96,13 @@ async def serve(
         clock: Its monotonic time drives the deadlines.
         ready: Called once with the bound URL when connections are accepted.
         stop: Ends the server when set.
+        draining: Set here as soon as the server begins to end.
 
     Raises:
         ListenError: The address is in use, not this machine's, or would need TLS.
-        TlsError: A TLS file cannot be used.
         RuntimeError: The application's own start-up failed (logged by uvicorn).
     """
-    context = None if tls is None else server_context(tls)
+    context = None if tls is None else tls.context
     sock, url, own_hosts = await _bind(listen, plain=context is None)
     try:
         protocol = protocol_class(limits, allowed_hosts | own_hosts, on_refusal, clock)
@@ -119,7 +121,8 @@ async def serve(
             backlog=_BACKLOG,
             timeout_graceful_shutdown=limits.drain_seconds,
         )
-        server = _Server(config, protocol, sock, context, limits, lambda: ready(url) if ready is not None else None)
+        announce = (lambda: None) if ready is None else (lambda: ready(url))
+        server = _Server(config, protocol, sock, context, announce, draining or asyncio.Event())
         watcher = None if stop is None else asyncio.create_task(_stop_when_set(server, stop))
         try:
             await server.serve()
@@ -132,9 +135,9 @@ async def serve(
             listen.path.unlink(missing_ok=True)
 
 
-async def _stop_when_set(server: uvicorn.Server, stop: asyncio.Event) -> None:
+async def _stop_when_set(server: _Server, stop: asyncio.Event) -> None:
     await stop.wait()
-    server.should_exit = True
+    server.begin_to_end()
 
 
 class _Server(uvicorn.Server):
@@ -146,15 +149,15 @@ class _Server(uvicorn.Server):
         protocol: type[EdgeProtocol],
         sock: socket.socket,
         context: ssl.SSLContext | None,
-        limits: EdgeLimits,
         announce: Callable[[], None],
+        draining: asyncio.Event,
     ) -> None:
         super().__init__(config)
         self._protocol = protocol
         self._sock = sock
         self._context = context
-        self._limits = limits
         self._announce = announce
+        self._draining = draining
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application, then listen (the base class cannot pass a handshake timeout)."""
@@ -167,7 +170,7 @@ class _Server(uvicorn.Server):
         def connection() -> asyncio.Protocol:
             return self._protocol(self.config, self.server_state, self.lifespan.state, loop)
 
-        handshake = None if self._context is None else self._limits.handshake_seconds
+        handshake = None if self._context is None else self._protocol.edge.limits.handshake_seconds
         create = loop.create_unix_server if self._sock.family == socket.AF_UNIX else loop.create_server
         self.servers = [
             await create(
@@ -181,6 +184,14 @@ class _Server(uvicorn.Server):
         ]
         self.started = True
         self._announce()
+
+    def begin_to_end(self) -> None:
+        """Say so at once, to every connection too; the base class looks at `should_exit` ten times a second."""
+        self._draining.set()
+        self._protocol.edge.draining = True
+        self.should_exit = True
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain, then end what did not end by itself."""
@@ -213,7 +224,7 @@ class _Server(uvicorn.Server):
 
     def _on_signal(self) -> None:
         self.force_exit = self.should_exit
-        self.should_exit = True
+        self.begin_to_end()
 
 
 async def _bind(address: TcpAddress | UnixAddress, *, plain: bool) -> tuple[socket.socket, str, frozenset[str]]:

@@ -2,51 +2,53 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
-from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from twogate.core.errors import ErrorCode, GateError
 from twogate.flows.audit import Refusals
 from twogate.flows.environment import Clock
-from twogate.flows.gateway.limit import AddressLimit
 from twogate.flows.gateway.record import refused_event
 from twogate.web.authserver import error_response
 from twogate.web.gateway import PREFIX
+from twogate.web.generation import Generation
 from twogate.web.headers import security_headers
 from twogate.web.peer import peer_address
 
 
 class RootApp:
-    """Routes requests, and limits those of the control plane by address (the data plane limits its own)."""
+    """Routes requests to the current generation, and limits those of the control plane by address.
+
+    The data plane limits its own requests.
+    """
 
     def __init__(
         self,
-        gateway: ASGIApp,
-        control: Starlette,
+        generation: Generation,
         *,
-        limit: AddressLimit,
         refusals: Refusals,
         clock: Clock,
-        public_url: str,
         on_refusal: Callable[[str, ErrorCode], None],
         start: Callable[[], Awaitable[None]],
         stop: Callable[[], Awaitable[None]],
     ) -> None:
-        self._gateway = gateway
-        self._control = control
-        self._limit = limit
+        """`start` and `stop` are those of the process; the generations' connections are closed here."""
+        self.current = generation
+        self._retired: list[Generation] = []
+        self._upstreams = set(generation.upstreams.values())
+        self._closing: set[asyncio.Task[None]] = set()
         self._refusals = refusals
         self._clock = clock
         self.on_refusal = on_refusal
         """For the HTTP edge: told each request that it refuses before this application."""
-        self._base = security_headers(public_url)
+        self._base = security_headers(generation.settings.public_url)
         self._start = start
         self._stop = stop
 
@@ -54,14 +56,50 @@ class RootApp:
         """Serve one request, or the lifespan."""
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
-        elif scope["path"].startswith(PREFIX):
-            await self._gateway(scope, receive, send)
-        elif scope["path"] in ("/healthz", "/readyz") or await self._may_enter(scope, receive, send):
-            await self._control(scope, receive, send)
+            return
+        generation, path = self.current, scope["path"]
+        if path.startswith(PREFIX):
+            generation.begin(path)
+            try:
+                await generation.gateway(scope, receive, send)
+            finally:
+                generation.end(path)
+                if generation is not self.current:
+                    self._close_unused()
+        elif path in ("/healthz", "/readyz") or await self._may_enter(generation, scope, receive, send):
+            await generation.control(scope, receive, send)
 
-    async def _may_enter(self, scope: Scope, receive: Receive, send: Send) -> bool:
+    def adopt(self, generation: Generation) -> None:
+        """Let a generation answer every request from now on.
+
+        What is under way ends under the generation it began with; a server's connections that the new one did not
+        take over are closed after the last call that may need them.
+        """
+        self.current.superseded.set()
+        self._retired.append(self.current)
+        self.current = generation
+        self._upstreams.update(generation.upstreams.values())
+        self._close_unused()
+
+    def _close_unused(self) -> None:
+        self._retired = [generation for generation in self._retired if generation.calls]
+        needed = set(self.current.upstreams.values())
+        for generation in self._retired:
+            needed.update(generation.in_use())
+        for upstream in self._upstreams - needed:
+            self._upstreams.discard(upstream)
+            task = asyncio.get_running_loop().create_task(upstream.aclose())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    async def _close_all(self) -> None:
+        closing = [*self._closing, *(asyncio.ensure_future(upstream.aclose()) for upstream in self._upstreams)]
+        if closing:
+            await asyncio.wait(closing)
+
+    async def _may_enter(self, generation: Generation, scope: Scope, receive: Receive, send: Send) -> bool:
         address = peer_address(scope)
-        wait = self._limit.take(address, self._clock.monotonic())
+        wait = generation.limit.take(address, self._clock.monotonic())
         if not wait:
             return True
         error = GateError(ErrorCode.RATE_LIMITED, scope["path"])
@@ -80,19 +118,25 @@ class RootApp:
                 await self._start()
                 await send({"type": "lifespan.startup.complete"})
             else:
+                await self._close_all()
                 await self._stop()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 
 
-def health_routes(ready: Callable[[], Awaitable[None]], public_url: str) -> list[Route]:
-    """`/healthz` says that the process runs, `/readyz` that it can serve: its store and its audit trail work."""
+def health_routes(ready: Callable[[], Awaitable[None]], draining: Callable[[], bool], public_url: str) -> list[Route]:
+    """`/healthz` says that the process runs, `/readyz` that it can serve: its store and its audit trail work.
+
+    From the signal to stop on it is not ready any more.
+    """
     base = {**security_headers(public_url), "Cache-Control": "no-store"}
 
     async def healthz(_: Request) -> Response:
         return Response(b'{"status":"ok"}', headers=base, media_type="application/json")
 
     async def readyz(_: Request) -> Response:
+        if draining():
+            return Response(b'{"status":"unavailable","reason":"draining"}', 503, base, "application/json")
         try:
             await ready()
         except GateError as error:

@@ -272,7 +272,7 @@ class EdgeProtocol(HttpToolsProtocol):
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
             expect_100_continue=False,
-            keep_alive=self._events.keep_alive and line.version != "1.0",
+            keep_alive=self._events.keep_alive and line.version != "1.0" and not self.edge.draining,
             on_response=self.on_response_complete,
         )
         self._waiting_cycle = cycle
@@ -308,6 +308,18 @@ class EdgeProtocol(HttpToolsProtocol):
         if self._held:
             data, self._held = self._held, b""
             self._advance(data)
+
+    def shutdown(self) -> None:
+        """Answer what is under way, and what arrives within a moment: closing at once would lose a request on its way.
+
+        Called when the process begins to end; each answer closes its connection from then on.
+        """
+        if self._answering:
+            self.cycle.keep_alive = False
+        elif self._in_body:
+            self.transport.close()  # answered already
+        elif self._wait in {WAIT_FIRST_BYTE, WAIT_IDLE}:
+            self._set_deadline(self._wait, 0)
 
     # --- refusals and deadlines
 

@@ -1,4 +1,4 @@
-"""The TLS side of the listener: one server context from files."""
+"""The TLS side of the listener: a server context from files, which may be replaced while connections are open."""
 
 from __future__ import annotations
 
@@ -70,3 +70,29 @@ def server_context(files: TlsFiles) -> ssl.SSLContext:
     elif files.client_certificate_required:
         raise TlsError("tls.client_ca: client certificates are required, so name the authorities that issue them")
     return context
+
+
+class ServerTls:
+    """The TLS of a listener. A new certificate holds for every handshake after `adopt`; open connections go on."""
+
+    def __init__(self, files: TlsFiles) -> None:
+        """Load the files.
+
+        Raises:
+            TlsError: A file is missing, unreadable or does not fit.
+        """
+        self.context = server_context(files)
+        """What the listener is given; it stays the same."""
+        self._current = self.context
+        # Called in each handshake, without a server name too.
+        self.context.sni_callback = self._choose
+
+    def adopt(self, context: ssl.SSLContext) -> None:
+        """Serve what `server_context` made of other files, or of the same files anew."""
+        # Whether a client certificate is asked for is read from the listener's context, before the callback.
+        self.context.verify_mode = context.verify_mode
+        self.context.minimum_version = context.minimum_version
+        self._current = context
+
+    def _choose(self, connection: ssl.SSLSocket | ssl.SSLObject, _name: str, _context: ssl.SSLContext) -> None:
+        connection.context = self._current

@@ -284,7 +284,7 @@ async def test_the_sweep_runs_by_itself() -> None:
 
 
 async def test_room_is_made_by_ending_the_longest_unused_process() -> None:
-    made = client("tiny.py", relays=2)
+    made = client("tiny.py", links=2)
     bot = await made.pid(owner=BOT)
     made.clock.at += 1
     alice = await made.pid(owner=ALICE)
@@ -297,7 +297,7 @@ async def test_room_is_made_by_ending_the_longest_unused_process() -> None:
 
 
 async def test_more_principals_than_processes_take_turns() -> None:
-    made = client("tiny.py", relays=1)
+    made = client("tiny.py", links=1)
     pids = await asyncio.gather(*(made.pid(owner=owner) for owner in (BOT, ALICE)), return_exceptions=True)
     assert ErrorCode.UPSTREAM_UNAVAILABLE in [pid.code for pid in pids if isinstance(pid, GateError)]
     one = await made.pid(owner=ALICE)
@@ -308,7 +308,7 @@ async def test_more_principals_than_processes_take_turns() -> None:
 
 
 async def test_without_an_idle_process_there_is_no_room() -> None:
-    made = client("tiny.py", relays=1)
+    made = client("tiny.py", links=1)
     answer = await made.start_call("hold", meta={"progressToken": 1})
     with pytest.raises(GateError) as caught:
         await made.pid(owner=ALICE)

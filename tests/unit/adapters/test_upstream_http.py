@@ -41,10 +41,10 @@ async def an_upstream(url: str, limits: HttpUpstreamLimits = FAST, **more: Any) 
         yield upstream
     finally:
         await upstream.aclose()
-        assert not upstream._connections
-        assert not upstream._connecting
-        assert not upstream._idle
-        assert not upstream._waiting
+        assert not upstream._pool._connections
+        assert not upstream._pool._connecting
+        assert not upstream._pool._idle
+        assert not upstream._pool._waiting
         servers = ("RawServer", "_accept_connection")
         assert not [task for task in asyncio.all_tasks() - before if not any(name in repr(task) for name in servers)]
 
@@ -230,14 +230,14 @@ async def test_a_connection_that_died_while_idle_is_replaced_without_an_error() 
     async with RawServer(breaking_off(OK)) as server, an_upstream(server.url) as upstream:
         for _ in range(3):
             await read(await upstream.send(a_request()))
-            await until(lambda: server.open == 0 and not upstream._connections)
+            await until(lambda: server.open == 0 and not upstream._pool._connections)
         assert server.connections == 3
 
 
 async def test_a_close_that_the_loop_has_not_seen_yet_is_noticed_before_anything_is_written() -> None:
     async with RawServer(breaking_off(OK)) as server, an_upstream(server.url, HttpUpstreamLimits()) as upstream:
         await read(await upstream.send(a_request()))
-        (connection,) = upstream._connections
+        (connection,) = upstream._pool._connections
         connection._transport.pause_reading()  # From here on the loop does not see what the server does.
         await until(lambda: server.open == 0)
         connection.deadline -= 2.0  # It was idle for two seconds.
@@ -402,8 +402,8 @@ async def test_calls_cancelled_while_waiting_lose_no_connection() -> None:
                 task.cancel()
             results = await asyncio.gather(*tasks, return_exceptions=True)
             assert all(isinstance(result, bytes) for result in results[1::2])
-            assert len(upstream._connections) + upstream._connecting <= 2
-            assert not upstream._waiting
+            assert len(upstream._pool._connections) + upstream._pool._connecting <= 2
+            assert not upstream._pool._waiting
 
 
 @pytest.mark.parametrize("lost", [False, True])
@@ -425,8 +425,8 @@ async def test_what_a_call_was_given_just_before_it_was_cancelled_goes_to_the_ne
     limits = HttpUpstreamLimits(connections=1, idle=60.0)
     async with RawServer(script) as server, an_upstream(server.url, limits) as upstream:
         calls = [asyncio.create_task(upstream.send(a_request())) for _ in range(3)]
-        await until(lambda: len(server.requests) == 1 and len(upstream._waiting) == 2)
-        (connection,) = upstream._connections
+        await until(lambda: len(server.requests) == 1 and len(upstream._pool._waiting) == 2)
+        (connection,) = upstream._pool._connections
         name = "_on_lost" if lost else "_on_idle"
         give = getattr(connection, name)
 
@@ -455,8 +455,8 @@ async def test_a_connection_that_dies_while_it_is_given_away_is_replaced() -> No
     limits = HttpUpstreamLimits(connections=1, idle=60.0)
     async with RawServer(script) as server, an_upstream(server.url, limits) as upstream:
         calls = [asyncio.create_task(upstream.send(a_request())) for _ in range(2)]
-        await until(lambda: len(server.requests) == 1 and len(upstream._waiting) == 1)
-        (connection,) = upstream._connections
+        await until(lambda: len(server.requests) == 1 and len(upstream._pool._waiting) == 1)
+        (connection,) = upstream._pool._connections
         give = connection._on_idle
 
         def give_and_lose(given: HttpConnection) -> None:
@@ -474,7 +474,7 @@ async def test_a_call_that_gets_no_connection_in_time_is_unavailable() -> None:
     async with RawServer(silent_after(STREAM)) as server, an_upstream(server.url, limits) as upstream:
         busy = await upstream.send(a_request())
         waiting = asyncio.create_task(upstream.send(a_request()))
-        await until(lambda: len(upstream._waiting) == 1)
+        await until(lambda: len(upstream._pool._waiting) == 1)
         assert await refused(upstream.send(a_request())) is ErrorCode.UPSTREAM_UNAVAILABLE
         assert await refused(waiting) is ErrorCode.UPSTREAM_UNAVAILABLE
         await busy.aclose()
@@ -495,7 +495,7 @@ async def test_closing_ends_running_and_waiting_calls() -> None:
         running = asyncio.create_task(upstream.send(a_request()))
         await until(lambda: len(server.requests) == 1)
         waiting = asyncio.create_task(upstream.send(a_request()))
-        await until(lambda: len(upstream._waiting) == 1)
+        await until(lambda: len(upstream._pool._waiting) == 1)
         await upstream.aclose()
         assert await refused(running) is ErrorCode.UPSTREAM_BROKEN
         assert await refused(waiting) is ErrorCode.UPSTREAM_UNAVAILABLE

@@ -65,6 +65,12 @@ CASES = {
     "ok/task by class": Case(ALLOW, target="files.find"),
     "ok/a resource is a target like any other": Case(ALLOW, target="files.resource:file:///a"),
     "ok/user by role": Case(ALLOW, with_user(principal_of("executor"), role="analyst")),
+    "ok/user by the mildest of several roles": Case(
+        ALLOW, with_user(principal_of("executor"), roles=["ghost", "reader", "analyst"]), target="files.get"
+    ),
+    "token/user by the mildest of several roles": Case(
+        NEEDS_TOKEN, with_user(principal_of("executor"), roles=["reader", "executor"]), target="files.change"
+    ),
     "ok/user by group only": Case(ALLOW, with_user(principal_of("executor"), groups=["staff"])),
     "ok/one group of several suffices": Case(
         ALLOW, with_user(principal_of("executor"), role="nobody", groups=["unknown", "staff"])
@@ -243,7 +249,7 @@ def calls(draw: st.DrawFn) -> tuple[Principal, Session, str, str, Policy]:
     """A call of anything by anybody, biased towards sessions that role and task really open."""
     made = draw(policies)
     agent = msgspec.structs.replace(AGENT, role=draw(names), tasks=tuple(draw(st.sets(names, min_size=1))))
-    user = with_user(PRINCIPAL, role=draw(st.none() | names), groups=draw(st.lists(names, max_size=3)))
+    user = with_user(PRINCIPAL, roles=draw(st.lists(names, max_size=2)), groups=draw(st.lists(names, max_size=3)))
     principal = msgspec.structs.replace(
         draw(st.sampled_from([PRINCIPAL, user])), agent=agent, scopes=draw(st.frozensets(names))
     )
@@ -300,7 +306,7 @@ def test_what_is_allowed_is_allowed_by_every_rule_by_itself(
         granting = [of.groups[group].role for group in principal.groups if group in of.groups]
         assert any(
             of.roles[role].effect(target, tool_class) is not Effect.DENY
-            for role in [principal.user_role, *granting]
+            for role in [*principal.user_roles, *granting]
             if role is not None and role in of.roles
         )
     assert not of.scopes or any(covers(scope, target, tool_class) for scope in of.scopes.values())
@@ -336,7 +342,7 @@ def narrowings(principal: Principal, of: Policy, data: st.DataObject) -> list[tu
         (principal, changed(of, tenants={})),
         (msgspec.structs.replace(principal, groups=fewer_groups), of),
         (msgspec.structs.replace(principal, scopes=principal.scopes - {scope}), of),
-        (msgspec.structs.replace(principal, user_role=None), of),
+        (msgspec.structs.replace(principal, user_roles=principal.user_roles[1:]), of),
     ]
 
 

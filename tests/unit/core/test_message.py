@@ -162,7 +162,7 @@ def test_size_is_limited() -> None:
 
 def test_batches_and_bare_values_are_refused() -> None:
     assert refusal([call()]) is ErrorCode.BATCH_NOT_SUPPORTED
-    assert refusal(b"[]") is ErrorCode.BATCH_NOT_SUPPORTED
+    assert refusal(b"[]") is ErrorCode.INVALID_REQUEST
     for raw in (b"1", b'"x"', b"null", b"true"):
         assert refusal(raw) is ErrorCode.INVALID_REQUEST
 

@@ -13,14 +13,15 @@ from twogate.core.audit.record import EventKind
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.message import Kind, Message
 from twogate.core.principal import Principal
-from twogate.core.protocol import method_kind
 from twogate.core.session import MAX_LIFETIME, Session
 from twogate.flows.gateway.admit import Admitted, Refused, admit
 from twogate.flows.gateway.exchange import Head
-from twogate.flows.gateway.read import Call, CallError
+from twogate.flows.gateway.read import Authenticated, CallError, read_call
+from twogate.flows.gateway.seal import McpSession, Seal, TaskId
 from twogate.flows.sessions import Sessions
 
 VERSION = "2025-11-25"
+SEAL = Seal(bytes(32))
 NO_DEFAULT = msgspec.structs.replace(PRINCIPAL, agent=msgspec.structs.replace(AGENT, default_task=None))
 TWO_TASKS = msgspec.structs.replace(PRINCIPAL, agent=msgspec.structs.replace(AGENT, concurrent_tasks=2))
 
@@ -42,13 +43,11 @@ class Lab:
         of: Any = POLICY,
         **headers: str,
     ) -> Admitted | Refused:
-        head = Head(
-            "POST", server, {name.replace("_", "-"): value for name, value in headers.items()}, b"", "192.0.2.1"
-        )
-        kind = method_kind(VERSION, method)
-        assert kind is not None
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        head = Head("POST", server, {"mcp-protocol-version": VERSION, **given}, b"", "192.0.2.1")
         message = Message(Kind.REQUEST, 1, method, {"name": "look"} if params is None else params)
-        return await admit(Call(head, principal, message, VERSION, kind), self.sessions, of, now)
+        call = read_call(Authenticated(head, principal), message, SEAL)
+        return await admit(call, self.sessions, of, now)
 
     async def code(self, *args: Any, **changes: Any) -> ErrorCode:
         refused = await self.admit(*args, **changes)
@@ -143,16 +142,39 @@ async def test_open_methods_open_no_session_unless_a_task_is_declared(lab: Lab) 
     "method", ["ping", "initialize", "tools/list", "resources/list", "prompts/list", "logging/setLevel"]
 )
 async def test_methods_without_target_need_a_server_of_the_tenant_only(lab: Lab, method: str) -> None:
-    admitted = await lab.admit(method, {})
+    params = {"protocolVersion": VERSION} if method == "initialize" else {}
+    admitted = await lab.admit(method, params)
     assert isinstance(admitted, Admitted)
     assert admitted.target == ""
-    assert await lab.code(method, {}, server="notes") is ErrorCode.TENANT_SERVER_REFUSED
-    assert await lab.code(method, {}, of=policy(tenants={})) is ErrorCode.TENANT_SERVER_REFUSED
+    assert await lab.code(method, params, server="notes") is ErrorCode.TENANT_SERVER_REFUSED
+    assert await lab.code(method, params, of=policy(tenants={})) is ErrorCode.TENANT_SERVER_REFUSED
 
 
-@pytest.mark.parametrize("method", ["tasks/get", "tasks/result", "tasks/list", "tasks/cancel"])
-async def test_closed_methods_are_refused(lab: Lab, method: str) -> None:
-    assert await lab.code(method, {}) is ErrorCode.METHOD_NOT_PERMITTED
+async def test_closed_methods_are_refused(lab: Lab) -> None:
+    assert await lab.code("tasks/list", {}) is ErrorCode.METHOD_NOT_PERMITTED
+
+
+@pytest.mark.parametrize("method", ["tasks/get", "tasks/result", "tasks/cancel"])
+async def test_a_task_is_decided_as_the_call_that_made_it(lab: Lab, method: str) -> None:
+    def of(target: str) -> dict[str, Any]:
+        return {"taskId": SEAL.seal(TaskId("t-1", target), PRINCIPAL.key, "files")}
+
+    admitted = await lab.admit(method, of("files.look"))
+    assert isinstance(admitted, Admitted)
+    assert admitted.call.message.params["taskId"] == "t-1"
+    assert await lab.code(method, of("files.wipe")) is ErrorCode.ROLE_NOT_PERMITTED
+
+
+async def test_a_session_bound_at_initialize_is_in_force_and_must_agree_with_every_other_source(lab: Lab) -> None:
+    report, edit = await lab.session("report", TWO_TASKS), await lab.session("edit", TWO_TASKS)
+    bound = SEAL.seal(McpSession("up-1", edit.id, VERSION), TWO_TASKS.key, "files")
+    admitted = await lab.admit(principal=TWO_TASKS, mcp_session_id=bound)
+    assert isinstance(admitted, Admitted)
+    assert admitted.session == edit
+    conflict = ErrorCode.SESSION_CONFLICT
+    assert await lab.code(principal=TWO_TASKS, mcp_session_id=bound, twogate_session=report.id) is conflict
+    assert await lab.code(principal=TWO_TASKS, mcp_session_id=bound, twogate_task="report") is conflict
+    assert await lab.code(principal=named(TWO_TASKS, report), mcp_session_id=bound) is conflict
 
 
 @pytest.mark.parametrize(
@@ -171,13 +193,6 @@ async def test_everything_that_acts_on_something_is_decided_by_what_it_acts_on(
     refused = await lab.admit(method, params)
     assert isinstance(refused, Refused)
     assert (refused.error.code, refused.target) == (ErrorCode.TARGET_UNCLASSIFIED, target)
-    assert refused.session is not None
-
-
-async def test_a_target_that_cannot_be_told_is_refused_with_the_session_for_the_record(lab: Lab) -> None:
-    refused = await lab.admit("completion/complete", {"ref": {"type": "ref/other"}})
-    assert isinstance(refused, Refused)
-    assert (refused.error.code, refused.target) == (ErrorCode.INVALID_PARAMS, "")
     assert refused.session is not None
 
 
@@ -223,3 +238,9 @@ async def test_a_store_that_cannot_be_asked_refuses_the_call_with_its_id(
         await lab.admit()
     assert refusal.value.code is ErrorCode.STORE_UNAVAILABLE
     assert refusal.value.message.id == 1
+
+
+async def test_a_target_that_cannot_be_told_is_refused(lab: Lab) -> None:
+    with pytest.raises(CallError) as refused:
+        await lab.admit("completion/complete", {"ref": {"type": "ref/other"}})
+    assert refused.value.code is ErrorCode.INVALID_PARAMS

@@ -15,7 +15,7 @@ from twogate.core.errors import ErrorCode, GateError
 from twogate.core.jose.keys import Algorithm, VerificationKey, parse_jwks
 from twogate.core.principal import Agent, AgentId, Binding, Method, Principal, UserId
 from twogate.flows.gateway import authenticate
-from twogate.flows.gateway.authenticate import CACHE_SECONDS, LEEWAY, Authenticator
+from twogate.flows.gateway.authenticate import CACHE_SECONDS, LEEWAY, MAX_AUDIENCES, Authenticator
 from twogate.flows.gateway.credential import BearerToken
 from twogate.flows.gateway.issuers import ClaimPointers, Issuers, TrustedIssuer
 from twogate.flows.registry import RegistryView
@@ -100,6 +100,7 @@ DEFECTS: list[tuple[str, dict[str, Any], Any, dict[str, Any], ErrorCode]] = [
     ("2 type", {"typ": "JWT"}, None, {}, ErrorCode.TOKEN_TYPE_REFUSED),
     ("3 algorithm", {"alg": "RS256"}, None, {}, ErrorCode.TOKEN_ALGORITHM_REFUSED),
     ("3 signature", {}, STRANGER_KEY, {}, ErrorCode.SIGNATURE_INVALID),
+    ("3 another kind", {}, None, {"typ": "ID"}, ErrorCode.TOKEN_TYPE_REFUSED),
     ("4 expired", {}, None, {"exp": NOW}, ErrorCode.TOKEN_EXPIRED),
     ("6 audience missing", {}, None, {"aud": None}, ErrorCode.CLAIM_MISSING),
     ("7 scope", {}, None, {"scope": 5}, ErrorCode.CLAIM_INVALID),
@@ -139,7 +140,7 @@ async def test_a_good_token_makes_a_principal() -> None:
         issuer=ISSUER,
         agent=AGENT,
         user=None,
-        user_role=None,
+        user_roles=(),
         groups=("g1", "g2"),
         scopes=frozenset({"a", "b"}),
         method=Method.JWT,
@@ -162,6 +163,25 @@ async def test_the_credentials_name_in_the_audit_trail_differs_by_token_and_says
 async def test_the_type_is_compared_as_a_media_type(typ: str) -> None:
     # RFC 7515 section 4.1.9.
     assert (await Gate().ask(token({"typ": typ}))).agent is AGENT
+
+
+async def test_a_token_without_type_passes_only_where_that_is_configured() -> None:
+    untyped = msgspec.structs.replace(TRUSTED, types=frozenset({None}))
+    assert (await Gate(untyped).ask(token({"typ": None}))).agent is AGENT
+    for typ in ("", "absent", "none", "None", "at+jwt"):
+        assert await Gate(untyped).refuses(token({"typ": typ})) is ErrorCode.TOKEN_TYPE_REFUSED
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [{"nonce": "n"}, {"at_hash": "h"}, {"typ": "ID"}, {"typ": "Refresh"}, {"aud": [FILES, "robot"]}],
+    ids=str,
+)
+async def test_an_id_token_is_no_access_token_although_the_type_is_allowed(claims: dict[str, Any]) -> None:
+    for typ in ("JWT", None):
+        gate = Gate(msgspec.structs.replace(TRUSTED, types=frozenset({"jwt", None})))
+        assert (await gate.ask(token({"typ": typ}))).agent is AGENT
+        assert await gate.refuses(token({"typ": typ}, claims=claims)) is ErrorCode.TOKEN_TYPE_REFUSED
 
 
 @pytest.mark.parametrize("typ", [None, "", "JWT", "op+jwt", "at+jwt;x=1", "application/application/at+jwt", "at+jwt "])
@@ -244,6 +264,32 @@ async def test_any_other_audience_is_refused(audience: object, code: ErrorCode) 
     assert await Gate().refuses(token(aud=audience)) is code
 
 
+async def test_an_audience_list_has_a_bound() -> None:
+    fillers = [f"https://x{number}" for number in range(MAX_AUDIENCES)]
+    assert (await Gate().ask(token(aud=[*fillers[1:], FILES]))).agent is AGENT
+    assert await Gate().refuses(token(aud=[*fillers, FILES])) is ErrorCode.CLAIM_INVALID
+
+
+NOTES = FILES.replace("files", "notes")
+RENAMED = msgspec.structs.replace(TRUSTED, audiences={FILES: "6e74172b", NOTES: "7f85283c"})
+
+
+@pytest.mark.parametrize("audience", ["6e74172b", ["x", "6e74172b"], FILES, [FILES, "7f85283c"]], ids=str)
+async def test_an_issuers_own_name_for_a_resource_means_that_resource(audience: object) -> None:
+    assert (await Gate(RENAMED).ask(token(aud=audience))).agent is AGENT
+
+
+@pytest.mark.parametrize("audience", ["7f85283c", NOTES, "6e74172B", "6e74172b ", "6e7", ["x"]], ids=str)
+async def test_an_issuers_own_name_for_a_resource_means_no_other(audience: object) -> None:
+    assert await Gate(RENAMED).refuses(token(aud=audience)) is ErrorCode.AUDIENCE_MISMATCH
+
+
+async def test_an_issuers_own_name_for_a_resource_means_nothing_from_another_issuer() -> None:
+    assert await Gate(RENAMED).refuses(token(key=OTHER_KEY, iss=OTHER_ISSUER, aud="6e74172b")) is (
+        ErrorCode.AUDIENCE_MISMATCH
+    )
+
+
 # Tenant, role, user, groups.
 
 
@@ -264,16 +310,55 @@ async def test_an_agent_of_another_tenant_than_the_tokens_is_not_found() -> None
     assert await Gate().refuses(token(tenant="globex")) is ErrorCode.AGENT_UNBOUND
 
 
-async def test_without_user_a_role_claim_may_only_repeat_the_registered_role() -> None:
-    assert (await Gate().ask(token(role="executor"))).user_role is None
-    assert await Gate().refuses(token(role="reader")) is ErrorCode.ROLE_REFUSED
+@pytest.mark.parametrize(
+    "role",
+    ["executor", ["executor"], ["executor", "reader"], ["offline_access", "executor"], ["default-roles-acme"], []],
+    ids=str,
+)
+async def test_without_user_roles_may_only_hold_the_registered_role_among_them(role: object) -> None:
+    principal = await Gate().ask(token(role=role))
+    assert (principal.agent.role, principal.user_roles) == ("executor", ())
 
 
-async def test_with_a_user_the_role_claim_is_the_users() -> None:
-    principal = await Gate(user="/sub").ask(token(role="reader"))
+@pytest.mark.parametrize("role", ["reader", ["reader"], ["offline_access", "reader"]], ids=str)
+async def test_without_user_roles_without_the_registered_one_are_refused(role: object) -> None:
+    assert await Gate().refuses(token(role=role)) is ErrorCode.ROLE_REFUSED
+
+
+async def test_a_list_with_the_registered_role_does_not_help_if_the_issuer_may_not_assert_it() -> None:
+    readers = msgspec.structs.replace(TRUSTED, roles=frozenset({"reader"}))
+    assert await Gate(readers).refuses(token(role=["executor", "reader"])) is ErrorCode.ROLE_REFUSED
+    assert (await Gate(readers).ask(token(role=["executor"]))).agent.role == "executor"
+
+
+@pytest.mark.parametrize(
+    ("role", "counted"),
+    [
+        (None, ()),
+        ("reader", ("reader",)),
+        (["reader"], ("reader",)),
+        (["reader", "reader"], ("reader",)),
+        (["reader", "offline_access", "executor", "admin", "Reader", ""], ("executor", "reader")),
+        (["admin"], ()),
+        ([], ()),
+    ],
+    ids=str,
+)
+async def test_with_a_user_the_roles_that_the_issuer_may_assert_are_the_users(
+    role: object, counted: tuple[str, ...]
+) -> None:
+    principal = await Gate(user="/sub").ask(token(role=role))
     assert principal.user == UserId(ISSUER, "s-1")
-    assert principal.user_role == "reader"
+    assert principal.user_roles == counted
     assert principal.agent.role == "executor"
+
+
+@pytest.mark.parametrize(
+    "role", ["", 5, True, {"reader": 1}, [5], [["reader"]], ["reader", None], ["x"] * 1001, ["x" * 1025]], ids=repr
+)
+async def test_a_role_of_another_type_is_refused(role: object) -> None:
+    for gate in (Gate(), Gate(user="/sub")):
+        assert await gate.refuses(token(role=role)) is ErrorCode.CLAIM_INVALID
 
 
 @pytest.mark.parametrize("role", ["admin", "Reader", "ghost"])
@@ -290,12 +375,29 @@ async def test_there_is_a_user_only_where_the_operator_points_at_one() -> None:
 
 
 async def test_claims_are_read_where_the_pointers_say_and_nowhere_else() -> None:
-    keycloak = Gate(role="/realm/role", groups=None, scope=None, session="/sid")
+    keycloak = Gate(role="/realm/roles", groups=None, scope=None, session="/sid")
     principal = await keycloak.ask(
-        token(claims={"realm": {"role": "executor"}, "role": "admin", "groups": ["g"], "scope": "s", "sid": "s-9"})
+        token(claims={"realm": {"roles": ["executor"]}, "role": "admin", "groups": ["g"], "scope": "s", "sid": "s-9"})
     )
     assert (principal.groups, principal.scopes, principal.session_id) == ((), frozenset(), "s-9")
     assert (await Gate().ask(token(sid="s-9"))).session_id is None
+
+
+@pytest.mark.parametrize(
+    ("scope", "granted"),
+    [
+        ("a b", {"a", "b"}),
+        (" a  b ", {"a", "b"}),
+        (["a", "b"], {"a", "b"}),
+        (["a b"], {"a b"}),
+        ([], set()),
+        ("", set()),
+    ],
+    ids=repr,
+)
+async def test_scopes_are_one_string_or_a_list(scope: object, granted: set[str]) -> None:
+    # RFC 8693 section 4.2 and Entra ID's `scp`; Okta's `scp`.
+    assert (await Gate(scope="/scp").ask(token(scp=scope))).scopes == granted
 
 
 @pytest.mark.parametrize(
@@ -440,9 +542,11 @@ async def test_the_shipped_bounds_are_those_of_the_requirements() -> None:
         {"types": frozenset()},
         {"tenants": frozenset()},
         {"max_lifetime": 0},
+        {"audiences": {FILES: "x", NOTES: "x"}},
+        {"audiences": {FILES: ""}},
     ],
     ids=str,
 )
 def test_an_issuer_without_a_limit_is_a_mistake(changes: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="an issuer needs"):
+    with pytest.raises(ValueError, match=r"an issuer needs|means one resource"):
         msgspec.structs.replace(TRUSTED, **changes)

@@ -8,9 +8,10 @@ from mcp.shared.inbound import InboundModernRoute, classify_inbound_request
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.message import Kind, Message, encode_message, parse_message
 from twogate.core.protocol import HANDSHAKE_VERSIONS, VERSIONS
-from twogate.flows.gateway.headers import MAX_PARAM_HEADERS, check_headers, param_headers, upstream_headers
+from twogate.flows.gateway.headers import check_headers, upstream_headers
 from twogate.flows.gateway.meta import forwarded
 
+NOTHING: frozenset[str] = frozenset()
 MODERN = "2026-07-28"
 VERSION_KEY = "io.modelcontextprotocol/protocolVersion"
 CAPABILITIES_KEY = "io.modelcontextprotocol/clientCapabilities"
@@ -81,7 +82,7 @@ def test_what_we_send_upstream_passes_our_own_check_and_the_sdks(method: str, pa
     given = message(method, **params, _meta=ENVELOPE)
     headers = modern_headers(given)
     assert check_headers(given, headers) == MODERN
-    body = json.loads(encode_message(forwarded(given)))
+    body = json.loads(encode_message(forwarded(given, MODERN, NOTHING)))
     assert isinstance(classify_inbound_request(body, headers=headers), InboundModernRoute)
 
 
@@ -119,49 +120,6 @@ def test_an_upstream_session_id_that_is_no_header_value_is_refused(session: str)
     assert caught.value.code is ErrorCode.UPSTREAM_INVALID
 
 
-def test_param_headers_are_written_anew_for_modern_tool_calls_only() -> None:
-    given = {
-        "mcp-param-region": "=?base64?ZXU=?=",
-        "mcp-param-x": "\u00fc".encode().hex(),
-        "x-other": "1",
-        "mcp-name": "t",
-    }
-    call = message("tools/call", name="t", _meta=ENVELOPE)
-    assert param_headers(call, MODERN, given) == ((b"mcp-param-region", b"eu"), (b"mcp-param-x", b"c3bc"))
-    assert param_headers(call, "2025-11-25", given) == ()
-    assert param_headers(message("tools/list", _meta=ENVELOPE), MODERN, given) == ()
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("mcp-param-", "x"),
-        ("mcp-param-a b", "x"),
-        ("mcp-param-a:b", "x"),
-        ("mcp-param-\u00fc", "x"),
-        ("mcp-param-a", "a\tb"),
-        ("mcp-param-a", "a\r\nb"),
-        ("mcp-param-a", "\u00fc"),
-        ("mcp-param-a", "=?base64?!!!?="),
-        ("mcp-param-a", "=?base64?eB==?="),
-        ("mcp-param-a", "=?base64?/w==?="),
-    ],
-)
-def test_a_malformed_param_header_is_refused(name: str, value: str) -> None:
-    with pytest.raises(GateError) as caught:
-        param_headers(message("tools/call", name="t", _meta=ENVELOPE), MODERN, {name: value})
-    assert caught.value.code is ErrorCode.HEADER_MISMATCH
-
-
-def test_param_headers_are_limited_in_number() -> None:
-    call = message("tools/call", name="t", _meta=ENVELOPE)
-    headers = {f"mcp-param-{n}": "x" for n in range(MAX_PARAM_HEADERS)}
-    assert len(param_headers(call, MODERN, headers)) == MAX_PARAM_HEADERS
-    with pytest.raises(GateError) as caught:
-        param_headers(call, MODERN, {**headers, "mcp-param-more": "x"})
-    assert caught.value.code is ErrorCode.HEADER_MISMATCH
-
-
 def test_meta_is_cut_to_the_allowlist() -> None:
     kept = {
         "progressToken": 1,
@@ -173,14 +131,14 @@ def test_meta_is_cut_to_the_allowlist() -> None:
     }
     removed = {"dev.twogate/operation-token": "secret", "com.example/x": 1, "IO.modelcontextprotocol/other": 1, "x": 1}
     given = message("tools/call", name="t", arguments={"dev.twogate/x": 1}, _meta={**kept, **removed})
-    assert forwarded(given).params == {"name": "t", "arguments": {"dev.twogate/x": 1}, "_meta": kept}
+    assert forwarded(given, MODERN, NOTHING).params == {"name": "t", "arguments": {"dev.twogate/x": 1}, "_meta": kept}
 
 
 def test_a_meta_of_nothing_but_ours_leaves_no_trace() -> None:
-    assert forwarded(message("tools/list", _meta={"dev.twogate/x": 1})).params == {}
+    assert forwarded(message("tools/list", _meta={"dev.twogate/x": 1}), MODERN, NOTHING).params == {}
 
 
-def test_capabilities_that_are_not_relayed_are_not_promised_upstream() -> None:
+def test_capabilities_that_let_a_server_ask_are_promised_only_where_it_may() -> None:
     declared = {
         "sampling": {},
         "elicitation": {"url": {}},
@@ -190,20 +148,33 @@ def test_capabilities_that_are_not_relayed_are_not_promised_upstream() -> None:
         "experimental": {"x": {}},
         "extensions": {"io.modelcontextprotocol/tasks": {}, "io.modelcontextprotocol/ui": {"a": 1}},
     }
-    relayed = {"experimental": {"x": {}}, "extensions": {"io.modelcontextprotocol/ui": {"a": 1}}}
-    start = forwarded(message("initialize", protocolVersion="2025-11-25", capabilities=declared))
-    assert start.params == {"protocolVersion": "2025-11-25", "capabilities": relayed}
-    call = forwarded(message("tools/call", name="t", _meta={**ENVELOPE, CAPABILITIES_KEY: declared}))
-    assert call.params["_meta"] == {**ENVELOPE, CAPABILITIES_KEY: relayed}
-    assert forwarded(message("initialize", protocolVersion="2025-11-25")).params["capabilities"] == {}
+    nothing = {name: declared[name] for name in ("experimental", "extensions")}
+    for asks, relayed in (
+        (NOTHING, nothing),
+        (frozenset({"sampling"}), {"sampling": {}, **nothing}),
+        (frozenset({"elicitation", "roots"}), {**nothing, "elicitation": {"url": {}}, "roots": {"listChanged": True}}),
+    ):
+        start = message("initialize", protocolVersion="2025-11-25", capabilities=declared)
+        assert forwarded(start, "2025-11-25", asks).params == {
+            "protocolVersion": "2025-11-25",
+            "capabilities": relayed,
+        }
+        call = message("tools/call", name="t", _meta={**ENVELOPE, CAPABILITIES_KEY: declared})
+        assert forwarded(call, MODERN, asks).params["_meta"] == {**ENVELOPE, CAPABILITIES_KEY: relayed}
+    start = message("initialize", protocolVersion="2025-11-25")
+    assert forwarded(start, "2025-11-25", NOTHING).params["capabilities"] == {}
 
 
-def test_a_call_is_not_made_a_task_whose_result_nobody_could_collect() -> None:
-    assert forwarded(message("tools/call", name="t", task={"ttl": 1})).params == {"name": "t"}
+def test_a_call_becomes_a_task_only_in_the_version_whose_clients_ask_for_it() -> None:
+    call = message("tools/call", name="t", task={"ttl": 1})
+    assert forwarded(call, "2025-11-25", NOTHING).params == {"name": "t", "task": {"ttl": 1}}
+    for version in ("2025-06-18", MODERN):
+        assert forwarded(call, version, NOTHING).params == {"name": "t"}
+    assert forwarded(message("prompts/get", name="p", task={}), "2025-11-25", NOTHING).params == {"name": "p"}
 
 
 def test_the_message_that_was_decided_on_is_left_as_it_was() -> None:
     given = message("tools/call", name="t", task={}, _meta={**ENVELOPE, "x": 1, CAPABILITIES_KEY: {"roots": {}}})
     before = copy.deepcopy(given)
-    forwarded(given)
+    forwarded(given, MODERN, NOTHING)
     assert given == before

@@ -26,6 +26,7 @@ from gatelab import (
     FakeExchange,
     FakeUpstream,
     MemorySessions,
+    NoTools,
     RecordingAudit,
     accessors,
     response,
@@ -42,7 +43,7 @@ from twogate.flows.gateway.issuers import ClaimPointers, FixedKeys, Issuers, Tru
 from twogate.flows.gateway.limit import AddressLimit, UnderWay
 from twogate.flows.gateway.pipeline import Pipeline
 from twogate.flows.gateway.record import Recorder
-from twogate.flows.gateway.upstream_session import UpstreamSessions
+from twogate.flows.gateway.seal import McpSession, RequestState, Seal, ServerRequest, StreamEvent, TaskId
 from twogate.flows.registry import Registry, RegistryState
 from twogate.flows.sessions import Sessions
 
@@ -120,22 +121,28 @@ class Lab:
         self.registry = FixedRegistry()
         self.store = MemorySessions()
         self.upstream = FakeUpstream(FakeAnswer([response(ANSWER)]), self.journal)
-        self.sealed = UpstreamSessions(bytes(32), CountingRng())
+        self.seal = Seal(bytes(32))
+        self.closing = asyncio.Event()
         (key,) = parse_jwks(json.dumps({"keys": [{**KEY.as_dict(private=False), "kid": "k1"}]}).encode())
         recorder = Recorder(self.audit, accessors(), self.clock, CountingRng())
-        servers = {"files": Server(self.upstream, 30.0), "notes": Server(self.upstream, 30.0)}
+        servers = self.servers = {
+            "files": Server(self.upstream, 30.0, frozenset({"sampling"})),
+            "notes": Server(self.upstream, 30.0),
+        }
         self.pipeline = Pipeline(
             resource=lambda server: FILES.replace("files", server),
             limit=AddressLimit(rate=1, burst=burst),
             under_way=UnderWay(under_way),
+            streams=UnderWay(2),
             refusals=self.refusals,
             authenticator=Authenticator(Issuers({ISSUER: TRUSTED}, {ISSUER: FixedKeys((key,))}), accessors()),
             registry=Registry(self.registry, self.registry, {ROBOT: AGENT}, {}),
             sessions=Sessions(self.store, self.store, lambda: POLICY, self.audit, self.clock, CountingRng()),
             policy=POLICY,
             recorder=recorder,
-            sealed=self.sealed,
-            forwarder=Forwarder(servers, recorder, self.sealed, POLICY),
+            catalogue=NoTools(),
+            seal=self.seal,
+            forwarder=Forwarder(servers, recorder, self.seal, POLICY, lambda _: None, (self.closing,)),
             clock=self.clock,
             max_body=10_000,
         )
@@ -266,12 +273,13 @@ MESSAGES: dict[str, tuple[dict[str, Any], ErrorCode, object]] = {
     "not json": ({"message": b"{"}, ErrorCode.PARSE_ERROR, None),
     "duplicate key": ({"message": b'{"id":1,"id":2}'}, ErrorCode.DUPLICATE_KEY, None),
     "too large": ({"message": b" " * 10_001}, ErrorCode.TOO_LARGE, None),
-    "a batch": ({"message": b"[]"}, ErrorCode.BATCH_NOT_SUPPORTED, None),
+    "an empty batch": ({"message": b"[]"}, ErrorCode.INVALID_REQUEST, None),
+    "a batch": ({"message": b'[{"jsonrpc":"2.0","id":1,"method":"ping"}]'}, ErrorCode.BATCH_NOT_SUPPORTED, None),
     "wrong type": ({"headers": {"content-type": "text/plain"}}, ErrorCode.UNSUPPORTED_MEDIA_TYPE, None),
     "no type": ({"headers": {"content-type": ""}}, ErrorCode.UNSUPPORTED_MEDIA_TYPE, None),
     "wrong accept": ({"headers": {"accept": "application/json"}}, ErrorCode.NOT_ACCEPTABLE, None),
     "a response": (
-        {"message": {"jsonrpc": "2.0", "id": 3, "result": {}}}, ErrorCode.METHOD_NOT_PERMITTED, 3,
+        {"message": {"jsonrpc": "2.0", "id": 3, "result": {}}}, ErrorCode.SERVER_REQUEST_UNKNOWN, 3,
     ),
     "unknown method": (
         {"message": {"jsonrpc": "2.0", "id": 4, "method": "tools/run"}}, ErrorCode.METHOD_NOT_FOUND, 4,
@@ -280,7 +288,22 @@ MESSAGES: dict[str, tuple[dict[str, Any], ErrorCode, object]] = {
         {"headers": {"mcp-name": "find"}}, ErrorCode.HEADER_MISMATCH, 1,
     ),
     "foreign MCP session": ({"headers": {"mcp-session-id": "abc"}}, ErrorCode.MCP_SESSION_UNKNOWN, 1),
-    "GET": ({"method": "GET"}, ErrorCode.METHOD_NOT_ALLOWED, None),
+    "GET of a later version": (
+        {"method": "GET", "headers": {"mcp-protocol-version": "2026-07-28"}}, ErrorCode.METHOD_NOT_ALLOWED, None,
+    ),
+    "GET without events": (
+        {"method": "GET", "headers": {"accept": "application/json"}}, ErrorCode.NOT_ACCEPTABLE, None,
+    ),
+    "GET of an unknown version": (
+        {"method": "GET", "headers": {"mcp-protocol-version": "2027-01-01"}},
+        ErrorCode.UNSUPPORTED_PROTOCOL_VERSION, None,
+    ),
+    "GET of a foreign session": (
+        {"method": "GET", "headers": {"mcp-session-id": "abc"}}, ErrorCode.MCP_SESSION_UNKNOWN, None,
+    ),
+    "GET of a foreign stream": (
+        {"method": "GET", "headers": {"last-event-id": "7"}}, ErrorCode.EVENT_UNKNOWN, None,
+    ),
     "PUT": ({"method": "PUT"}, ErrorCode.METHOD_NOT_ALLOWED, None),
     "DELETE of nothing": ({"method": "DELETE"}, ErrorCode.METHOD_NOT_ALLOWED, None),
     "DELETE of a foreign session": (
@@ -342,7 +365,7 @@ async def test_an_address_over_its_limit_is_refused_before_anything_else_and_tol
 
 
 async def test_the_end_of_an_mcp_session_reaches_the_upstream_it_belongs_to(lab: Lab) -> None:
-    owner = lab.sealed.seal("up-1", PRINCIPAL.key, "files")
+    owner = lab.seal.seal(McpSession("up-1", None, ""), PRINCIPAL.key, "files")
     lab.upstream.answer = FakeAnswer([], status=204, content_type="")
     exchange = await lab.handle(method="DELETE", headers={"mcp-session-id": owner})
     assert exchange.status == 204
@@ -485,3 +508,173 @@ async def test_a_call_given_up_while_its_intent_was_written_has_an_outcome_and_r
     assert lab.audit.kinds[-2:] == [EventKind.CALL_INTENT, EventKind.CALL_OUTCOME]
     assert lab.audit.events[-1].outcome == Outcome.ABORTED
     assert lab.upstream.seen == []
+
+
+# Handles: what the upstream named comes back from the client it was given to.
+
+
+async def test_an_answer_to_the_servers_request_goes_to_that_server_under_its_own_id(lab: Lab) -> None:
+    session = lab.seal.seal(McpSession("up-1", None, ""), PRINCIPAL.key, "files")
+    asked = lab.seal.seal(ServerRequest(9, "sampling/createMessage", "up-1"), PRINCIPAL.key, "files")
+    lab.upstream.answer = FakeAnswer([], status=202, content_type="")
+    message = {"jsonrpc": "2.0", "id": asked, "result": {"role": "assistant"}}
+    exchange = await lab.handle(message, headers={"mcp-session-id": session})
+    assert exchange.status == 202
+    (request,) = lab.upstream.seen
+    assert json.loads(request.body) == {**message, "id": 9}
+    assert lab.audit.events[0].method == "answer:sampling/createMessage"
+
+
+@pytest.mark.parametrize(
+    ("session", "asked"),
+    [("up-2", ServerRequest(9, "sampling/createMessage", "up-1")), (None, ServerRequest(9, "ping", "up-1"))],
+    ids=["of another session", "without its session"],
+)
+async def test_an_answer_to_a_request_of_another_session_is_refused(
+    lab: Lab, session: str | None, asked: ServerRequest
+) -> None:
+    headers = {} if session is None else {
+        "mcp-session-id": lab.seal.seal(McpSession(session, None, ""), PRINCIPAL.key, "files")
+    }  # fmt: skip
+    sealed = lab.seal.seal(asked, PRINCIPAL.key, "files")
+    exchange = await lab.handle({"jsonrpc": "2.0", "id": sealed, "result": {}}, headers=headers)
+    assert exchange.refused is ErrorCode.SERVER_REQUEST_UNKNOWN
+    assert lab.upstream.seen == []
+
+
+async def test_a_state_comes_back_only_for_the_call_that_it_was_given_for(lab: Lab) -> None:
+    state = lab.seal.seal(RequestState("s-1", "tools/call", "files.look"), PRINCIPAL.key, "files")
+    await lab.handle({**tool_call("look"), "params": {"name": "look", "requestState": state}})
+    assert json.loads(lab.upstream.seen[0].body)["params"]["requestState"] == "s-1"
+    other = Lab()
+    params = {"name": "find", "requestState": state}
+    exchange = await other.handle({**tool_call("find"), "params": params}, headers={"twogate-task": "edit"})
+    assert exchange.refused is ErrorCode.REQUEST_STATE_UNKNOWN
+    exchange = await other.handle({**tool_call("look"), "params": {"name": "look", "requestState": "s-1"}})
+    assert exchange.refused is ErrorCode.REQUEST_STATE_UNKNOWN
+    assert other.upstream.seen == []
+
+
+async def test_a_resumed_stream_is_decided_as_its_call_was(lab: Lab) -> None:
+    session = lab.seal.seal(McpSession("up-1", None, ""), PRINCIPAL.key, "files")
+
+    def last(target: str, upstream: str | None = "up-1") -> dict[str, str]:
+        event = StreamEvent("7", upstream, 1, "tools/call", target)
+        return {"mcp-session-id": session, "last-event-id": lab.seal.seal(event, PRINCIPAL.key, "files")}
+
+    exchange = await lab.handle(method="GET", headers=last("files.wipe"))
+    assert exchange.refused is ErrorCode.ROLE_NOT_PERMITTED
+    exchange = await lab.handle(method="GET", headers=last("files.look", "up-2"))
+    assert exchange.refused is ErrorCode.EVENT_UNKNOWN
+    assert lab.upstream.seen == []
+    await lab.handle(method="GET", headers=last("files.look"))
+    (request,) = lab.upstream.seen
+    assert (request.http_method, request.stream) == ("GET", True)
+    assert (b"last-event-id", b"7") in request.headers
+
+
+LISTEN = "subscriptions/listen"
+MODERN_META = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
+
+
+async def listen(lab: Lab, **wanted: Any) -> FakeExchange:
+    message = {"jsonrpc": "2.0", "id": 1, "method": LISTEN, "params": {"notifications": wanted, "_meta": MODERN_META}}
+    return await lab.handle(message, headers={"mcp-protocol-version": "2026-07-28", "mcp-method": LISTEN})
+
+
+async def test_who_listens_may_name_only_what_it_may_read(lab: Lab) -> None:
+    assert (await listen(lab, resourceSubscriptions=["file:///hidden"])).refused is ErrorCode.TARGET_UNCLASSIFIED
+    assert (await listen(lab, resource_subscriptions=["file:///hidden"])).refused is ErrorCode.INVALID_PARAMS
+    assert (await listen(lab, everything=True)).refused is ErrorCode.INVALID_PARAMS
+    assert (await listen(lab, taskIds=["t-1"])).refused is ErrorCode.MCP_TASK_UNKNOWN
+    assert lab.upstream.seen == []
+    task = lab.seal.seal(TaskId("t-1", "files.look"), PRINCIPAL.key, "files")
+    await listen(lab, toolsListChanged=True, taskIds=[task])
+    (request,) = lab.upstream.seen
+    assert request.stream
+    assert json.loads(request.body)["params"]["notifications"] == {"toolsListChanged": True, "taskIds": ["t-1"]}
+
+
+async def test_streams_have_a_limit_of_their_own(lab: Lab) -> None:
+    lab.upstream.answer = FakeAnswer([asyncio.Event()], content_type="text/event-stream")
+    open_streams = [asyncio.create_task(lab.handle(method="GET")) for _ in range(2)]
+    async with asyncio.timeout(5):
+        while len(lab.upstream.seen) < 2:
+            await asyncio.sleep(0)
+    assert (await lab.handle(method="GET")).refused is ErrorCode.RATE_LIMITED
+    lab.closing.set()
+    assert [exchange.status for exchange in await asyncio.gather(*open_streams)] == [200, 200]
+
+
+# Batches (MCP 2025-03-26).
+
+BATCHES = {"mcp-protocol-version": "2025-03-26"}
+
+
+async def test_each_member_of_a_batch_is_decided_alone_and_answered_in_one_array(lab: Lab) -> None:
+    lab.upstream.answer = FakeAnswer([response(ANSWER, 2)])
+    members = [{**tool_call("wipe"), "id": "a"}, {**tool_call("look"), "id": 2}, {"jsonrpc": "1.0"}]
+    exchange = await lab.handle(json.dumps(members).encode(), headers=BATCHES)
+    assert (exchange.status, exchange.complete) == (200, True)
+    refused, answered, malformed = exchange.message()
+    assert (refused["id"], refused["error"]["data"]["reason"]) == ("a", "not_permitted")
+    assert answered == {"jsonrpc": "2.0", "id": 2, "result": ANSWER}
+    assert (malformed["id"], malformed["error"]["data"]["reason"]) == (None, "invalid_request")
+    assert len(lab.upstream.seen) == 1
+    assert [event.reason for event in lab.audit.events if event.kind is EventKind.CALL_REFUSED] == [
+        "role_not_permitted", "invalid_request",
+    ]  # fmt: skip
+
+
+async def test_a_batch_without_requests_is_answered_like_a_notification(lab: Lab) -> None:
+    lab.upstream.answer = FakeAnswer([], status=202, content_type="")
+    exchange = await lab.handle(b'[{"jsonrpc":"2.0","method":"notifications/initialized"}]', headers=BATCHES)
+    assert (exchange.status, exchange.answer) == (202, b"")
+
+
+@pytest.mark.parametrize(
+    "members",
+    [[], [tool_call("look")] * 2, [{**tool_call("look"), "id": n} for n in range(51)]],
+    ids=["none", "one id twice", "too many"],
+)
+async def test_a_batch_that_is_none_is_refused_as_a_whole(lab: Lab, members: list[Any]) -> None:
+    exchange = await lab.handle(json.dumps(members).encode(), headers=BATCHES)
+    assert exchange.refused is ErrorCode.INVALID_REQUEST
+    assert lab.upstream.seen == []
+
+
+async def test_no_session_begins_in_a_batch(lab: Lab) -> None:
+    # MCP 2025-03-26, "Initialization": "The initialize request MUST NOT be part of a JSON-RPC batch".
+    start = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"protocolVersion": "2025-03-26"}}
+    exchange = await lab.handle(json.dumps([start]).encode(), headers=BATCHES)
+    assert exchange.message()[0]["error"]["data"]["reason"] == "invalid_request"
+    assert lab.upstream.seen == []
+
+
+async def test_a_batch_is_for_the_version_that_was_negotiated(lab: Lab) -> None:
+    batch = json.dumps([{**tool_call("look"), "id": 1}]).encode()
+    for version, code in (("2025-11-25", ErrorCode.BATCH_NOT_SUPPORTED), ("2025-03-26", None)):
+        session = lab.seal.seal(McpSession(None, None, version), PRINCIPAL.key, "files")
+        headers = {"mcp-session-id": session, "mcp-protocol-version": ""}
+        exchange = await lab.handle(batch, headers=headers)
+        assert (exchange.refusals[0].error.code if exchange.refusals else None) is code
+
+
+async def test_an_agent_cut_off_during_a_batch_runs_no_more_of_it(lab: Lab) -> None:
+    class Slow(FakeUpstream):
+        async def send(self, request: Any) -> FakeAnswer:
+            lab.clock.advance(1)
+            await lab.registry.disable_agent(ROBOT, NOW)
+            return await super().send(request)
+
+    slow = Slow(FakeAnswer([response(ANSWER, 1)]))
+    lab.servers["files"] = Server(slow, 30.0)
+    members = [{**tool_call("look"), "id": n} for n in (1, 2)]
+    exchange = await lab.handle(json.dumps(members).encode(), headers=BATCHES)
+    first, second = exchange.message()
+    assert first["result"] == ANSWER
+    assert second["error"]["data"]["reason"] == "invalid_token"
+    assert len(slow.seen) == 1

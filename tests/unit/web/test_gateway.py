@@ -214,7 +214,7 @@ async def test_a_limited_address_is_told_when_to_come_back() -> None:
 
 async def test_a_wrong_method_is_told_the_right_ones() -> None:
     client = await Client(refusing(ErrorCode.METHOD_NOT_ALLOWED), method="GET").run()
-    assert (client.status, client.header(b"allow")) == (405, b"POST, DELETE")
+    assert (client.status, client.header(b"allow")) == (405, b"GET, POST, DELETE")
 
 
 @pytest.mark.parametrize(("read", "connection"), [(True, None), (False, b"close")])

@@ -125,6 +125,10 @@ class HttpAnswer:
 
     async def aclose(self) -> None:
         """Release the exchange; closes the connection if the body was not complete."""
+        self.abandon()
+
+    def abandon(self) -> None:
+        """The same at once."""
         self._parts = []
         self._abort()
 

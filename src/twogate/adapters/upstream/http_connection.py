@@ -11,7 +11,8 @@ import asyncio
 import math
 import re
 import select
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Final, cast
 
@@ -35,6 +36,7 @@ _READ_HEADERS: Final = frozenset(
     {b"content-type", b"content-length", b"content-encoding", b"transfer-encoding", b"mcp-session-id"}
 )
 _SWITCHING_PROTOCOLS: Final = int(HTTPStatus.SWITCHING_PROTOCOLS)
+_OK: Final = int(HTTPStatus.OK)
 _NO_CONTENT: Final = int(HTTPStatus.NO_CONTENT)
 _INTERIM: Final = 1
 _FINAL: Final = frozenset({2, 4, 5})
@@ -73,6 +75,7 @@ class HttpConnection(asyncio.Protocol):
         self._tls = False
         self._paused = False
         self._timeout = 0.0
+        self._stream = False
         self.deadline = math.inf
         self._seen: dict[bytes, bytes] = {}
         self._begin()
@@ -84,6 +87,7 @@ class HttpConnection(asyncio.Protocol):
         self._interim = False
         self._head_done = False
         self._hold = False
+        self._endless = False
         self._until_close = False
         self._complete = False
         self._reusable = False
@@ -101,10 +105,15 @@ class HttpConnection(asyncio.Protocol):
         # could say whether it ran, so a connection that was idle for a while is asked (not always: a system call).
         return left > self._idle_seconds - TRUSTED_IDLE or not self._is_readable()
 
-    def exchange(self, request: bytes, timeout: float) -> HttpAnswer:
-        """Write a request on a usable connection; from here on it may have run."""
+    def exchange(self, request: bytes, timeout: float, *, stream: bool = False) -> HttpAnswer:
+        """Write a request on a usable connection; from here on it may have run.
+
+        `timeout` bounds, in seconds, the silence before the head and within the body; not within the body of a
+        `stream`, if events are what it is answered with.
+        """
         self._begin()
         self._timeout = timeout
+        self._stream = stream
         self.deadline = self._loop.time() + timeout
         answer = self._answer = HttpAnswer(self)
         self._transport.write(request)
@@ -114,7 +123,7 @@ class HttpConnection(asyncio.Protocol):
         """Read on: what had arrived was taken."""
         if self._paused:
             self._paused = False
-            self.deadline = self._loop.time() + self._timeout
+            self._wait_on()
             self._transport.resume_reading()
 
     def abort(self, error: GateError) -> None:
@@ -128,6 +137,17 @@ class HttpConnection(asyncio.Protocol):
     def expire(self) -> None:
         """The deadline has passed."""
         self.abort(GateError(ErrorCode.UPSTREAM_TIMEOUT, f"silent for {self._timeout:g} s"))
+
+    def keep_alive(self, options: Iterable[tuple[str, int]]) -> None:
+        """Let the kernel ask from time to time whether the other side still exists; `options` are of TCP, in seconds.
+
+        A connection whose other side vanished without a word then ends as a broken one does.
+        """
+        connected: socket.socket = self._transport.get_extra_info("socket")
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in options:
+            if (option := getattr(socket, name, None)) is not None:  # not every system has each
+                connected.setsockopt(socket.IPPROTO_TCP, option, value)
 
     def _is_readable(self) -> bool:
         poll = select.poll()
@@ -190,8 +210,11 @@ class HttpConnection(asyncio.Protocol):
     def _await_more(self) -> None:
         if self._paused:
             return
-        self.deadline = self._loop.time() + self._timeout
+        self._wait_on()
         self._room = MAX_HEAD
+
+    def _wait_on(self) -> None:
+        self.deadline = math.inf if self._endless else self._loop.time() + self._timeout
 
     def _finish(self, answer: HttpAnswer) -> None:
         self._answer = None
@@ -264,6 +287,7 @@ class HttpConnection(asyncio.Protocol):
             # would look complete (RFC 9112 section 9.8).
             raise _RefusedError("with TLS a body must say where it ends")
         self._hold = length is not None and int(length) <= EAGER_BODY
+        self._endless = self._stream and status == _OK and answer.content_type == "text/event-stream"
         self._head_done = True
 
     def on_body(self, body: bytes) -> None:

@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 
 from twogate.adapters.upstream import stdio_supervisor
+from twogate.adapters.upstream.duplex_channel import DuplexLimits
 from twogate.adapters.upstream.stdio_stderr import StderrLines
 from twogate.core.errors import ErrorCode, GateError
 from twogate.flows.environment import Clock
@@ -25,6 +26,8 @@ from twogate.flows.environment import Clock
 PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 """Where a server's command is looked for, after the directory of this Python interpreter."""
 
+# Valid inside JSON strings, but line ends for servers that split lines as Unicode does.
+_LINE_SEPARATORS: Final = ((b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"), (b"\xc2\x85", b"\\u0085"))
 _CHUNK_BYTES: Final = 64 * 1024
 _WRITE_BUFFER_BYTES: Final = 64 * 1024
 _KILL_SECONDS: Final = 5.0
@@ -33,26 +36,15 @@ _REAP_SECONDS: Final = 0.005
 _REAP_ROUNDS: Final = 100
 
 
-class StdioLimits(msgspec.Struct, frozen=True, kw_only=True):
+class StdioLimits(DuplexLimits, frozen=True, kw_only=True):
     """Bounds for the processes of one stdio server. Times are in seconds.
 
-    `grace` is waited after closing stdin and again after SIGTERM. A process that fails before `healthy_after` is
-    started again after a delay that doubles from `backoff` to `backoff_longest`.
+    `grace` is waited after closing stdin and again after SIGTERM.
     """
 
-    relays: int = 64
-    pending: int = 64
-    line_bytes: int = 4 * 1024 * 1024
     stderr_line_bytes: int = 4096
     stderr_lines_per_second: int = 50
-    queued_progress_bytes: int = 1024 * 1024
     start: float = 10.0
-    handshake: float = 10.0
-    idle: float = 300.0
-    sweep: float = 15.0
-    backoff: float = 0.1
-    backoff_longest: float = 30.0
-    healthy_after: float = 10.0
     grace: float = 2.0
 
 
@@ -63,6 +55,13 @@ class StdioCommand(msgspec.Struct, frozen=True):
     command: tuple[str, ...]
     cwd: Path | None
     environment: Mapping[str, str]
+
+
+def as_line(message: bytes) -> bytes:
+    """A message of JSON as one line, however the reader splits lines."""
+    for raw, escaped in _LINE_SEPARATORS:
+        message = message.replace(raw, escaped)
+    return message + b"\n"
 
 
 def clean_environment(configured: Mapping[str, str], home: Path) -> dict[str, str]:
@@ -88,7 +87,7 @@ class _Pipes(msgspec.Struct):
 
 
 class StdioProcess:
-    """A running server behind its supervisor (see `stdio_supervisor`)."""
+    """A running server behind its supervisor (see `stdio_supervisor`); implements `duplex_channel.Channel`."""
 
     def __init__(self, pipes: _Pipes, home: Path, limits: StdioLimits, stderr: StderrLines) -> None:
         self.pid = 0
@@ -147,7 +146,7 @@ class StdioProcess:
         if self._ending is None:
             self._ending = asyncio.get_running_loop().create_task(self._end(now=True, read_out=True))
 
-    async def lines(self) -> AsyncIterator[bytes]:
+    async def messages(self) -> AsyncIterator[bytes]:
         """The server's lines without their ends, until it closes stdout. A last line without an end is dropped.
 
         Raises:
@@ -167,10 +166,10 @@ class StdioProcess:
         self._stdout_ended.set()
 
     def _check_size(self, size: int) -> None:
-        if size > self._limits.line_bytes:
-            raise GateError(ErrorCode.UPSTREAM_INVALID, f"a line of more than {self._limits.line_bytes} bytes")
+        if size > self._limits.message_bytes:
+            raise GateError(ErrorCode.UPSTREAM_INVALID, f"a line of more than {self._limits.message_bytes} bytes")
 
-    async def write(self, line: bytes) -> None:
+    async def write(self, message: bytes) -> None:
         """Write one line once the server has read what was written before, and wait until it reads this one.
 
         Raises:
@@ -183,28 +182,31 @@ class StdioProcess:
                 await self._pipes.stdin.drain()
                 if self._pipes.stdin.is_closing():
                     raise GateError(ErrorCode.UPSTREAM_BROKEN, "the server's stdin is closed")
-                self._pipes.stdin.write(line)
+                self._pipes.stdin.write(as_line(message))
                 await self._pipes.stdin.drain()
             except OSError as error:
                 raise GateError(ErrorCode.UPSTREAM_BROKEN, "the server closed its stdin") from error
 
-    def offer(self, line: bytes) -> None:
+    def offer(self, message: bytes) -> None:
         """Write one line that may be lost: it is, while the server is behind with reading."""
         stdin = self._pipes.stdin
         if not stdin.is_closing() and stdin.transport.get_write_buffer_size() < _WRITE_BUFFER_BYTES:
-            stdin.write(line)
+            stdin.write(as_line(message))
 
-    def end_soon(self, *, now: bool) -> asyncio.Task[None]:
+    def end_soon(self, *, now: bool) -> None:
         """Begin to end the server and everything it started: at once, or with the grace of `StdioLimits`."""
+        self._begin_end(now=now)
+
+    async def end(self, *, now: bool) -> None:
+        """End the server and everything it started, and return when all is gone."""
+        await asyncio.shield(self._begin_end(now=now))
+
+    def _begin_end(self, *, now: bool) -> asyncio.Task[None]:
         if self._ending is None:
             self._ending = asyncio.get_running_loop().create_task(self._end(now=now))
         elif now and not self._ending.done():
             self._tell(stdio_supervisor.KILL_NOW)
         return self._ending
-
-    async def end(self, *, now: bool) -> None:
-        """End the server and everything it started, and return when all is gone."""
-        await asyncio.shield(self.end_soon(now=now))
 
     def _tell(self, word: bytes) -> None:
         writer = self._pipes.control[1]

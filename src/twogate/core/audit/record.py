@@ -6,6 +6,7 @@ An event holds names, codes and keyed digests; never a token, secret, argument o
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
@@ -21,6 +22,7 @@ class EventKind(StrEnum):
     CALL_REFUSED = "call.refused"
     CALL_INTENT = "call.intent"
     CALL_OUTCOME = "call.outcome"
+    SERVER_REQUEST = "server.request"
     SESSION_OPENED = "session.opened"
     SESSION_REFUSED = "session.refused"
     SESSION_ENDED = "session.ended"
@@ -28,6 +30,8 @@ class EventKind(StrEnum):
     TOKEN_REFUSED = "token.refused"
     AGENT_ADDED = "agent.added"
     AGENT_DISABLED = "agent.disabled"
+    CONFIGURATION_RELOADED = "configuration.reloaded"
+    CONFIGURATION_REFUSED = "configuration.refused"
 
 
 class Outcome(StrEnum):
@@ -35,8 +39,15 @@ class Outcome(StrEnum):
 
     ANSWERED = "answered"
     UPSTREAM_ERROR = "upstream_error"
+    SUSPENDED = "suspended"
     ABORTED = "aborted"
     FAILED = "failed"
+
+
+OBSERVED: Final = "observed"
+"""The `decision` on a call that ran although gate two would have refused it for the `reason`, had it been enforced."""
+OBSERVE: Final = "observe"
+"""The `enforcement` of every event written while gate two is only observed; nothing else stands there."""
 
 
 class AuditEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
@@ -44,7 +55,8 @@ class AuditEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, 
 
     `credential` and `arguments` are accessors (`core.audit.accessor`): keyed digests that name without revealing.
     `detail` is the exact reason in words for the analyst. `anomaly` marks what an honest agent does not do, such as an
-    unauthorized call. `count` is how many refusals a coalesced event stands for.
+    unauthorized call. `count` is how many refusals a coalesced event stands for. `decision` is `allow`, `deny` or
+    OBSERVED.
     """
 
     kind: EventKind
@@ -73,3 +85,4 @@ class AuditEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, 
     answer_bytes: int = 0
     count: int = 0
     anomaly: bool = False
+    enforcement: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64decode
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Final, cast
@@ -20,15 +21,37 @@ MAX_KEYS: Final = 200
 
 MIN_RSA_BITS: Final = 2048
 
+# The points of Ed25519 whose order divides eight, with the sign bit cleared (RFC 7748 section 6.1 and RFC 8032 section
+# 8.9 explain them), among them the two that are not spelled canonically. One signature can be good for such a "key"
+# whatever was signed.
+_SMALL_ORDER: Final = frozenset(
+    bytes.fromhex(point)
+    for point in (
+        "0000000000000000000000000000000000000000000000000000000000000000",
+        "0100000000000000000000000000000000000000000000000000000000000000",
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+        "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    )
+)
+
 
 class Algorithm(StrEnum):
-    """The signature algorithms that exist here (RFC 7518, RFC 8037). There is neither `none` nor any HMAC."""
+    """The signature algorithms that exist here (RFC 7518, RFC 8037). There is neither `none` nor any HMAC.
+
+    `Ed25519` is the name that RFC 9864 gives to what `EdDSA` means with that curve.
+    """
 
     RS256 = "RS256"
     PS256 = "PS256"
     ES256 = "ES256"
     EDDSA = "EdDSA"
+    ED25519 = "Ed25519"
 
+
+_BOTH_NAMES: Final = frozenset({Algorithm.EDDSA, Algorithm.ED25519})
 
 PublicKey = ECKey | RSAKey | OKPKey
 
@@ -41,11 +64,12 @@ class VerificationKey(msgspec.Struct, frozen=True):
     key: PublicKey
 
 
-def parse_jwks(document: bytes) -> tuple[VerificationKey, ...]:
+def parse_jwks(document: bytes, issuer: str | None = None) -> tuple[VerificationKey, ...]:
     """Read the usable signature keys of a JWK set.
 
     Keys of unknown types, for encryption, symmetric, private or broken are skipped (RFC 7517 section 5: "should be
-    ignored"), so that one odd key does not take an issuer down.
+    ignored"), so that one odd key does not take an issuer down. So are keys whose member `issuer` names another issuer
+    than `issuer`: Entra ID publishes keys of several under one address, `{tenantid}` standing for any.
 
     Raises:
         GateError: KEYS_UNAVAILABLE if the document itself is not a JWK set or exceeds the caps.
@@ -60,39 +84,57 @@ def parse_jwks(document: bytes) -> tuple[VerificationKey, ...]:
     if not isinstance(entries, list) or len(cast("list[object]", entries)) > MAX_KEYS:
         raise GateError(ErrorCode.KEYS_UNAVAILABLE, "the JWK set has no list of keys, or too many")
     keys = (
-        _parse_jwk(cast("dict[str, Any]", entry)) for entry in cast("list[object]", entries) if isinstance(entry, dict)
+        _parse_jwk(cast("dict[str, Any]", entry), issuer)
+        for entry in cast("list[object]", entries)
+        if isinstance(entry, dict)
     )
     return tuple(key for key in keys if key is not None)
 
 
-def _parse_jwk(jwk: Mapping[str, Any]) -> VerificationKey | None:
-    if jwk.get("use", "sig") != "sig" or "d" in jwk or "k" in jwk:
-        return None
-    operations = jwk.get("key_ops")
-    if operations is not None and (not isinstance(operations, list) or "verify" not in operations):
-        return None
+def _parse_jwk(jwk: Mapping[str, Any], issuer: str | None) -> VerificationKey | None:
     kid, named = jwk.get("kid"), jwk.get("alg")
-    if kid is not None and not isinstance(kid, str):
+    if not _is_for_signatures(jwk) or not _is_of(jwk.get("issuer"), issuer) or not isinstance(kid, str | None):
         return None
     # Only the members that make up the key itself: embedded certificates and URLs (x5c, x5u) decide nothing here.
     members = {name: jwk[name] for name in ("kty", "crv", "x", "y", "n", "e") if isinstance(jwk.get(name), str)}
     try:
-        match members.get("kty"), members.get("crv"):
-            case "EC", "P-256":
-                key: PublicKey = ECKey.import_key(members)
-                able = {Algorithm.ES256}
-            case "OKP", "Ed25519":
-                key = OKPKey.import_key(members)
-                able = {Algorithm.EDDSA}
-            case "RSA", _:
-                key = RSAKey.import_key(members)
-                able = {Algorithm.RS256, Algorithm.PS256}
-                if key.public_key.key_size < MIN_RSA_BITS:
-                    return None
-            case _:
-                return None
+        key, able = _import_key(members)
     except (JoseError, ValueError, KeyError, TypeError):
         return None
     if named is not None:
-        able &= {algorithm for algorithm in Algorithm if algorithm.value == named}
-    return VerificationKey(kid, frozenset(able), key) if able else None
+        meant = {algorithm for algorithm in Algorithm if algorithm.value == named}
+        able &= _BOTH_NAMES if meant & _BOTH_NAMES else meant
+    return VerificationKey(kid, able, key) if able else None
+
+
+def _is_for_signatures(jwk: Mapping[str, Any]) -> bool:
+    operations = jwk.get("key_ops")
+    if operations is not None and (not isinstance(operations, list) or "verify" not in operations):
+        return False
+    return jwk.get("use", "sig") == "sig" and "d" not in jwk and "k" not in jwk
+
+
+def _is_of(named: object, issuer: str | None) -> bool:
+    return named is None or issuer is None or (isinstance(named, str) and ("{tenantid}" in named or named == issuer))
+
+
+def _import_key(members: dict[str, Any]) -> tuple[PublicKey, frozenset[Algorithm]]:
+    match members.get("kty"), members.get("crv"):
+        case "EC", "P-256":
+            return ECKey.import_key(members), frozenset({Algorithm.ES256})
+        case "OKP", "Ed25519":
+            if _is_of_small_order(members["x"]):
+                raise ValueError("a point of small order")
+            return OKPKey.import_key(members), _BOTH_NAMES
+        case "RSA", _:
+            key = RSAKey.import_key(members)
+            if key.public_key.key_size < MIN_RSA_BITS:
+                raise ValueError("too few bits")
+            return key, frozenset({Algorithm.RS256, Algorithm.PS256})
+        case _:
+            raise ValueError("not a type of key that is used here")
+
+
+def _is_of_small_order(x: str) -> bool:
+    point = urlsafe_b64decode(x + "=" * (-len(x) % 4))
+    return point[:-1] + bytes([point[-1] & 0x7F]) in _SMALL_ORDER if point else False

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from twogate.core.access import Allow, Deny, NeedsToken, Policy, decide
+from twogate.core.access import Allow, Deny, NeedsToken, Observed, Policy, decide
 from twogate.core.errors import ErrorCode, GateError
-from twogate.core.protocol import MethodKind, target_of
+from twogate.core.protocol import MethodKind
 from twogate.core.session import Session
+from twogate.flows.gateway.exchange import Header
 from twogate.flows.gateway.read import Call, CallError
 from twogate.flows.sessions import Sessions
 
@@ -16,11 +17,18 @@ TASK_HEADER = "twogate-task"
 
 
 class Admitted(msgspec.Struct, frozen=True):
-    """A call that both gates let through. `target` is empty for methods that name none (lists, discovery)."""
+    """A call that both gates let through. `target` is empty for methods that name none (lists, discovery).
+
+    `observing` says that gate two is observed and not enforced; `observed` is what the call would be refused for
+    otherwise. `param_headers` are the headers that mirror arguments (`param_headers.py`).
+    """
 
     call: Call
     session: Session | None
     target: str
+    observing: bool = False
+    observed: ErrorCode | None = None
+    param_headers: tuple[Header, ...] = ()
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -31,53 +39,75 @@ class Refused(msgspec.Struct, frozen=True):
     target: str
     error: GateError
     scopes: tuple[str, ...] = ()
+    observing: bool = False
 
 
 async def admit(call: Call, sessions: Sessions, policy: Policy, now: int) -> Admitted | Refused:
     """Decide one call, in this order.
 
-    1. the session: named by the token, the header, the declared or the default task; 2. the method: closed ones are
-    refused, open ones and lists need a server of the tenant only (a list's answer is filtered by the same decision);
-    3. the target, by `core.access.decide`.
+    1. the session: named by the token, the header, the MCP session, the declared or the default task; 2. the method:
+    closed ones are refused, open ones and lists need a server of the tenant only (a list's answer is filtered by the
+    same decision); 3. every target that it acts on, by `core.access.decide`.
 
     Raises:
         CallError: STORE_UNAVAILABLE, AUDIT_UNAVAILABLE.
     """
-    session, target = None, ""
+    observing = policy.observing(now)
+    session, missing = None, ErrorCode.SESSION_REQUIRED
     try:
         # 1.
         session = await _session(call, sessions, now)
-        # 2.
-        tenant = policy.tenants.get(call.principal.tenant)
-        if tenant is None or call.head.server not in tenant.servers:
-            raise GateError(ErrorCode.TENANT_SERVER_REFUSED, f"server {call.head.server}")
-        if call.kind is MethodKind.CLOSED:
-            raise GateError(ErrorCode.METHOD_NOT_PERMITTED, call.message.method)
-        if call.kind is not MethodKind.TARGET:
-            return Admitted(call, session, "")
-        # 3.
-        target = target_of(call.head.server, call.message)
     except GateError as error:
         if error.code in (ErrorCode.STORE_UNAVAILABLE, ErrorCode.AUDIT_UNAVAILABLE):
             raise CallError(error, call.message) from error
-        return Refused(call, session, target, error)
-    match decide(call.principal, session, call.head.server, target, policy):
-        case Allow():
-            return Admitted(call, session, target)
-        case NeedsToken():
-            return Refused(call, session, target, GateError(ErrorCode.OPERATION_TOKEN_REQUIRED))
-        case Deny(code, scopes):
-            return Refused(call, session, target, GateError(code), scopes)
+        if not observing or error.code is not ErrorCode.TASK_UNKNOWN:
+            return _refused(call, None, error, observing)
+        missing = ErrorCode.TASK_UNKNOWN
+    # 2.
+    tenant = policy.tenants.get(call.principal.tenant)
+    if tenant is None or call.head.server not in tenant.servers:
+        foreign = GateError(ErrorCode.TENANT_SERVER_REFUSED, f"server {call.head.server}")
+        return _refused(call, session, foreign, observing)
+    if call.kind is MethodKind.CLOSED:
+        return _refused(call, session, GateError(ErrorCode.METHOD_NOT_PERMITTED, call.message.method), observing)
+    # 3.
+    return _decided(call, session, policy, observing, missing)
+
+
+def _refused(call: Call, session: Session | None, error: GateError, observing: bool) -> Refused:
+    return Refused(call, session, call.targets[0] if call.targets else "", error, observing=observing)
+
+
+def _decided(
+    call: Call, session: Session | None, policy: Policy, observing: bool, missing: ErrorCode
+) -> Admitted | Refused:
+    target, observed = call.targets[0] if call.targets else "", None
+    for one in call.targets:
+        match decide(call.principal, session, call.head.server, one, policy, observing=observing, missing=missing):
+            case Allow():
+                pass
+            case Observed(code):
+                observed, target = observed or code, target if observed else one
+            case NeedsToken():
+                needed = GateError(ErrorCode.OPERATION_TOKEN_REQUIRED)
+                return Refused(call, session, one, needed, observing=observing)
+            case Deny(code, scopes):
+                return Refused(call, session, one, GateError(code), scopes, observing)
+    return Admitted(call, session, target, observing, observed)
 
 
 async def _session(call: Call, sessions: Sessions, now: int) -> Session | None:
-    """The session in force. Every source that is present must name the same one (DESIGN decision 6)."""
+    """The session in force. Every source that is present must name the same one (DESIGN decision 6).
+
+    The sources are the token's `sid`, the `Twogate-Session` header, the session that `initialize` was bound to, the
+    `Twogate-Task` header, and the agent's default task if there is none of these.
+    """
     principal, headers = call.principal, call.head.headers
-    named, presented = principal.session_id, headers.get(SESSION_HEADER)
-    if named is None:
-        named = presented
-    elif presented is not None and presented != named:
-        raise GateError(ErrorCode.SESSION_CONFLICT, "token and header name different sessions")
+    bound = None if call.mcp is None else call.mcp.session
+    sources = {principal.session_id, headers.get(SESSION_HEADER), bound} - {None}
+    if len(sources) > 1:
+        raise GateError(ErrorCode.SESSION_CONFLICT, "token, header and MCP session name different sessions")
+    named = next(iter(sources), None)
     session = None if named is None else await sessions.find(named, principal, now)
     task = headers.get(TASK_HEADER)
     if session is None and task is None and call.kind is not MethodKind.OPEN:

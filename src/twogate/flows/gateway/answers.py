@@ -1,16 +1,26 @@
-"""What an upstream's answer must be, and what of it the caller may see."""
+"""What an upstream's messages must be, and what of them the caller may see.
+
+A server may name things of its own (tasks, events, requests, states): the caller sees them sealed (`seal.py`). It may
+ask the client something only where `client_requests` lets it, because who can ask (sampling above all) can steer the
+agent past both gates.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Final, cast
 
 import msgspec
 
+from twogate.core.access import Policy, visible
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.message import Kind, Message, reads_as
-from twogate.core.protocol import MethodKind, list_member
-from twogate.flows.gateway.read import Call
+from twogate.core.protocol import MethodKind, list_member, method_kind, resource_target
+from twogate.flows.gateway.admit import Admitted
+from twogate.flows.gateway.meta import ASKS, RELATED_TASK
+from twogate.flows.gateway.seal import RequestState, Seal, Sealed, ServerRequest, StreamEvent, TaskId
+
+MAX_ASKED: Final = 1000
+"""Requests that a server may make of a client on one answer."""
 
 # Notifications that concern the call whose answer they come with, or lists that the caller may ask for again.
 _PASSED_ON: Final = frozenset(
@@ -20,77 +30,235 @@ _PASSED_ON: Final = frozenset(
         "notifications/tools/list_changed",
         "notifications/prompts/list_changed",
         "notifications/resources/list_changed",
+        "notifications/elicitation/complete",
     }
 )
+_UPDATED: Final = "notifications/resources/updated"
+_CANCELLED: Final = "notifications/cancelled"
+_ACKNOWLEDGED: Final = "notifications/subscriptions/acknowledged"
+_TASK_NOTIFICATIONS: Final = frozenset({"notifications/tasks/status", "notifications/tasks"})
 
 # What servers use to ask the client something within an answer: results of MCP 2026-07-28 and the error of 2025-11-25.
-_QUESTIONS: Final = "inputRequests"
+_INPUT_REQUESTS: Final = "inputRequests"
+_REQUEST_STATE: Final = "requestState"
 _URL_ELICITATION_REQUIRED: Final = -32042
 # Members that honest results have, which need no closer look.
 _USUAL: Final = frozenset({"resultType", "content", "structuredContent", "isError", "_meta", "ttlMs", "cacheScope"})
 
-Visible = Callable[[str], bool]
 
+class Shown:
+    """What one call's caller may see of what the server sends. `asks` is what the server may ask clients for."""
 
-def shown_response(message: Message, call: Call, visible: Visible) -> Message:
-    """Check that `message` answers this very call; give what the caller may see of it, to be encoded anew.
+    __slots__ = ("_asked", "_asks", "_call", "_origin", "_policy", "_seal", "admitted")
 
-    Lists are filtered by `visible`, which is asked of each entry's target. Other results pass unchanged. The server's
-    own bytes never pass: members that our parser dropped could make them a request in another parser's eyes.
+    def __init__(self, admitted: Admitted, seal: Seal, policy: Policy, asks: frozenset[str]) -> None:
+        self.admitted = admitted
+        self._call = admitted.call
+        self._origin = admitted.call.origin
+        self._seal = seal
+        self._policy = policy
+        self._asks = asks
+        self._asked: dict[str | int, str] = {}  # the server's open requests on this answer, and their sealed ids
 
-    Raises:
-        GateError: UPSTREAM_INVALID.
-    """
-    if message.kind is not Kind.RESPONSE:
-        raise GateError(ErrorCode.UPSTREAM_INVALID, "the answer is no JSON-RPC response")
-    if message.id is None or message.id != call.message.id or type(message.id) is not type(call.message.id):
-        raise GateError(ErrorCode.UPSTREAM_INVALID, "the answer carries the id of another request")
-    check_asks_nothing(message)
-    if message.is_error or call.kind is not MethodKind.LIST:
-        return message
-    return msgspec.structs.replace(message, payload=_filtered(message.payload, call, visible))
+    def response(self, message: Message) -> Message:
+        """Check that a message answers this very call; give what the caller may see of it, to be encoded anew.
 
+        Lists are filtered by the decision on each entry; what the server names is sealed; other results pass. The
+        server's own bytes never pass: members that our parser dropped could make them a request to another parser.
 
-def check_asks_nothing(message: Message) -> None:
-    """Refuse a response that asks the client for something; none may, for the reason that `passes` gives.
+        Raises:
+            GateError: UPSTREAM_INVALID.
+        """
+        wanted = self._origin.id
+        if message.kind is not Kind.RESPONSE:
+            raise GateError(ErrorCode.UPSTREAM_INVALID, "the answer is no JSON-RPC response")
+        if message.id is None or message.id != wanted or type(message.id) is not type(wanted):
+            raise GateError(ErrorCode.UPSTREAM_INVALID, "the answer carries the id of another request")
+        if message.is_error:
+            self._check_error(message)
+            return message
+        payload = cast("dict[str, Any]", message.payload)
+        if method_kind(self._call.version, self._origin.method) is MethodKind.LIST:
+            payload = self._filtered(payload)
+        elif self._origin.method == "initialize":
+            payload = _without_task_lists(payload)
+        payload = self._private(self._sealed(payload))
+        return message if payload is message.payload else msgspec.structs.replace(message, payload=payload)
 
-    No honest server asks, since no capability to be asked is passed on to it (`meta.forwarded`).
+    def error(self, message: Message) -> Message:
+        """An error that the upstream states with its HTTP status (MCP 2026-07-28); the id may be missing there.
 
-    Raises:
-        GateError: UPSTREAM_INVALID.
-    """
-    payload = cast("dict[str, Any]", message.payload)
-    if message.is_error:
-        asks = payload.get("code") == _URL_ELICITATION_REQUIRED
-    else:
-        asks = any(reads_as(name, _QUESTIONS) for name in payload.keys() - _USUAL)
-    if asks:
-        raise GateError(ErrorCode.UPSTREAM_INVALID, "the answer asks the client for input, which is not relayed")
+        Raises:
+            GateError: UPSTREAM_INVALID.
+        """
+        if message.kind is not Kind.RESPONSE or not message.is_error:
+            raise GateError(ErrorCode.UPSTREAM_INVALID, "the answer is no JSON-RPC error")
+        self._check_error(message)
+        return Message(Kind.RESPONSE, self._origin.id, "", {}, message.payload, is_error=True)
 
+    def notification(self, message: Message) -> Message | None:
+        """What the caller may see of a server's notification, if anything."""
+        params = message.params
+        if message.method in _PASSED_ON:
+            pass
+        elif message.method == _UPDATED:
+            uri = params.get("uri")
+            if not isinstance(uri, str) or not self.visible(resource_target(self._call.head.server, uri)):
+                return None
+        elif message.method == _CANCELLED:
+            # Of a request of the server's own, which the client knows under another id.
+            sealed = self._asked.get(cast("str | int", params.get("requestId")))
+            if sealed is None:
+                return None
+            params = {**params, "requestId": sealed}
+        elif message.method in _TASK_NOTIFICATIONS:
+            sealed = self._task(params.get("taskId"))
+            if sealed is None or _INPUT_REQUESTS in params:
+                return None
+            params = {**params, "taskId": sealed}
+        elif message.method == _ACKNOWLEDGED:
+            params = self._acknowledged(params)
+        else:
+            return None
+        params = _unrelated(params)
+        return message if params is message.params else msgspec.structs.replace(message, params=params)
 
-def passes(message: Message) -> bool:
-    """Whether something that a server sends before its response may reach the caller.
+    def request(self, message: Message) -> Message | None:
+        """A request of the server's as the client may see it, or None if this server may not ask that."""
+        if message.method != "ping" and ASKS.get(message.method) not in self._asks:
+            return None
+        if self._call.modern or message.id is None or len(self._asked) >= MAX_ASKED:
+            return None
+        asked = ServerRequest(message.id, message.method, self._call.upstream_session)
+        sealed = self._asked[message.id] = self._sealed_as(asked)
+        return msgspec.structs.replace(message, id=sealed, params=_unrelated(message.params))
 
-    Requests may not: a server that could ask (sampling, elicitation, roots) could steer the agent past both gates.
-    """
-    return message.kind is Kind.NOTIFICATION and message.method in _PASSED_ON
+    def event_id(self, upstream_id: str) -> str:
+        """The id under which the caller may resume this stream after an event."""
+        call, origin = self._call, self._origin
+        target = call.targets[0] if call.targets else ""
+        return self._sealed_as(StreamEvent(upstream_id, call.upstream_session, origin.id, origin.method, target))
 
+    def renewed(self, admitted: Admitted) -> None:
+        """From now on the caller may see what it may as decided anew."""
+        self.admitted = admitted
 
-def _filtered(payload: object, call: Call, visible: Visible) -> dict[str, Any]:
-    member = list_member(call.message.method)
-    if not isinstance(payload, dict) or not isinstance(cast("dict[str, Any]", payload).get(member.key), list):
-        raise GateError(ErrorCode.UPSTREAM_INVALID, f"the result of {call.message.method} has no {member.key}")
-    result = dict(cast("dict[str, Any]", payload))
-    result[member.key] = [
-        item
-        for item in cast("list[object]", result[member.key])
-        if isinstance(name := _name(item, member.name), str) and visible(member.target(call.head.server, name))
-    ]
-    if call.modern:
-        # A list that depends on who asks must not be shared, nor outlive the session that it was filtered for.
-        result["cacheScope"], result["ttlMs"] = "private", 0
-    return result
+    def visible(self, target: str) -> bool:
+        """Whether the caller could act on a target at all."""
+        admitted = self.admitted
+        principal, server = admitted.call.principal, self._call.head.server
+        return visible(principal, admitted.session, server, target, self._policy, observing=admitted.observing)
+
+    # What the server named.
+
+    def _sealed_as(self, handle: Sealed) -> str:
+        return self._seal.seal(handle, self._call.principal.key, self._call.head.server)
+
+    def _task(self, upstream_id: object) -> str | None:
+        """The caller's name of a task: of one that the call names, or of one that the call made."""
+        if not isinstance(upstream_id, str):
+            return None
+        if upstream_id in self._call.tasks:
+            return self._call.tasks[upstream_id]
+        if self._call.kind is MethodKind.LISTEN or len(self._call.targets) != 1:
+            return None
+        return self._sealed_as(TaskId(upstream_id, self._call.targets[0]))
+
+    def _sealed(self, payload: dict[str, Any]) -> dict[str, Any]:
+        meta = payload.get("_meta")
+        related = isinstance(meta, dict) and RELATED_TASK in meta
+        extra = payload.keys() - _USUAL
+        if not extra and not related:
+            return payload
+        result = dict(payload)
+        if related:
+            result["_meta"] = self._related(cast("dict[str, Any]", meta))
+        for name in extra:
+            if reads_as(name, _INPUT_REQUESTS):
+                self._check_input(name, payload[name])
+            elif reads_as(name, _REQUEST_STATE):
+                result[name] = self._state(name, payload[name])
+            elif name == "taskId":
+                result[name] = self._task(payload[name])
+            elif name == "task" and isinstance(payload[name], dict):
+                task = cast("dict[str, Any]", payload[name])
+                result[name] = {**task, "taskId": self._task(task.get("taskId"))}
+        return result
+
+    def _related(self, meta: dict[str, Any]) -> dict[str, Any]:
+        related: Any = meta[RELATED_TASK]
+        sealed = self._task(cast("dict[str, Any]", related).get("taskId")) if isinstance(related, dict) else None
+        rest = {name: value for name, value in meta.items() if name != RELATED_TASK}
+        return rest if sealed is None else {**rest, RELATED_TASK: {"taskId": sealed}}
+
+    def _state(self, name: str, state: object) -> str:
+        call = self._call
+        if name != _REQUEST_STATE or not isinstance(state, str) or call.kind is not MethodKind.TARGET:
+            raise GateError(ErrorCode.UPSTREAM_INVALID, "a request state where none may be")
+        return self._sealed_as(RequestState(state, self._origin.method, call.targets[0]))
+
+    def _check_input(self, name: str, requests: object) -> None:
+        asked = list(cast("dict[str, Any]", requests).values()) if isinstance(requests, dict) else None
+        if name != _INPUT_REQUESTS or asked is None:
+            raise GateError(ErrorCode.UPSTREAM_INVALID, "input requests in another form than MCP's")
+        for request in asked:
+            method = cast("dict[str, Any]", request).get("method") if isinstance(request, dict) else None
+            if not isinstance(method, str) or ASKS.get(method) not in self._asks:
+                raise GateError(ErrorCode.UPSTREAM_INVALID, "the answer asks the client for what this server may not")
+
+    def _check_error(self, message: Message) -> None:
+        code = cast("dict[str, Any]", message.payload).get("code")
+        if code == _URL_ELICITATION_REQUIRED and "elicitation" not in self._asks:
+            raise GateError(ErrorCode.UPSTREAM_INVALID, "the answer asks the client for what this server may not")
+
+    def _acknowledged(self, params: dict[str, Any]) -> dict[str, Any]:
+        agreed: Any = params.get("notifications")
+        if not isinstance(agreed, dict) or "taskIds" not in agreed:
+            return params
+        given: Any = cast("dict[str, Any]", agreed)["taskIds"]
+        ids = [self._task(item) for item in cast("list[object]", given)] if isinstance(given, list) else []
+        return {**params, "notifications": {**agreed, "taskIds": [sealed for sealed in ids if sealed is not None]}}
+
+    def _filtered(self, payload: dict[str, Any]) -> dict[str, Any]:
+        member, server = list_member(self._origin.method), self._call.head.server
+        if not isinstance(payload.get(member.key), list):
+            raise GateError(ErrorCode.UPSTREAM_INVALID, f"the result of {self._origin.method} has no {member.key}")
+        result = dict(payload)
+        result[member.key] = [
+            item
+            for item in cast("list[object]", result[member.key])
+            if isinstance(name := _name(item, member.name), str) and self.visible(member.target(server, name))
+        ]
+        if self._call.modern:
+            # A list that depends on who asks must not outlive the session that it was filtered for.
+            result["cacheScope"], result["ttlMs"] = "private", 0
+        return result
+
+    def _private(self, payload: dict[str, Any]) -> dict[str, Any]:
+        # What was answered to one caller must not be shared with another by a cache in between.
+        if payload.get("cacheScope", "private") == "private":
+            return payload
+        return {**payload, "cacheScope": "private"}
 
 
 def _name(item: object, key: str) -> object:
     return cast("dict[str, object]", item).get(key) if isinstance(item, dict) else None
+
+
+def _unrelated(params: dict[str, Any]) -> dict[str, Any]:
+    # A task's id in a message that a client needs no id of a task for.
+    meta: Any = params.get("_meta")
+    if not isinstance(meta, dict) or RELATED_TASK not in meta:
+        return params
+    rest = {name: value for name, value in cast("dict[str, Any]", meta).items() if name != RELATED_TASK}
+    return {**params, "_meta": rest}
+
+
+def _without_task_lists(payload: dict[str, Any]) -> dict[str, Any]:
+    # A server does not say whose tasks it lists, so its list is refused, and not promised.
+    capabilities: Any = payload.get("capabilities")
+    tasks: Any = cast("dict[str, Any]", capabilities).get("tasks") if isinstance(capabilities, dict) else None
+    if not isinstance(tasks, dict) or "list" not in tasks:
+        return payload
+    kept = {name: value for name, value in cast("dict[str, Any]", tasks).items() if name != "list"}
+    return {**payload, "capabilities": {**capabilities, "tasks": kept}}

@@ -4,7 +4,7 @@ The steps run in this order and the first failure is the reason:
 
 1. the token is well-formed, and its unverified `iss` selects a configured issuer
 2. its `typ` is one of that issuer's
-3. its signature is good by one of that issuer's keys and algorithms
+3. its signature is good by one of that issuer's keys and algorithms, and by its claims it is no other kind of token
 4. `exp`, `nbf`, `iat`, and a life no longer than the issuer's limit
 5. the verified `iss` is that issuer
 6. `aud` holds this very resource
@@ -22,14 +22,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import msgspec
 
 from twogate.core.audit.accessor import Accessors
 from twogate.core.errors import ErrorCode, GateError
-from twogate.core.jose.claims import string_at, strings_at, time_at
+from twogate.core.jose.claims import resolve_pointer, string_at, strings_at, time_at
 from twogate.core.jose.jwt import SignedClaims, parse_jwt, verify_jwt
+from twogate.core.jose.kind import media_type, require_access_token
 from twogate.core.principal import Binding, Method, Principal, UserId
 from twogate.flows.gateway.credential import BearerToken
 from twogate.flows.gateway.issuers import Issuers, TrustedIssuer
@@ -43,14 +45,21 @@ CACHE_SECONDS: Final = 300
 
 CACHE_ENTRIES: Final = 10_000
 
+MAX_AUDIENCES: Final = 50
+"""Audiences that one token may have."""
+
 
 class VerifiedToken(msgspec.Struct, frozen=True):
-    """What one good token says, after steps 1 to 10. Times are Unix seconds."""
+    """What one good token says, after steps 1 to 10. Times are Unix seconds.
+
+    `roles` are those that the issuer may assert and did. `audiences` are resources, by whatever name the issuer knows
+    them.
+    """
 
     tenant: str
     binding: Binding
     user: UserId | None
-    role: str | None
+    roles: tuple[str, ...]
     groups: tuple[str, ...]
     scopes: frozenset[str]
     audiences: frozenset[str]
@@ -109,13 +118,14 @@ class Authenticator:
         # 1.
         jwt = parse_jwt(bearer.unverified_token)
         issuer, source = self._issuers.select(jwt.unverified_issuer)
-        # 2. RFC 8725 section 3.11; "application/" may be left out (RFC 7515 section 4.1.9), case does not matter.
-        if (jwt.unverified_type or "").lower().removeprefix("application/") not in issuer.types:
+        # 2. RFC 8725 section 3.11.
+        if media_type(jwt.unverified_type) not in issuer.types:
             raise GateError(ErrorCode.TOKEN_TYPE_REFUSED, "typ is not one of the issuer's")
         # 3. The algorithm first, so that a refused one costs the issuer no fetch of its keys.
         if jwt.unverified_algorithm not in issuer.algorithms:
             raise GateError(ErrorCode.TOKEN_ALGORITHM_REFUSED, "alg is not among the issuer's")
         signed = verify_jwt(jwt, await source.keys(jwt.unverified_kid), issuer.algorithms)
+        require_access_token(signed, issuer.pointers.agent)
         return _verified_token(signed, issuer, self._accessors.of("token", digest), now)
 
 
@@ -133,11 +143,7 @@ def _verified_token(signed: SignedClaims, issuer: TrustedIssuer, credential: str
     if claims.get("iss") != issuer.issuer:
         raise GateError(ErrorCode.ISSUER_UNKNOWN, "the verified iss is not the selected issuer")
     # 6. in part: the comparison itself is repeated for every request.
-    audiences = (
-        frozenset([claims["aud"]]) if isinstance(claims.get("aud"), str) else strings_at(claims, "/aud", spaced=False)
-    )
-    if not audiences:
-        raise GateError(ErrorCode.CLAIM_MISSING, "aud is required")
+    audiences = _audiences(claims, issuer)
     # 7.
     scopes = frozenset(strings_at(claims, pointers.scope, spaced=True)) - {""}
     # 8.
@@ -145,9 +151,7 @@ def _verified_token(signed: SignedClaims, issuer: TrustedIssuer, credential: str
         raise GateError(ErrorCode.CLAIM_MISSING, "sub is required")
     # 9.
     tenant = _tenant(string_at(claims, pointers.tenant), issuer)
-    role = string_at(claims, pointers.role)
-    if role is not None and role not in issuer.roles:
-        raise GateError(ErrorCode.ROLE_REFUSED, "the issuer may not assert this role")
+    roles = _roles(claims, issuer)
     # 10. Fail closed: a bound token without its proof is what a thief has (RFC 7800 section 3.1).
     if "cnf" in claims:
         raise GateError(ErrorCode.TOKEN_BINDING_REFUSED, "the token is bound to a proof; none is supported here yet")
@@ -162,10 +166,10 @@ def _verified_token(signed: SignedClaims, issuer: TrustedIssuer, credential: str
         tenant=tenant,
         binding=Binding(Method.JWT, issuer.issuer, identifier),
         user=None if subject is None else UserId(issuer.issuer, subject),
-        role=role,
+        roles=roles,
         groups=strings_at(claims, pointers.groups, spaced=False),
         scopes=scopes,
-        audiences=frozenset(audiences),
+        audiences=audiences,
         session_id=string_at(claims, pointers.session),
         not_before=not_before,
         expires_at=expires_at,
@@ -178,6 +182,33 @@ def _check_times(not_before: int, expires_at: int, now: int) -> None:
         raise GateError(ErrorCode.TOKEN_EXPIRED)
     if not_before > now + LEEWAY:
         raise GateError(ErrorCode.TOKEN_NOT_YET_VALID)
+
+
+def _audiences(claims: Mapping[str, Any], issuer: TrustedIssuer) -> frozenset[str]:
+    claimed = claims.get("aud")
+    names = [claimed] if isinstance(claimed, str) else strings_at(claims, "/aud", spaced=False)
+    if not names:
+        raise GateError(ErrorCode.CLAIM_MISSING, "aud is required")
+    if len(names) > MAX_AUDIENCES:
+        raise GateError(ErrorCode.CLAIM_INVALID, f"aud holds more than {MAX_AUDIENCES} names")
+    return frozenset(names).union(resource for resource, name in issuer.audiences.items() if name in names)
+
+
+def _roles(claims: Mapping[str, Any], issuer: TrustedIssuer) -> tuple[str, ...]:
+    """The roles that the issuer asserts and may assert.
+
+    A list may hold names that mean something elsewhere (Keycloak's always does), so of a list only the issuer's `roles`
+    count. A single string can only be meant for us, so another one is refused.
+    """
+    pointer = issuer.pointers.role
+    if pointer is not None and isinstance(resolve_pointer(claims, pointer), list):
+        return tuple(sorted(issuer.roles.intersection(strings_at(claims, pointer, spaced=False))))
+    role = string_at(claims, pointer)
+    if role is None:
+        return ()
+    if role not in issuer.roles:
+        raise GateError(ErrorCode.ROLE_REFUSED, "the issuer may not assert this role")
+    return (role,)
 
 
 def _tenant(claimed: str | None, issuer: TrustedIssuer) -> str:
@@ -198,15 +229,15 @@ def _principal(token: VerifiedToken, view: RegistryView) -> Principal:
         raise GateError(ErrorCode.AGENT_UNBOUND, "the token's identity is bound to no agent of its tenant")
     if agent.disabled:
         raise GateError(ErrorCode.AGENT_DISABLED, f"agent {agent.id}")
-    # Without a user the role claim can only repeat what the operator registered.
-    if token.role is not None and token.user is None and token.role != agent.role:
-        raise GateError(ErrorCode.ROLE_REFUSED, f"the token asserts another role than that of {agent.id}")
+    # Without a user the role claim can only repeat what the operator registered, if among other roles.
+    if token.roles and token.user is None and agent.role not in token.roles:
+        raise GateError(ErrorCode.ROLE_REFUSED, f"the token asserts other roles than that of {agent.id}")
     return Principal(
         tenant=token.tenant,
         issuer=token.binding.issuer,
         agent=agent,
         user=token.user,
-        user_role=token.role if token.user is not None else None,
+        user_roles=token.roles if token.user is not None else (),
         groups=token.groups,
         scopes=token.scopes,
         method=token.binding.method,

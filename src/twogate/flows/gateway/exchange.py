@@ -12,6 +12,8 @@ import msgspec
 
 from twogate.core.errors import GateError
 
+Header = tuple[bytes, bytes]
+
 
 class Head(msgspec.Struct, frozen=True):
     """A request's head. Header names are in lower case and each name is there once: the edge saw to it."""
@@ -24,15 +26,24 @@ class Head(msgspec.Struct, frozen=True):
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """An answer that says no. `scopes` go into the challenge when a scope would help."""
+    """An answer that says no. `scopes` go into the challenge when a scope would help.
+
+    `notification`: what is refused was a message that expects no answer.
+    """
 
     error: GateError
     request_id: str | int | None = None
     scopes: tuple[str, ...] = ()
+    notification: bool = False
 
 
 class Exchange(Protocol):
     """One request and its answer. Sending waits while the client does not read."""
+
+    @property
+    def events(self) -> bool:
+        """Whether the answer may be an event stream; if not, it is one JSON message."""
+        ...
 
     async def read_body(self, limit: int) -> bytes:
         """The whole body.
@@ -46,7 +57,7 @@ class Exchange(Protocol):
         """Answer with an error: status, challenge and body by the one table in `web/errors.py`."""
         ...
 
-    async def start(self, status: int, headers: tuple[tuple[bytes, bytes], ...], *, length: int | None) -> None:
+    async def start(self, status: int, headers: tuple[Header, ...], *, length: int | None) -> None:
         """Send the answer's head; `length` in bytes when the body is complete, None when it streams."""
         ...
 

@@ -3,66 +3,83 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import Final
 
 import msgspec
 
 from twogate.core.access import Policy
-from twogate.core.errors import GateError
+from twogate.core.errors import METHOD_NOT_FOUND, GateError
+from twogate.core.message import Kind, Message, encode_message
+from twogate.flows.gateway.answers import Shown
 from twogate.flows.gateway.exchange import Exchange
 from twogate.flows.gateway.headers import upstream_headers
+from twogate.flows.gateway.read import Call
 from twogate.flows.gateway.record import Recorded, Recorder
 from twogate.flows.gateway.relay import Relay
+from twogate.flows.gateway.seal import Seal
+from twogate.flows.gateway.streams import Renew
 from twogate.flows.gateway.upstream import Upstream, UpstreamAnswer, UpstreamRequest
-from twogate.flows.gateway.upstream_session import UpstreamSessions
+
+_NOTHING: Final[frozenset[str]] = frozenset()
 
 
 class Server(msgspec.Struct, frozen=True):
-    """One configured MCP server: its connection and, in seconds, how long it may be silent within an answer."""
+    """One configured MCP server: its connection, in seconds how long it may be silent within an answer, and `asks`.
+
+    `asks` is what it may ask of clients: `sampling`, `elicitation`, `roots`.
+    """
 
     upstream: Upstream
     timeout: float
+    asks: frozenset[str] = _NOTHING
 
 
 class Forwarder:
-    """Forwards recorded calls to the configured servers."""
+    """Forwards recorded calls to the configured servers.
+
+    `on_list_changed` is told the name of a server whose tools changed; `closing` ends every long-lived stream.
+    """
 
     def __init__(
-        self, servers: Mapping[str, Server], recorder: Recorder, sealed: UpstreamSessions, policy: Policy
+        self,
+        servers: Mapping[str, Server],
+        recorder: Recorder,
+        seal: Seal,
+        policy: Policy,
+        on_list_changed: Callable[[str], None],
+        closing: tuple[asyncio.Event, ...],
     ) -> None:
         self._servers = servers
         self._recorder = recorder
-        self._sealed = sealed
+        self._seal = seal
         self._policy = policy
+        self._on_list_changed = on_list_changed
+        self._closing = closing
 
     def knows(self, server: str) -> bool:
         """Whether a server of this name is configured."""
         return server in self._servers
 
-    async def forward(self, recorded: Recorded, exchange: Exchange) -> None:
+    def asks(self, server: str) -> frozenset[str]:
+        """What a configured server may ask of clients."""
+        return self._servers[server].asks
+
+    async def forward(self, recorded: Recorded, exchange: Exchange, renew: Renew) -> None:
         """Send the call on and its answer back; record how it ended, whatever happens.
 
         A failure is answered here too, so nothing is raised but what the exchange itself raises.
         """
         call = recorded.admitted.call
-        server = self._servers[call.head.server]
-        message = recorded.message if recorded.body else None
-        relay = Relay(recorded, exchange, self._recorder, self._sealed, self._policy)
+        name = call.head.server
+        server = self._servers[name]
+        shown = Shown(recorded.admitted, self._seal, self._policy, server.asks)
+        side = _ServerSide(server, call, lambda: self._on_list_changed(name))
+        relay = Relay(recorded, exchange, self._recorder, self._seal, shown, side, renew, self._closing)
         answer: UpstreamAnswer | None = None
         try:
-            answer = await server.upstream.send(
-                UpstreamRequest(
-                    owner=call.principal.key,
-                    http_method=call.head.method,
-                    headers=upstream_headers(message, call.version, call.upstream_session, call.param_headers),
-                    body=recorded.body,
-                    message=message,
-                    modern=call.modern,
-                    timeout=server.timeout,
-                    session=call.upstream_session,
-                )
-            )
+            answer = await server.upstream.send(_request(server, call, recorded))
             await relay.run(answer)
         except asyncio.CancelledError:
             # Nobody is left to be told that the outcome could not be written; the cancellation itself must go on.
@@ -76,3 +93,49 @@ class Forwarder:
                 await answer.aclose()
             if not relay.settled:
                 await relay.settle()
+
+
+class _ServerSide:
+    """What the relay of one call tells its server; implements `relay.ServerSide`."""
+
+    def __init__(self, server: Server, call: Call, list_changed: Callable[[], None]) -> None:
+        self._server = server
+        self._call = call
+        self.list_changed = list_changed
+
+    async def refuse(self, request: Message) -> None:
+        refusal = {"code": METHOD_NOT_FOUND, "message": "Method not found"}
+        message = Message(Kind.RESPONSE, request.id, "", {}, refusal, is_error=True)
+        # A server that cannot be told waits for its own time limit; the call goes on.
+        with suppress(GateError):
+            answer = await self._server.upstream.send(
+                UpstreamRequest(
+                    owner=self._call.principal.key,
+                    http_method="POST",
+                    headers=upstream_headers(message, self._call.version, self._call.upstream_session),
+                    body=encode_message(message),
+                    message=message,
+                    modern=self._call.modern,
+                    timeout=self._server.timeout,
+                    session=self._call.upstream_session,
+                )
+            )
+            await answer.aclose()
+
+
+def _request(server: Server, call: Call, recorded: Recorded) -> UpstreamRequest:
+    message = recorded.message if recorded.body else None
+    last_event = None if call.resumed is None else call.resumed.id
+    return UpstreamRequest(
+        owner=call.principal.key,
+        http_method=call.head.method,
+        headers=upstream_headers(
+            message, call.version, call.upstream_session, recorded.admitted.param_headers, last_event
+        ),
+        body=recorded.body,
+        message=message,
+        modern=call.modern,
+        timeout=server.timeout,
+        session=call.upstream_session,
+        stream=call.stream,
+    )

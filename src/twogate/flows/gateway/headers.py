@@ -13,7 +13,6 @@ from typing import Any, Final, cast
 from mcp.shared.inbound import (
     MCP_METHOD_HEADER,
     MCP_NAME_HEADER,
-    MCP_PARAM_HEADER_PREFIX,
     MCP_PROTOCOL_VERSION_HEADER,
     NAME_BEARING_METHODS,
     InboundLadderRejection,
@@ -26,27 +25,23 @@ from twogate.core import errors
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.message import Kind, Message
 from twogate.core.protocol import ASSUMED_VERSION, HANDSHAKE_VERSIONS, MODERN_VERSIONS, VERSIONS
+from twogate.flows.gateway.exchange import Header
 from twogate.flows.gateway.meta import CLIENT_CAPABILITIES, PROTOCOL_VERSION
 
-MAX_PARAM_HEADERS: Final = 64
 MAX_UPSTREAM_SESSION: Final = 1024
 MCP_SESSION_ID_HEADER: Final = "mcp-session-id"
 
-Header = tuple[bytes, bytes]
-
-_PARAM_PREFIX: Final = MCP_PARAM_HEADER_PREFIX.lower()
-# RFC 9110 section 5.6.2, in lower case as header names reach us.
-_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9a-z]+")
-_PRINTABLE: Final = re.compile(r"[\x20-\x7e]*")
 # MCP 2025-03-26, "Session Management": "MUST only contain visible ASCII characters".
 _SESSION_ID: Final = re.compile(r"[\x21-\x7e]+")
+_EVENT_ID: Final = re.compile(r"[\x20-\x7e]{0,1024}")
 _TASK_PREFIX: Final = "tasks/"
 
 
-def check_headers(message: Message, headers: Mapping[str, str]) -> str:
+def check_headers(message: Message, headers: Mapping[str, str], assumed: str = ASSUMED_VERSION) -> str:
     """Return the protocol version in force for a message, once its headers agree with its body.
 
-    `headers` are in lower case and free of repeated `Mcp-*` names (the HTTP edge sees to both).
+    `headers` are in lower case and free of repeated `Mcp-*` names (the HTTP edge sees to both). `assumed` is the
+    version of a message that names none.
 
     1. The era: modern if the version header or the body's envelope says so, else handshake. 2. Modern: the envelope,
     the version, method and name headers. 3. Handshake: a known version or none; `initialize` names its own. 4. Both:
@@ -60,7 +55,7 @@ def check_headers(message: Message, headers: Mapping[str, str]) -> str:
     if version in MODERN_VERSIONS or PROTOCOL_VERSION in message.params.get("_meta", ()):
         version = _modern_version(message, version, headers)  # 2.
     else:
-        version = _handshake_version(message, version)  # 3.
+        version = _handshake_version(message, version, assumed)  # 3.
     # 4.
     method = headers.get(MCP_METHOD_HEADER)
     if method is not None and method != message.method:
@@ -97,11 +92,21 @@ def _modern_version(message: Message, version: str | None, headers: Mapping[str,
     return verdict.protocol_version
 
 
-def _handshake_version(message: Message, version: str | None) -> str:
+def check_handshake_version(version: str | None) -> str | None:
+    """Return the version of a header that may be missing.
+
+    Raises:
+        GateError: UNSUPPORTED_PROTOCOL_VERSION.
+    """
     if version is not None and version not in HANDSHAKE_VERSIONS:
         raise _unsupported(version)
+    return version
+
+
+def _handshake_version(message: Message, version: str | None, assumed: str) -> str:
+    version = check_handshake_version(version)
     if message.method != "initialize":
-        return version or ASSUMED_VERSION
+        return version or assumed
     wanted: object = message.params.get("protocolVersion")
     if not isinstance(wanted, str):
         raise GateError(ErrorCode.INVALID_PARAMS, "params.protocolVersion is not a string")
@@ -132,35 +137,17 @@ def _name_of(message: Message) -> str:
     return name if isinstance(name, str) else ""
 
 
-def param_headers(message: Message, version: str, headers: Mapping[str, str]) -> tuple[Header, ...]:
-    """The caller's `Mcp-Param-*` headers of a modern `tools/call`, decoded and written anew; none of other messages.
-
-    Whether they agree with the arguments can only be told with the tool's schema, not here.
-
-    Raises:
-        GateError: HEADER_MISMATCH (no token, unprintable, undecodable, or too many).
-    """
-    if version not in MODERN_VERSIONS or message.method != "tools/call":
-        return ()
-    made: list[Header] = []
-    for name, value in headers.items():
-        if not name.startswith(_PARAM_PREFIX):
-            continue
-        decoded = decode_header_value(value) if _PRINTABLE.fullmatch(value) else None
-        if decoded is None or not _TOKEN.fullmatch(name, len(_PARAM_PREFIX)):
-            raise GateError(ErrorCode.HEADER_MISMATCH, "an mcp-param header is malformed")
-        made.append((name.encode(), encode_header_value(decoded).encode()))
-    if len(made) > MAX_PARAM_HEADERS:
-        raise GateError(ErrorCode.HEADER_MISMATCH, f"more than {MAX_PARAM_HEADERS} mcp-param headers")
-    return tuple(made)
-
-
 def upstream_headers(
-    message: Message | None, version: str, upstream_session: str | None = None, params: Iterable[Header] = ()
+    message: Message | None,
+    version: str,
+    upstream_session: str | None = None,
+    params: Iterable[Header] = (),
+    last_event: str | None = None,
 ) -> tuple[Header, ...]:
     """Every MCP header that goes upstream, from the parsed message alone; `params` come from `param_headers`.
 
-    Without a message (GET, DELETE) there is no content type. `Mcp-Method`, `Mcp-Name` and `Mcp-Param-*` belong to
+    Without a message (GET, DELETE) there is no content type. `last_event` is the upstream's own id of the event after
+    which a stream goes on. `Mcp-Method`, `Mcp-Name` and `Mcp-Param-*` belong to
     modern versions, `Mcp-Session-Id` to handshake ones.
 
     Raises:
@@ -182,4 +169,8 @@ def upstream_headers(
         if len(upstream_session) > MAX_UPSTREAM_SESSION or not _SESSION_ID.fullmatch(upstream_session):
             raise GateError(ErrorCode.UPSTREAM_INVALID, "the upstream's session id is not visible ASCII")
         made.append((MCP_SESSION_ID_HEADER.encode(), upstream_session.encode()))
+    if last_event is not None:
+        if not _EVENT_ID.fullmatch(last_event):
+            raise GateError(ErrorCode.UPSTREAM_INVALID, "the upstream's event id is no header value")
+        made.append((b"last-event-id", last_event.encode()))
     return tuple(made)

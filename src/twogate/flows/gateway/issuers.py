@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, Protocol, cast
 from urllib.parse import urlsplit
 
@@ -42,20 +43,31 @@ class ClaimPointers(msgspec.Struct, frozen=True):
 
 
 class TrustedIssuer(msgspec.Struct, frozen=True):
-    """What an operator lets one issuer say. `max_lifetime` is in seconds; `types` are JOSE `typ` values, lower case."""
+    """What an operator lets one issuer say. `max_lifetime` is in seconds.
+
+    `types` are JOSE `typ` values as `media_type` gives them, None standing for tokens without one. `audiences` maps a
+    resource of ours to the one other name that the issuer has for it.
+    """
 
     issuer: str
     algorithms: frozenset[Algorithm]
-    types: frozenset[str]
+    types: frozenset[str | None]
     tenants: frozenset[str]
     roles: frozenset[str]
     pointers: ClaimPointers
     max_lifetime: int
+    audiences: Mapping[str, str] = MappingProxyType({})
 
     def __post_init__(self) -> None:
-        """Refuse an issuer without algorithms, types or tenants: an empty list must never come to mean "any"."""
+        """Refuse an issuer without algorithms, types or tenants: an empty list must never come to mean "any".
+
+        Nor may one name mean two resources: a token for one would be good at the other.
+        """
         if not (self.issuer and self.algorithms and self.types and self.tenants and self.max_lifetime > 0):
             raise ValueError("an issuer needs a name, algorithms, types, tenants and a maximum lifetime")
+        names = self.audiences.values()
+        if len(set(names)) != len(names) or not all(names):
+            raise ValueError("each name of an audience means one resource")
 
 
 class KeySource(Protocol):
@@ -132,7 +144,7 @@ class RemoteKeys:
     async def _refresh(self, now: float) -> None:
         uri = self._configured_uri or await self._discover()
         fetched = await self._get(uri, self._trust(uri))
-        keys = parse_jwks(fetched.body)
+        keys = parse_jwks(fetched.body, self._issuer)
         age = DEFAULT_MAX_AGE if fetched.cache_max_age is None else fetched.cache_max_age
         self._keys, self._expires = keys, now + min(max(age, MIN_AGE), MAX_AGE)
 

@@ -26,6 +26,12 @@ class UnderWay:
         self._most = most
         self._counts: dict[PrincipalKey, int] = {}
 
+    def resized(self, most: int) -> UnderWay:
+        """The same counts under another limit, for the next configuration generation."""
+        other = UnderWay(most)
+        other._counts = self._counts
+        return other
+
     def begin(self, principal: PrincipalKey) -> bool:
         """Count a call in; False if there are too many. Only a call that was counted in is counted out."""
         count = self._counts.get(principal, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from typing import Final
 
 import msgspec
 
@@ -33,8 +34,16 @@ _ANOMALIES = frozenset(
         ErrorCode.TASK_LIMIT,
         ErrorCode.TASK_UNKNOWN,
         ErrorCode.HEADER_MISMATCH,
+        ErrorCode.REQUEST_STATE_UNKNOWN,
+        ErrorCode.EVENT_UNKNOWN,
+        ErrorCode.SERVER_REQUEST_UNKNOWN,
+        ErrorCode.MCP_TASK_UNKNOWN,
     }
 )
+
+
+OBSERVE: Final = "observe"
+"""What events say while gate two is observed and not enforced."""
 
 
 class Recorded(msgspec.Struct, frozen=True):
@@ -87,11 +96,20 @@ class Recorder:
             call.head,
             call.principal,
             admitted.session,
-            call.message.method,
+            call.label,
             admitted.target,
             "allow",
             self._accessors.of("arguments", body),
         )
+        if admitted.observing:
+            code = admitted.observed
+            event = msgspec.structs.replace(
+                event,
+                enforcement=OBSERVE,
+                decision="allow" if code is None else "observed",
+                reason=code or "",
+                anomaly=code in _ANOMALIES,
+            )
         recorded = Recorded(admitted, message, body, event, self._clock.monotonic())
         try:
             await self._audit.append(event)
@@ -116,12 +134,33 @@ class Recorder:
             at=self._clock.now_us(),
             arguments="",
             decision="",
+            anomaly=False,
             outcome=outcome,
             status=status,
             answer_bytes=size,
             duration_us=int((self._clock.monotonic() - recorded.started) * 1_000_000),
             reason="" if error is None else error.code,
             detail="" if error is None else error.debug,
+        )
+        try:
+            await self._audit.append(event)
+        except GateError as unavailable:
+            raise GateError(ErrorCode.OUTCOME_UNRECORDED, unavailable.debug) from unavailable
+
+    async def server_request(self, recorded: Recorded, method: str, *, passed: bool) -> None:
+        """Write that the server asks something of the client, before it is passed on or refused.
+
+        Raises:
+            GateError: OUTCOME_UNRECORDED.
+        """
+        event = msgspec.structs.replace(
+            recorded.intent,
+            kind=EventKind.SERVER_REQUEST,
+            at=self._clock.now_us(),
+            arguments="",
+            method=method,
+            decision="allow" if passed else "deny",
+            reason="" if passed else ErrorCode.METHOD_NOT_PERMITTED,
         )
         try:
             await self._audit.append(event)
@@ -140,7 +179,7 @@ class Recorder:
             call.head,
             call.principal,
             refused.session,
-            call.message.method,
+            call.label,
             refused.target,
             "deny",
         )
@@ -149,6 +188,7 @@ class Recorder:
                 event,
                 reason=error.code,
                 detail=error.debug,
+                enforcement=OBSERVE if refused.observing else "",
                 anomaly=error.code in _ANOMALIES,
             )
         )

@@ -1,56 +1,99 @@
 """An answer's way back to the caller.
 
 The outcome is on the audit trail before the last byte leaves, and an answer that fails half-way is never made to look
-complete: a stream ends with an error for this call.
+complete: a stream ends with an error for this call, or without its end where the caller may resume it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
-from typing import Final
+from types import MappingProxyType
+from typing import Final, Protocol
 
-from twogate.core.access import Policy, visible
 from twogate.core.audit.record import Outcome
 from twogate.core.errors import ErrorCode, GateError
+from twogate.core.json_stream import ResponseScanner
 from twogate.core.message import MAX_ANSWER, Kind, Message, encode_error, encode_message, parse_answer
-from twogate.core.sse import SseEvent, SseParser, encode_event
-from twogate.flows.gateway.answers import check_asks_nothing, passes, shown_response
-from twogate.flows.gateway.exchange import Exchange, Refusal
-from twogate.flows.gateway.read import SESSION_END
+from twogate.core.protocol import HANDSHAKE_VERSIONS, MethodKind, method_kind
+from twogate.core.sse import SseEvent, SsePart, SsePartParser, encode_event, encode_part
+from twogate.flows.gateway.answers import Shown
+from twogate.flows.gateway.bodies import collect, collect_small, scan
+from twogate.flows.gateway.exchange import Exchange, Header, Refusal
+from twogate.flows.gateway.read import SESSION_END, STREAM
 from twogate.flows.gateway.record import Recorded, Recorder
+from twogate.flows.gateway.seal import McpSession, Seal
+from twogate.flows.gateway.streams import KEEP_ALIVE_TICKS, Renew, paced
 from twogate.flows.gateway.upstream import UpstreamAnswer
-from twogate.flows.gateway.upstream_session import UpstreamSessions
 
-MAX_ERROR: Final = 64 * 1024
-"""Bytes that the body of an answer other than 200 may have."""
+WHOLE: Final = 1024 * 1024
+"""Bytes up to which a response is parsed as a whole; a larger one is checked while it passes, in flat memory."""
 
 LAST_WORD_SECONDS: Final = 1.0
 """How long a caller is tried to be told that Twogate stops."""
 
-_JSON: Final = ((b"content-type", b"application/json"), (b"cache-control", b"no-store"))
-_EVENTS: Final = (
+_JSON: Final[tuple[Header, ...]] = ((b"content-type", b"application/json"), (b"cache-control", b"no-store"))
+_EVENTS: Final[tuple[Header, ...]] = (
     (b"content-type", b"text/event-stream"),
     (b"cache-control", b"no-store"),
     (b"x-accel-buffering", b"no"),
 )
 _KEEP_ALIVE: Final = b":\n\n"
 
+_OK: Final = 200
+_STREAM_REFUSALS: Final = MappingProxyType(
+    {405: ErrorCode.METHOD_NOT_ALLOWED, 409: ErrorCode.STREAM_CONFLICT, 404: ErrorCode.METHOD_NOT_ALLOWED}
+)
+_NOT_FOUND: Final = 404
+_NOT_ALLOWED: Final = 405
+
+
+class ServerSide(Protocol):
+    """What the relay tells the other side."""
+
+    async def refuse(self, request: Message) -> None:
+        """Refuse a request of the server's in the client's place, so that it does not wait for an answer."""
+        ...
+
+    def list_changed(self) -> None:
+        """The server's tools changed."""
+        ...
+
 
 class Relay:
-    """Brings one answer back. Ends in exactly one of: answered, `failed`, `aborted`."""
+    """Brings one answer back. Ends in exactly one of: answered, `failed`, `aborted`.
+
+    `renew` and `closing` are for long-lived streams.
+    """
 
     def __init__(
-        self, recorded: Recorded, exchange: Exchange, recorder: Recorder, sealed: UpstreamSessions, policy: Policy
+        self,
+        recorded: Recorded,
+        exchange: Exchange,
+        recorder: Recorder,
+        seal: Seal,
+        shown: Shown,
+        server: ServerSide,
+        renew: Renew,
+        closing: tuple[asyncio.Event, ...],
     ) -> None:
         self._recorded = recorded
         self._call = recorded.admitted.call
         self._exchange = exchange
         self._recorder = recorder
-        self._sealed = sealed
-        self._policy = policy
+        self._seal = seal
+        self._shown = shown
+        self._server = server
+        self._renew = renew
+        self._closing = closing
+        self._answer_media = ""
+        self._upstream_session: str | None = None
         self._started = False
+        self._resumable = False
+        self._large = False
+        self._arriving: ResponseScanner | None = None
+        self._silent = 0
         self._recorded_outcome = False
         self._sent = 0
 
@@ -58,26 +101,37 @@ class Relay:
         """Pass the answer on.
 
         Raises:
-            GateError: UPSTREAM_INVALID, UPSTREAM_BROKEN, UPSTREAM_TIMEOUT, OUTCOME_UNRECORDED; `failed` takes it.
+            GateError: MCP_SESSION_UNKNOWN, METHOD_NOT_ALLOWED, STREAM_CONFLICT, UPSTREAM_INVALID, UPSTREAM_BROKEN,
+                UPSTREAM_TIMEOUT, OUTCOME_UNRECORDED, and what ends a stream; `failed` takes it.
         """
-        if self._call.message.kind is Kind.NOTIFICATION:
+        self._answer_media, self._upstream_session = answer.content_type, answer.session_id
+        status, media = answer.status, answer.content_type
+        if status == _NOT_FOUND and self._call.upstream_session is not None:
+            # MCP 2025-11-25, "Session Management": it tells the client to initialize again.
+            raise GateError(ErrorCode.MCP_SESSION_UNKNOWN, "the upstream does not know its session any more")
+        if self._call.message.method != STREAM and self._call.message.kind is not Kind.REQUEST:
             await self._acknowledge(answer)
-        elif answer.status == 200 and answer.content_type == "application/json":  # noqa: PLR2004
-            await self._json(answer)
-        elif answer.status == 200 and answer.content_type == "text/event-stream":  # noqa: PLR2004
+        elif status == _OK and media == "text/event-stream":
             await self._events(answer)
-        elif answer.status in (400, 404):
-            await self._error(answer)
+        elif self._call.message.method == STREAM:
+            raise GateError(_STREAM_REFUSALS.get(status, ErrorCode.UPSTREAM_INVALID), f"status {status} to GET")
+        elif status == _OK and media == "application/json":
+            await self._json(answer)
+        elif status in (400, _NOT_FOUND):
+            message = parse_answer(await collect_small(answer))
+            await self._complete(status, self._shown.error(message))
         else:
-            raise GateError(ErrorCode.UPSTREAM_INVALID, f"status {answer.status}, type {answer.content_type!r}")
+            raise GateError(ErrorCode.UPSTREAM_INVALID, f"status {status}, type {media!r}")
 
     async def failed(self, error: GateError) -> None:
         """Record and answer a failure, in the form that the answer has taken so far."""
+        # What runs on at the server, and can be resumed there, has not failed.
+        suspended = self._resumable and error.code in (ErrorCode.UPSTREAM_BROKEN, ErrorCode.UPSTREAM_TIMEOUT)
         try:
-            await self._outcome(Outcome.FAILED, 0, error)
+            await self._outcome(Outcome.SUSPENDED if suspended else Outcome.FAILED, 0, error)
         except GateError as unrecorded:
             error = unrecorded
-        await self._tell(error)
+        await self._tell(error, suspended=suspended)
 
     async def aborted(self) -> None:
         """Record that the caller went away, or that Twogate stops and could not wait longer; then it is told so.
@@ -91,7 +145,8 @@ class Relay:
         # The exchange drops what a caller that went away cannot be told; one that does not read may not delay the stop.
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORD_SECONDS):
-                await self._tell(GateError(ErrorCode.UPSTREAM_TIMEOUT, "Twogate is stopping"))
+                stopping = GateError(ErrorCode.UPSTREAM_TIMEOUT, "Twogate is stopping")
+                await self._tell(stopping, suspended=self._resumable)
 
     @property
     def settled(self) -> bool:
@@ -102,18 +157,22 @@ class Relay:
         """Leave no call without an outcome, should a mistake of ours have ended it."""
         await self._outcome(Outcome.FAILED, 0, GateError(ErrorCode.INTERNAL))
 
-    async def _tell(self, error: GateError) -> None:
+    async def _tell(self, error: GateError, *, suspended: bool = False) -> None:
+        call = self._call
         if not self._started:
-            await self._exchange.refuse(Refusal(error, self._call.message.id))
-        elif error.code is ErrorCode.OUTCOME_UNRECORDED:
+            notification = call.message.kind is not Kind.REQUEST
+            await self._exchange.refuse(Refusal(error, call.origin.id, notification=notification))
+        elif error.code is ErrorCode.OUTCOME_UNRECORDED or self._large or not self._exchange.events:
             await self._exchange.abort()
+        elif call.stream or suspended or call.origin.id is None:
+            await self._exchange.send(b"", more=False)
         else:
-            body = encode_error(self._call.message.id, error.code, error.data)
+            body = encode_error(call.origin.id, error.code, error.data)
             await self._exchange.send(encode_event(SseEvent(event="message", data=body)), more=False)
 
     async def _acknowledge(self, answer: UpstreamAnswer) -> None:
-        await _collect(answer.chunks(), MAX_ERROR)
-        if answer.status == 405:  # noqa: PLR2004
+        await collect_small(answer)
+        if answer.status == _NOT_ALLOWED:
             raise GateError(ErrorCode.METHOD_NOT_ALLOWED, "the upstream keeps no sessions to end")
         if not 200 <= answer.status < 300:  # noqa: PLR2004
             raise GateError(ErrorCode.UPSTREAM_INVALID, f"status {answer.status} to a notification")
@@ -124,82 +183,183 @@ class Relay:
         await self._exchange.start(status, (), length=None if ended else 0)
         await self._exchange.send(b"", more=False)
 
-    async def _json(self, answer: UpstreamAnswer) -> None:
-        message = shown_response(parse_answer(await _collect(answer.chunks(), MAX_ANSWER)), self._call, self._visible)
-        await self._complete(200, message, answer)
+    # An answer as JSON.
 
-    async def _complete(self, status: int, message: Message, answer: UpstreamAnswer | None) -> None:
+    async def _json(self, answer: UpstreamAnswer) -> None:
+        chunks = answer.chunks()
+        begun = await collect(chunks, self._whole)
+        if begun.complete:
+            await self._complete(_OK, self._shown.response(parse_answer(begun.data)))
+            return
+        scanner = self._scanner()
+        await self._send_large(await scan(scanner, begun.data))
+        async for chunk in chunks:
+            await self._send_large(await scan(scanner, chunk))
+        await self._finish_large(scanner)
+
+    async def _complete(self, status: int, message: Message) -> None:
         body = encode_message(message)
         self._sent += len(body)
         await self._outcome(Outcome.UPSTREAM_ERROR if message.is_error else Outcome.ANSWERED, status)
         self._started = True
-        await self._exchange.start(status, _JSON + self._session_header(answer), length=len(body))
+        await self._exchange.start(status, _JSON + self._session_header(message), length=len(body))
         await self._exchange.send(body, more=False)
 
+    # An answer as events.
+
     async def _events(self, answer: UpstreamAnswer) -> None:
-        parser = SseParser(MAX_ANSWER)
-        async for chunk in answer.chunks():
-            for event in parser.feed(chunk):
-                if not event.data:
-                    # Comments and priming events. Their ids are not passed on: no stream can be resumed here yet.
-                    await self._send_event(_KEEP_ALIVE, answer)
-                    continue
-                message = parse_answer(event.data)
-                if message.kind is Kind.RESPONSE:
-                    message = shown_response(message, self._call, self._visible)
-                    encoded = encode_event(SseEvent(event="message", data=encode_message(message)))
-                    self._sent += len(encoded)
-                    await self._outcome(Outcome.UPSTREAM_ERROR if message.is_error else Outcome.ANSWERED, 200)
-                    await self._start_events(answer)
-                    await self._exchange.send(encoded, more=False)
-                    return
-                if passes(message):
-                    await self._send_event(
-                        encode_event(SseEvent(event="message", data=encode_message(message))), answer
-                    )
-        raise GateError(ErrorCode.UPSTREAM_BROKEN, "the stream ended before the response")
+        parser = SsePartParser(self._whole)
+        chunks = answer.chunks()
+        if self._call.stream:
+            await self._start_events()
+            chunks = paced(chunks, self._still, self._closing)
+        try:
+            async for chunk in chunks:
+                if not chunk:
+                    await self._tick()
+                for event in parser.feed(chunk):
+                    if await self._event(event):
+                        return
+        finally:
+            if isinstance(chunks, AsyncGenerator):
+                await chunks.aclose()
+        if not (self._call.stream or self._resumable):
+            raise GateError(ErrorCode.UPSTREAM_BROKEN, "the stream ended before the response")
+        # MCP 2025-11-25, "Sending Messages to the Server": a server may close a stream that the client can resume.
+        await self._outcome(Outcome.ANSWERED if self._call.stream else Outcome.SUSPENDED, _OK)
+        await self._start_events()
+        await self._exchange.send(b"", more=False)
 
-    async def _send_event(self, encoded: bytes, answer: UpstreamAnswer) -> None:
-        await self._start_events(answer)
-        self._sent += len(encoded)
-        await self._exchange.send(encoded, more=True)
+    async def _event(self, event: SseEvent | SsePart) -> bool:
+        """Pass one event on; True after the response, which ends the stream."""
+        if isinstance(event, SsePart):
+            return await self._part(event)
+        if not event.data:
+            # Comments, and the empty event that gives a client the id to resume from.
+            named = self._named(event)
+            await self._send_event(_KEEP_ALIVE if named.id is None else encode_event(named))
+            return False
+        message = parse_answer(event.data)
+        if message.kind is Kind.RESPONSE:
+            message = self._shown.response(message)
+            if not self._exchange.events:
+                await self._complete(_OK, message)
+                return True
+            encoded = self._encoded(event, message)
+            self._sent += len(encoded)
+            await self._outcome(Outcome.UPSTREAM_ERROR if message.is_error else Outcome.ANSWERED, _OK)
+            await self._start_events(message)
+            await self._exchange.send(encoded, more=False)
+            return True
+        if message.kind is Kind.REQUEST:
+            await self._ask(event, message)
+        else:
+            if message.method == "notifications/tools/list_changed":
+                self._server.list_changed()
+            shown = self._shown.notification(message)
+            if shown is not None:
+                await self._send_event(self._encoded(event, shown))
+        return False
 
-    async def _start_events(self, answer: UpstreamAnswer) -> None:
+    async def _ask(self, event: SseEvent, message: Message) -> None:
+        """A request of the server's: passed on with an id of ours, or refused to the server in the client's place."""
+        shown = self._shown.request(message) if self._exchange.events else None
+        await self._recorder.server_request(self._recorded, message.method, passed=shown is not None)
+        if shown is None:
+            await self._server.refuse(message)
+        else:
+            await self._send_event(self._encoded(event, shown))
+
+    async def _send_event(self, encoded: bytes) -> None:
+        if self._exchange.events:
+            await self._start_events()
+            self._sent += len(encoded)
+            await self._exchange.send(encoded, more=True)
+
+    async def _start_events(self, message: Message | None = None) -> None:
         if not self._started:
             self._started = True
-            await self._exchange.start(200, _EVENTS + self._session_header(answer), length=None)
+            await self._exchange.start(_OK, _EVENTS + self._session_header(message), length=None)
 
-    async def _error(self, answer: UpstreamAnswer) -> None:
-        """An error that the upstream states with its HTTP status (MCP 2026-07-28); the id may be missing there."""
-        message = parse_answer(await _collect(answer.chunks(), MAX_ERROR))
-        if message.kind is not Kind.RESPONSE or not message.is_error:
-            raise GateError(ErrorCode.UPSTREAM_INVALID, f"status {answer.status} without a JSON-RPC error")
-        check_asks_nothing(message)
-        error = Message(Kind.RESPONSE, self._call.message.id, "", {}, message.payload, is_error=True)
-        await self._complete(answer.status, error, None)
+    def _encoded(self, event: SseEvent, message: Message) -> bytes:
+        named = self._named(event)
+        return encode_event(SseEvent(encode_message(message), "message", named.id, named.retry))
 
-    def _session_header(self, answer: UpstreamAnswer | None) -> tuple[tuple[bytes, bytes], ...]:
-        if answer is None or answer.session_id is None or self._call.message.method != "initialize":
+    def _named(self, event: SseEvent) -> SseEvent:
+        """The event with the id under which this caller may resume; later versions resume nothing."""
+        if not event.id or self._call.modern or not self._exchange.events:
+            return SseEvent(event.data, retry=event.retry)
+        self._resumable = True
+        return SseEvent(event.data or b"", "", self._shown.event_id(event.id), event.retry)
+
+    # Long-lived streams.
+
+    async def _still(self) -> None:
+        self._shown.renewed(await self._renew())
+
+    async def _tick(self) -> None:
+        self._silent += 1
+        if self._silent % KEEP_ALIVE_TICKS == 0:
+            await self._send_event(_KEEP_ALIVE)
+
+    # Responses too large to be parsed as a whole: checked piece by piece while they pass.
+
+    @property
+    def _whole(self) -> int:
+        # Lists are filtered, and what opens a session is looked into: such answers are never taken piecewise.
+        kind = method_kind(self._call.version, self._call.origin.method)
+        return WHOLE if kind in (MethodKind.TARGET, MethodKind.TASK) else MAX_ANSWER
+
+    def _scanner(self) -> ResponseScanner:
+        if self._whole == MAX_ANSWER or self._call.origin.id is None:
+            raise GateError(ErrorCode.UPSTREAM_INVALID, f"an answer of more than {MAX_ANSWER} bytes")
+        return ResponseScanner(self._call.origin.id)
+
+    async def _part(self, part: SsePart) -> bool:
+        if part.first:
+            self._arriving = self._scanner()
+        scanner = self._arriving
+        if scanner is None:
+            raise GateError(ErrorCode.INTERNAL, "a part of an event that did not begin")
+        await self._send_large(await scan(scanner, part.data))
+        if part.last:
+            await self._finish_large(scanner)
+        return part.last
+
+    async def _send_large(self, piece: bytes, *, last: bool = False) -> None:
+        if not piece:
+            return
+        first, self._large = not self._large, True
+        events = self._exchange.events and self._answer_media == "text/event-stream"
+        if not self._started:
+            self._started = True
+            await self._exchange.start(_OK, _EVENTS if events else _JSON, length=None)
+        self._sent += len(piece)
+        chunk = encode_part(SsePart(piece, first=first, last=last, event="message")) if events else piece
+        await self._exchange.send(chunk, more=not last)
+
+    async def _finish_large(self, scanner: ResponseScanner) -> None:
+        last = scanner.finish()
+        await self._outcome(Outcome.ANSWERED, _OK)
+        await self._send_large(last, last=True)
+
+    def _session_header(self, message: Message | None) -> tuple[Header, ...]:
+        """`Mcp-Session-Id` of the answer to `initialize`, if the upstream keeps a session or one of ours is bound."""
+        if message is None or message.is_error or self._call.message.method != "initialize":
             return ()
-        sealed = self._sealed.seal(answer.session_id, self._call.principal.key, self._call.head.server)
+        session = self._recorded.admitted.session
+        if self._upstream_session is None and session is None:
+            return ()
+        version = message.payload.get("protocolVersion")
+        handle = McpSession(
+            self._upstream_session,
+            None if session is None else session.id,
+            version if isinstance(version, str) and version in HANDSHAKE_VERSIONS else "",
+        )
+        sealed = self._seal.seal(handle, self._call.principal.key, self._call.head.server)
         return ((b"mcp-session-id", sealed.encode()),)
-
-    def _visible(self, target: str) -> bool:
-        admitted = self._recorded.admitted
-        return visible(self._call.principal, admitted.session, self._call.head.server, target, self._policy)
 
     async def _outcome(self, outcome: Outcome, status: int, error: GateError | None = None) -> None:
         if not self._recorded_outcome:
             self._recorded_outcome = True
             await self._recorder.outcome(self._recorded, outcome, status, self._sent, error)
-
-
-async def _collect(chunks: AsyncIterator[bytes], limit: int) -> bytes:
-    pieces: list[bytes] = []
-    size = 0
-    async for chunk in chunks:
-        size += len(chunk)
-        if size > limit:
-            raise GateError(ErrorCode.UPSTREAM_INVALID, f"an answer of more than {limit} bytes")
-        pieces.append(chunk)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -1,1 +1,1 @@
-"""The SQL store: SQLAlchemy Core, asynchronous, SQLite."""
+"""The SQL store: SQLAlchemy Core, asynchronous, SQLite or PostgreSQL."""

@@ -14,7 +14,7 @@ from twogate.core.principal import Agent, AgentId, Binding
 from twogate.flows.authserver.clients import Client, ClientAuth, SecretDigest
 from twogate.stores.sql.engine import reading, writing
 from twogate.stores.sql.registry import insert_agent, insert_bindings
-from twogate.stores.sql.revision import bump
+from twogate.stores.sql.revision import bump, changing
 from twogate.stores.sql.tables import clients
 
 TOUCH_EVERY: Final = 60
@@ -52,7 +52,7 @@ class SqlClientStore:
         conflict = GateError(
             ErrorCode.REQUEST_MALFORMED, f"client {client.client_id}, its agent or one of its bindings exists already"
         )
-        async with writing(self._engine, conflict) as connection:
+        async with changing(self._engine, conflict) as connection:
             if agent is not None:
                 await insert_agent(connection, agent, now)
             await insert_bindings(connection, client.agent, bindings)

@@ -1,100 +1,51 @@
-"""Opening the database, its two kinds of transaction, and the one place where its errors become ours.
+"""The two kinds of transaction, and the one place where the database's errors become ours.
 
-`reading` sees one snapshot. `writing` excludes every other writer, of any process, from before its first statement, so
-what it reads stays true until it commits: that is what "one transaction decides" rests on in the stores. Neither
-returns half a change: an error or a cancellation inside rolls back.
+`reading` sees one snapshot. `writing` is all or nothing: an error or a cancellation inside rolls back. On SQLite it
+excludes every other writer, of any process, from before its first statement. On PostgreSQL writers run side by side;
+what must not is kept apart by `exclude`, a unique key, or the row of the revision (`revision.changing`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
+import hashlib
 import sqlite3
-import stat
-import tempfile
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
-from sqlalchemy import URL, Connection, event
-from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy import Table, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from twogate.core.errors import ErrorCode, GateError
 
 BUSY_TIMEOUT: Final = 5.0
 """Seconds that a transaction waits for other processes, and again for its turn within this one."""
 
-POOL_SIZE: Final = 4
-"""Connections, each with a thread; more would only queue inside SQLite instead of before it."""
-
-_SQLITE: Final = ("sqlite", "sqlite+aiosqlite")
-_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
-_WRITES: Final = "twogate_writes"
-_TURN: Final = "twogate_turn"
+# SQLSTATE class 22: data exception. PostgreSQL's texts of classes 22 and 23 quote values.
+_DATA_EXCEPTION: Final = "22"
+_QUOTING: Final = ("22", "23")
+_TRANSACTIONS: Final = "twogate_transactions"
 
 
-def database_path(url: str) -> Path:
-    """The file that `sqlite:///relative`, `sqlite:////absolute` or their `sqlite+aiosqlite` forms name.
+@dataclass(frozen=True)
+class Transactions:
+    """How an engine begins its transactions: the execution options of each kind, and how many may write at once.
 
-    The path is taken as it is written, without percent-decoding, as the configuration takes it.
-
-    Raises:
-        ValueError: it is no such URL, or asks for options or a database in memory.
+    Writers queue for `turn` without a connection, so that readers find one.
     """
-    scheme, found, name = url.partition(":///")
-    # The errors do not repeat the URL: one for another database may carry a password.
-    if not found or scheme not in _SQLITE:
-        raise ValueError("the store must be a SQLite file: write sqlite:///path/to/twogate.db")
-    if not name or "?" in name or name.startswith((":", "file:")):
-        raise ValueError("the store's URL must name a file and nothing else: sqlite:///path/to/twogate.db")
-    return Path(name)
 
+    turn: asyncio.Semaphore
+    reading: Mapping[str, object] = field(default_factory=dict[str, object])
+    writing: Mapping[str, object] = field(default_factory=dict[str, object])
 
-def open_engine(url: str, *, full_sync: bool = False, busy_timeout: float = BUSY_TIMEOUT) -> AsyncEngine:
-    """Open the database of a URL, creating file (mode 0600) and directory (0700, its parent must exist).
-
-    Without `full_sync` a commit survives a killed process but the last ones may be lost with the machine's power.
-    Connections are made when first used, so a file that is no database shows then. The caller disposes of the engine.
-
-    Raises:
-        ValueError: the URL is refused.
-        GateError: STORE_UNAVAILABLE; the file cannot be made, or others than its owner may reach it.
-    """
-    path = database_path(url)
-    with store_errors():
-        _create_private(path)
-    _verify_private(path)
-    engine = create_async_engine(
-        URL.create("sqlite+aiosqlite", database=str(path)),
-        # Transactions are begun by hand (`_begin`), since SQLite can promise `writing` only with BEGIN IMMEDIATE.
-        connect_args={"isolation_level": None, "timeout": busy_timeout},
-        execution_options={_TURN: asyncio.Lock()},
-        hide_parameters=True,
-        max_overflow=0,
-        pool_size=POOL_SIZE,
-        pool_timeout=BUSY_TIMEOUT,
-    )
-    pragmas = (
-        "PRAGMA journal_mode=WAL",
-        f"PRAGMA synchronous={'FULL' if full_sync else 'NORMAL'}",
-        "PRAGMA foreign_keys=ON",
-        "PRAGMA trusted_schema=OFF",
-    )
-
-    def _connected(connection: DBAPIConnection, _record: object) -> None:
-        # If this fails, SQLAlchemy closes the connection (a test watches that its thread ends).
-        cursor = connection.cursor()
-        for pragma in pragmas:
-            cursor.execute(pragma)
-        cursor.close()
-
-    event.listen(engine.sync_engine, "connect", _connected)
-    event.listen(engine.sync_engine, "begin", _begin)
-    return engine
+    def as_options(self) -> dict[str, object]:
+        """The engine's execution options, by which `reading` and `writing` find this."""
+        return {_TRANSACTIONS: self}
 
 
 @asynccontextmanager
@@ -106,29 +57,57 @@ async def reading(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
     """
     with store_errors():
         async with engine.connect() as connection:
+            await connection.execution_options(**_transactions(engine).reading)
             yield connection
 
 
 @asynccontextmanager
 async def writing(engine: AsyncEngine, conflict: GateError | None = None) -> AsyncGenerator[AsyncConnection]:
-    """A transaction that no other writer runs beside; committed at the end, rolled back by any exception.
+    """A transaction that changes something; committed at the end, rolled back by any exception.
 
     Raises:
         GateError: see `store_errors`.
     """
+    transactions = _transactions(engine)
     with store_errors(conflict):
-        # Writers of one process queue here in order, and without a connection, so that readers find one. SQLite's
-        # own waiting is polling, and unfair.
-        turn: asyncio.Lock = engine.sync_engine.get_execution_options()[_TURN]
         async with asyncio.timeout(BUSY_TIMEOUT):
-            await turn.acquire()
+            await transactions.turn.acquire()
         try:
             async with engine.connect() as connection:
-                await connection.execution_options(**{_WRITES: True})
+                await connection.execution_options(**transactions.writing)
                 async with connection.begin():
                     yield connection
         finally:
-            turn.release()
+            transactions.turn.release()
+
+
+async def exclude(connection: AsyncConnection, *name: str) -> None:
+    """Keep out whoever else excludes others under this name, until the `writing` transaction ends.
+
+    Names may collide, and those transactions then only wait for each other.
+    """
+    if is_postgresql(connection):
+        await connection.execute(select(func.pg_advisory_xact_lock(lock_key(*name))))
+
+
+def lock_key(*name: str) -> int:
+    """The number by which PostgreSQL knows an advisory lock: 64 bits, signed."""
+    return int.from_bytes(hashlib.sha256(msgspec.json.encode(name)).digest()[:8], signed=True)
+
+
+async def insert_if_absent(connection: AsyncConnection, table: Table, **values: object) -> bool:
+    """Insert a row unless one of its unique keys exists; whether it was inserted. Of several at once, one inserts."""
+    key = next(iter(table.primary_key))
+    if is_postgresql(connection):
+        statement = postgresql.insert(table).values(**values).on_conflict_do_nothing().returning(key)
+        return (await connection.execute(statement)).one_or_none() is not None
+    inserted = sqlite.insert(table).values(**values).on_conflict_do_nothing().returning(key)
+    return (await connection.execute(inserted)).one_or_none() is not None
+
+
+def is_postgresql(where: AsyncConnection | AsyncEngine) -> bool:
+    """Whether the database is PostgreSQL; else it is SQLite."""
+    return where.dialect.name == "postgresql"
 
 
 @contextmanager
@@ -136,7 +115,7 @@ def store_errors(conflict: GateError | None = None) -> Generator[None]:
     """Turn what a database raises into ours; `conflict` is what a violated unique key means to the caller.
 
     Raises:
-        GateError: `conflict`; REQUEST_MALFORMED for values that no database can hold; else STORE_UNAVAILABLE.
+        GateError: `conflict`; REQUEST_MALFORMED for values that this database cannot hold; else STORE_UNAVAILABLE.
     """
     try:
         yield
@@ -144,6 +123,11 @@ def store_errors(conflict: GateError | None = None) -> Generator[None]:
         raise conflict or _unavailable(error) from error
     except (UnicodeEncodeError, OverflowError) as error:
         raise GateError(ErrorCode.REQUEST_MALFORMED, f"a value cannot be stored: {type(error).__name__}") from error
+    except DBAPIError as error:
+        if _sqlstate(error.orig).startswith(_DATA_EXCEPTION):
+            # Not "from": its text quotes the value.
+            raise GateError(ErrorCode.REQUEST_MALFORMED, f"a value cannot be stored: {_sqlstate(error.orig)}") from None
+        raise _unavailable(error) from error
     except (SQLAlchemyError, sqlite3.Error, msgspec.MsgspecError, ValueError, OSError) as error:
         raise _unavailable(error) from error
 
@@ -151,49 +135,18 @@ def store_errors(conflict: GateError | None = None) -> Generator[None]:
 def _unavailable(error: Exception) -> GateError:
     # Only the driver's own words: SQLAlchemy's add the statement, and other errors may quote values.
     cause = getattr(error, "orig", None) or error
-    words = str(cause) if isinstance(cause, sqlite3.Error) else getattr(cause, "strerror", None)
+    state = _sqlstate(cause)
+    if isinstance(cause, sqlite3.Error) or (state and not state.startswith(_QUOTING)):
+        words: object = cause
+    else:
+        words = getattr(cause, "strerror", None)
     return GateError(ErrorCode.STORE_UNAVAILABLE, f"{type(cause).__name__}: {words or 'see its cause'}")
 
 
-def _begin(connection: Connection) -> None:
-    writes = connection.get_execution_options().get(_WRITES, False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+def _sqlstate(error: object) -> str:
+    return getattr(error, "sqlstate", None) or ""
 
 
-def _create_private(path: Path) -> None:
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    if path.exists():
-        # Not even opened: closing a descriptor drops every SQLite lock that this process has on the file.
-        return
-    # A complete, private database in WAL mode appears at once. Made in place, two processes starting together would
-    # meet while it is converted to WAL, where SQLite fails instead of waiting.
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(descriptor)
-    draft = Path(name)
-    try:
-        connection = sqlite3.connect(draft)
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-        finally:
-            connection.close()
-        try:
-            path.hardlink_to(draft)
-        except FileExistsError:
-            return  # another process was first
-    finally:
-        draft.unlink()
-
-
-def _verify_private(path: Path) -> None:
-    # SQLite gives the -wal and -shm files beside it the mode of the database.
-    with store_errors():
-        directory, file = path.parent.stat(), path.lstat()
-    if not stat.S_ISREG(file.st_mode):
-        raise GateError(ErrorCode.STORE_UNAVAILABLE, f"{path} must be a regular file")
-    if os.name != "posix":
-        return  # Windows keeps access lists instead, inherited from the user's profile
-    for where, status, mode in ((path.parent, directory, "700"), (path, file, "600")):
-        if status.st_uid not in (0, os.geteuid()):
-            raise GateError(ErrorCode.STORE_UNAVAILABLE, f"{where} belongs to another user; chown it to this one")
-        if status.st_mode & _OTHERS:
-            raise GateError(ErrorCode.STORE_UNAVAILABLE, f"others may reach {where}; chmod {mode} {where}")
+def _transactions(engine: AsyncEngine) -> Transactions:
+    transactions: Transactions = engine.sync_engine.get_execution_options()[_TRANSACTIONS]
+    return transactions

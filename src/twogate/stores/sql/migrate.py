@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Final
 
@@ -10,25 +11,31 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import Connection, func, select
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from twogate.core.errors import ErrorCode, GateError
-from twogate.stores.sql.engine import reading, writing
+from twogate.stores.sql.engine import is_postgresql, lock_key, reading, writing
 
+TURN_ATTEMPTS: Final = 1200
+"""How often a process on PostgreSQL asks whether another one is done migrating, every `_PAUSE` seconds."""
+
+_PAUSE: Final = 0.05
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 
 
 async def upgrade(engine: AsyncEngine) -> None:
     """Run the migrations that the database lacks, all or none.
 
-    The transaction that runs them excludes other writers, so of processes that start together one migrates and the
+    The transaction that runs them excludes others that do, so of processes that start together one migrates and the
     others then find nothing to do.
 
     Raises:
         GateError: STORE_UNAVAILABLE; also when a newer Twogate has migrated this database.
     """
     async with writing(engine) as connection:
+        if is_postgresql(connection):
+            await _take_turn(connection)
         await connection.run_sync(_upgrade)
 
 
@@ -48,6 +55,16 @@ def latest_version() -> str:
     if head is None:
         raise RuntimeError("the migrations are missing from this installation")
     return head
+
+
+async def _take_turn(connection: AsyncConnection) -> None:
+    # By asking again and again, since migrations may take longer than any statement may wait for a lock.
+    attempt = select(func.pg_try_advisory_xact_lock(lock_key("migrations")))
+    for _ in range(TURN_ATTEMPTS):
+        if await connection.scalar(attempt):
+            return
+        await asyncio.sleep(_PAUSE)
+    raise GateError(ErrorCode.STORE_UNAVAILABLE, "another process has been migrating the database for a minute")
 
 
 def _upgrade(connection: Connection) -> None:

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 
 import msgspec
 from sqlalchemy import RowMapping, Table, insert, select
-from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.principal import Agent, AgentId, Binding, Method
 from twogate.flows.registry import RegistryState
-from twogate.stores.sql.engine import reading, writing
-from twogate.stores.sql.revision import bump
+from twogate.stores.sql.engine import insert_if_absent, reading
+from twogate.stores.sql.revision import bump, changing
 from twogate.stores.sql.tables import agents, bindings, disabled_agents
 
 
@@ -42,28 +41,24 @@ class SqlRegistryStore:
             GateError: REQUEST_MALFORMED if the agent or a binding exists already; STORE_UNAVAILABLE.
         """
         conflict = GateError(ErrorCode.REQUEST_MALFORMED, f"agent {agent.id} or one of its bindings exists already")
-        async with writing(self._engine, conflict) as connection:
+        async with changing(self._engine, conflict) as connection:
             await insert_agent(connection, agent, now)
             await insert_bindings(connection, agent.id, bindings)
             await bump(connection)
 
     async def disable_agent(self, agent: AgentId, now: int) -> bool:
-        """Disable an agent, whoever defined it. False if it was disabled already.
+        """Disable an agent, whoever defined it; in force everywhere on return. False if it was disabled already.
 
         Raises:
             GateError: STORE_UNAVAILABLE.
         """
-        async with writing(self._engine) as connection:
-            inserted = await connection.execute(
-                upsert(disabled_agents)
-                .values(tenant=agent.tenant, agent=agent.agent, disabled_at=now)
-                .on_conflict_do_nothing()
-                .returning(disabled_agents.c.tenant)
+        async with changing(self._engine) as connection:
+            disabled = await insert_if_absent(
+                connection, disabled_agents, tenant=agent.tenant, agent=agent.agent, disabled_at=now
             )
-            if inserted.one_or_none() is None:
-                return False
-            await bump(connection)
-            return True
+            if disabled:
+                await bump(connection)
+        return disabled
 
 
 async def insert_agent(connection: AsyncConnection, agent: Agent, now: int) -> None:

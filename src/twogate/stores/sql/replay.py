@@ -7,10 +7,9 @@ from typing import Final
 
 import msgspec
 from sqlalchemy import delete, select
-from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from twogate.stores.sql.engine import store_errors, writing
+from twogate.stores.sql.engine import insert_if_absent, store_errors, writing
 from twogate.stores.sql.tables import replay
 
 PURGE_EVERY: Final = 64
@@ -43,13 +42,7 @@ class SqlReplayStore:
             digest = hashlib.sha256(msgspec.json.encode((kind, issuer, value))).hexdigest()
         async with writing(self._engine) as connection:
             # One statement decides: whoever inserts the row has redeemed the value.
-            inserted = await connection.execute(
-                upsert(replay)
-                .values(digest=digest, expires_at=expires_at)
-                .on_conflict_do_nothing()
-                .returning(replay.c.digest)
-            )
-            won = inserted.one_or_none() is not None
+            won = await insert_if_absent(connection, replay, digest=digest, expires_at=expires_at)
             self._redemptions += 1
             if self._redemptions % PURGE_EVERY == 0:
                 await _purge(connection, now)
@@ -58,4 +51,6 @@ class SqlReplayStore:
 
 async def _purge(connection: AsyncConnection, now: int) -> None:
     old = select(replay.c.digest).where(replay.c.expires_at <= now - PURGE_AFTER).limit(PURGE_BATCH)
+    # Another process may be purging too: neither waits for the other's rows.
+    old = old.with_for_update(skip_locked=True)
     await connection.execute(delete(replay).where(replay.c.digest.in_(old)))

@@ -6,18 +6,39 @@ import asyncio
 import contextlib
 import os
 import sqlite3
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from twogate.core.errors import ErrorCode, GateError
-from twogate.stores.sql.engine import store_errors
+from twogate.stores.sql.engine import is_postgresql, store_errors, writing
+from twogate.stores.sql.leases import CHANNEL, read_value, settle
 from twogate.stores.sql.tables import revision
 
 BUSY_TIMEOUT: Final = 0.05
 """Seconds that a reading may wait. It holds up the whole process, and in WAL mode writers do not block readers."""
+
+
+@asynccontextmanager
+async def changing(engine: AsyncEngine, conflict: GateError | None = None) -> AsyncGenerator[AsyncConnection]:
+    """A `writing` transaction for changes of security state; such changes exclude each other.
+
+    After it, when this returns, no replica acts on what was true before (DESIGN decision 18). That also holds if the
+    transaction found nothing to change: an earlier attempt may have committed and then not have waited.
+
+    Raises:
+        GateError: see `store_errors`.
+    """
+    async with writing(engine, conflict) as connection:
+        if is_postgresql(connection):
+            # Taken first and by everybody, so that the order of changes is the counter's, and nobody deadlocks.
+            await read_value(connection, lock=True)
+        yield connection
+    await settle(engine)
 
 
 async def bump(connection: AsyncConnection) -> None:
@@ -31,6 +52,9 @@ async def bump(connection: AsyncConnection) -> None:
     )
     if result.one_or_none() is None:
         raise GateError(ErrorCode.STORE_UNAVAILABLE, "the revision counter is missing")
+    if is_postgresql(connection):
+        # Sent when the transaction commits. It only wakes the replicas: what they hear, anybody might have said.
+        await connection.execute(select(func.pg_notify(CHANNEL, "")))
 
 
 class SqliteRevision:
@@ -99,10 +123,25 @@ class SqliteRevision:
         # Requests that arrive after the reading are started by the loop behind this callback.
         self._read_this_turn = False
 
+    async def read(self) -> int:
+        """The same: `current` always knows.
+
+        Raises:
+            GateError: STORE_UNAVAILABLE.
+        """
+        return self.current()
+
+    def start(self) -> None:
+        """Nothing: each reading asks the database."""
+
     def close(self) -> None:
         """Close the connection; `current` then refuses."""
         self._read_this_turn = False
         self._connection.close()
+
+    async def aclose(self) -> None:
+        """The same."""
+        self.close()
 
 
 def _identity(path: str) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """Sessions in SQL; implements `flows.sessions.SessionStore` (DESIGN decision 6).
 
-`open` reads and inserts inside one `writing` transaction, so declarations made at once, by any number of processes,
-are decided one after the other. (PostgreSQL will need a lock on the principal there: a gap cannot be locked.)
+`open` reads and inserts inside one `writing` transaction that excludes others of the same agent and user, so
+declarations made at once, by any number of processes, are decided one after the other.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from twogate.core.errors import ErrorCode, GateError
 from twogate.core.principal import Agent, PrincipalKey, UserId
 from twogate.core.session import Session, find_or_refuse
 from twogate.flows.sessions import nothing
-from twogate.stores.sql.engine import reading, writing
-from twogate.stores.sql.revision import bump
+from twogate.stores.sql.engine import exclude, reading, writing
+from twogate.stores.sql.revision import bump, changing
 from twogate.stores.sql.tables import sessions
 
 KEEP_EXPIRED: Final = 24 * 3600
@@ -55,7 +55,10 @@ class SqlSessionStore:
         conflict = GateError(ErrorCode.SESSION_CONFLICT, f"session {candidate.id} exists already")
         async with writing(self._engine, conflict) as connection:
             # Of every issuer: see `find_or_refuse`.
-            mine = [sessions.c[name] == value for name, value in columns.items() if name != "issuer"]
+            whose = {name: value for name, value in columns.items() if name != "issuer"}
+            # Rows that do not exist yet cannot be locked, so it is whose they would be that is.
+            await exclude(connection, "sessions", *whose.values())
+            mine = [sessions.c[name] == value for name, value in whose.items()]
             unexpired = await _fetch(connection, _select(sessions.c.deadline > now, *mine))
             found = find_or_refuse(agent, principal, candidate.task, unexpired)
             if found is not None:
@@ -100,12 +103,12 @@ class SqlSessionStore:
     async def end(self, session_id: str, now: int) -> Session | None:
         """End a live session and return it; None if there is none of this id. Ending twice changes nothing.
 
-        One that has expired is returned as it is: there is nothing left to end.
+        On return it is ended everywhere. One that has expired is returned as it is: there is nothing left to end.
 
         Raises:
             GateError: STORE_UNAVAILABLE.
         """
-        async with writing(self._engine) as connection:
+        async with changing(self._engine) as connection:
             ended = await connection.execute(
                 update(sessions)
                 .where(sessions.c.id == session_id, sessions.c.ended_at.is_(None), sessions.c.deadline > now)
@@ -142,6 +145,8 @@ async def _fetch(connection: AsyncConnection, statement: Select[*tuple[object, .
 
 async def _purge(connection: AsyncConnection, now: int) -> None:
     old = select(sessions.c.id).where(sessions.c.deadline <= now - KEEP_EXPIRED).limit(PURGE_BATCH)
+    # Another process may be purging too: neither waits for the other's rows.
+    old = old.with_for_update(skip_locked=True)
     await connection.execute(delete(sessions).where(sessions.c.id.in_(old)))
 
 

@@ -1,7 +1,7 @@
 """The tables as queries see them; the migrations create them, and a test holds the two to each other.
 
-Portable to PostgreSQL: text and 64-bit integers only, times in Unix seconds, JSON as text that only Python reads.
-Absent users are '' and not NULL, because NULLs are never equal and would slip past comparisons and unique keys.
+The same on SQLite and PostgreSQL: text and 64-bit integers only, times in Unix seconds, JSON as text that only Python
+reads. Absent users are '' and not NULL, because NULLs are never equal and would slip past comparisons and unique keys.
 """
 
 from __future__ import annotations
@@ -101,4 +101,13 @@ revision: Final = Table(
     Column("value", _INT, nullable=False),
     PrimaryKeyConstraint("id", name="revision_pk"),
     CheckConstraint("id = 1", name="revision_one_row"),
+)
+
+# The replicas that may hold caches, and the last revision that each of them acts on. Unused on SQLite.
+leases: Final = Table(
+    "leases",
+    metadata,
+    Column("replica", Text, nullable=False),
+    Column("acknowledged", _INT, nullable=False),
+    PrimaryKeyConstraint("replica", name="leases_pk"),
 )

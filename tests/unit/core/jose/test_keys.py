@@ -36,12 +36,14 @@ def unavailable(document: bytes) -> bool:
     [
         (EC, {Algorithm.ES256}),
         (RSA, {Algorithm.RS256, Algorithm.PS256}),
-        (ED, {Algorithm.EDDSA}),
+        (ED, {Algorithm.EDDSA, Algorithm.ED25519}),
         ({**RSA, "alg": "PS256"}, {Algorithm.PS256}),
+        ({**ED, "alg": "EdDSA"}, {Algorithm.EDDSA, Algorithm.ED25519}),
+        ({**ED, "alg": "Ed25519"}, {Algorithm.EDDSA, Algorithm.ED25519}),
         ({**EC, "use": "sig", "key_ops": ["verify"], "kid": "k", "x5c": ["junk"], "x5u": 5}, {Algorithm.ES256}),
         (rfc7515.A2_KEY, {Algorithm.RS256, Algorithm.PS256}),
     ],
-    ids=["EC", "RSA", "Ed25519", "RSA for one algorithm", "with everything", "RFC 7515 A.2"],
+    ids=["EC", "RSA", "Ed25519", "RSA for one", "Ed25519, old name", "Ed25519, new name", "everything", "RFC 7515 A.2"],
 )
 def test_a_public_signature_key_is_good_for_the_algorithms_of_its_own_type(
     entry: dict[str, Any], able: set[Algorithm]
@@ -79,6 +81,9 @@ SKIPPED: dict[str, Any] = {
     "RSA of 1024 bits": {**RSA, "n": urlsafe_b64encode((2**1023 + 1).to_bytes(128, "big")).rstrip(b"=").decode()},
     "RSA with exponent 1": {**RSA, "e": "AQ"},
     "RSA without exponent": {name: value for name, value in RSA.items() if name != "e"},
+    "point of small order": {**ED, "x": "AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"},
+    "point of wrong length": {**ED, "x": "AQAAAAAA"},
+    "point missing": {name: value for name, value in ED.items() if name != "x"},
     "alg of another type": {**EC, "alg": "RS256"},
     "alg unknown": {**EC, "alg": "ES384"},
     "alg none": {**EC, "alg": "none"},
@@ -96,6 +101,69 @@ SKIPPED: dict[str, Any] = {
 @pytest.mark.parametrize("name", SKIPPED)
 def test_any_other_key_is_skipped_and_takes_no_good_key_with_it(name: str) -> None:
     assert [key.kid for key in read(SKIPPED[name], {**EC, "kid": "good"})] == ["good"]
+
+
+# Edwards25519, as RFC 8032 section 5.1 writes it, so that the points of small order need not be believed.
+PRIME = 2**255 - 19
+D = -121665 * pow(121666, -1, PRIME) % PRIME
+Point = tuple[int, int]
+
+
+def added(p: Point, q: Point) -> Point:
+    product = D * p[0] * q[0] * p[1] * q[1] % PRIME
+    x = (p[0] * q[1] + q[0] * p[1]) * pow(1 + product, -1, PRIME)
+    y = (p[1] * q[1] + p[0] * q[0]) * pow(1 - product, -1, PRIME)
+    return x % PRIME, y % PRIME
+
+
+def torsion() -> set[Point]:
+    """The eight points whose order divides eight: order one and two, then those at y = 0 and at two more heights."""
+    heights = (
+        "05fc536d880238b13933c6d305acdfd5f098eff289f4c345b027b2c28f95e826",
+        "7a03ac9277fdc74ec6cc392cfa53202a0f67100d760b3cba4fd84d3d706a17c7",
+    )
+    found = {(0, 1), (0, PRIME - 1)}
+    for y in (0, *(int(height, 16) for height in heights)):
+        # RFC 8032 section 5.1.3.
+        square = (y * y - 1) * pow(D * y * y + 1, -1, PRIME) % PRIME
+        x = pow(square, (PRIME + 3) // 8, PRIME)
+        if x * x % PRIME != square:
+            x = x * pow(2, (PRIME - 1) // 4, PRIME) % PRIME
+        assert x * x % PRIME == square
+        found |= {(x, y), (PRIME - x, y)}
+    return found
+
+
+def test_there_are_eight_points_of_small_order_and_each_is_skipped_in_every_spelling() -> None:
+    points = torsion()
+    assert len(points) == 8
+    for point in points:
+        doubled = added(point, point)
+        fourfold = added(doubled, doubled)
+        assert added(fourfold, fourfold) == (0, 1)
+    for x, y in points:
+        # y + p fits into 255 bits for y under 19: such a spelling is not canonical, but some verifiers take it.
+        for spelled in (y, y + PRIME) if y + PRIME < 2**255 else (y,):
+            for sign in (0, 1) if x == 0 else (x & 1,):
+                raw = (spelled | sign << 255).to_bytes(32, "little")
+                assert read({**ED, "x": urlsafe_b64encode(raw).rstrip(b"=").decode()}) == ()
+
+
+def test_a_key_of_another_issuer_is_skipped_where_the_set_says_whose_it_is() -> None:
+    ours, other = "https://login.example.com/t1/v2.0", "https://login.example.com/t2/v2.0"
+    document = json.dumps(
+        {
+            "keys": [
+                {**EC, "kid": "ours", "issuer": ours},
+                {**EC, "kid": "any", "issuer": "https://login.example.com/{tenantid}/v2.0"},
+                {**EC, "kid": "unsaid"},
+                {**EC, "kid": "theirs", "issuer": other},
+                {**EC, "kid": "odd", "issuer": 5},
+            ]
+        }
+    ).encode()
+    assert [key.kid for key in parse_jwks(document, ours)] == ["ours", "any", "unsaid"]
+    assert len(parse_jwks(document)) == 5
 
 
 @pytest.mark.parametrize(

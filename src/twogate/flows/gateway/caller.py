@@ -1,0 +1,54 @@
+"""Who sent a request, proven anew whenever time has passed."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from twogate.core.errors import ErrorCode, GateError
+from twogate.flows.environment import Clock
+from twogate.flows.gateway.read import Authenticated
+
+PROVEN_FOR: Final = 0.01
+"""Seconds after which a caller is proven again: a client decides how long its body takes and how long its streams last,
+and within that time its token may expire or an operator may cut it off."""
+
+Prove = Callable[[int], Awaitable[Authenticated]]
+"""Gate one, for one request at a Unix time."""
+
+
+class Caller:
+    """The caller of one request. `authenticated` was true at `now` (Unix seconds)."""
+
+    def __init__(self, prove: Prove, clock: Clock, authenticated: Authenticated, now: int, at: float) -> None:
+        self._prove = prove
+        self._clock = clock
+        self._at = at
+        self.authenticated = authenticated
+        self.now = now
+
+    @classmethod
+    async def prove(cls, prove: Prove, clock: Clock) -> Caller:
+        """Take a caller through gate one.
+
+        Raises:
+            GateError: what gate one raises.
+        """
+        now, at = clock.now(), clock.monotonic()
+        return cls(prove, clock, await prove(now), now, at)
+
+    async def current(self) -> Authenticated:
+        """The caller as of this moment.
+
+        Raises:
+            GateError: what gate one raises; AGENT_UNBOUND if the credential meanwhile means another agent.
+        """
+        at = self._clock.monotonic()
+        if at - self._at > PROVEN_FOR:
+            self.now = self._clock.now()
+            authenticated = await self._prove(self.now)
+            if authenticated.principal.key != self.authenticated.principal.key:
+                # What was opened for the one (an MCP session) must not serve the other.
+                raise GateError(ErrorCode.AGENT_UNBOUND, "the identity was bound to another agent meanwhile")
+            self.authenticated, self._at = authenticated, at
+        return self.authenticated

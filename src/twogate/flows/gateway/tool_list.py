@@ -1,0 +1,167 @@
+"""What the gateway keeps of a server's tools: little, because servers may have thousands of them.
+
+Of each tool: its name, a digest of everything that tells a model or a person what it does, the arguments that are
+mirrored into headers, and what the server claims about it. Descriptions and schemas are not kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, MutableMapping
+from enum import StrEnum
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any, Final, cast
+
+import msgspec
+from mcp.shared.inbound import (
+    MCP_PARAM_HEADER_PREFIX,
+    X_MCP_HEADER_KEY,
+    find_invalid_x_mcp_header,
+    x_mcp_header_map,
+)
+
+from twogate.core.errors import ErrorCode, GateError
+from twogate.core.message import check_name
+
+MAX_TOOLS: Final = 20_000
+MAX_MIRRORED: Final = 64
+"""Arguments of one tool that may be mirrored into headers."""
+MAX_FAULT: Final = 200
+"""Characters kept of what is wrong with a tool; the server's own words are in there."""
+
+_DIGESTED: Final = ("name", "title", "description", "inputSchema", "outputSchema", "annotations")
+_DIGEST_FORM: Final = b"twogate-tool-v1\n"
+_canonical: Final = msgspec.json.Encoder(order="sorted")
+_ANNOTATION: Final = X_MCP_HEADER_KEY.encode()
+
+
+class Mirrored(msgspec.Struct, frozen=True):
+    """An argument that clients repeat in a header. `header` is in lower case, `path` leads to the argument."""
+
+    header: str
+    path: tuple[str, ...]
+    integer: bool
+
+
+class Claims(msgspec.Struct, frozen=True):
+    """What the server says of a tool in `annotations`. Nobody checked it, so nothing may be decided by it."""
+
+    read_only: bool | None = None
+    destructive: bool | None = None
+    open_world: bool | None = None
+
+
+class Tool(msgspec.Struct, frozen=True):
+    """One tool of a server.
+
+    `digest` is the SHA-256 of `twogate-tool-v1`, a line feed, and JSON with sorted members and without blanks of the
+    tool's name, title, description, schemas and annotations. `fault` says what is wrong with its `x-mcp-header`
+    annotations, if something is: clients must not use such a tool (MCP 2026-07-28, server/tools, "x-mcp-header").
+    """
+
+    name: str
+    digest: bytes
+    mirrored: tuple[Mirrored, ...] = ()
+    fault: str | None = None
+    claims: Claims = Claims()
+
+
+class Era(StrEnum):
+    """How a server is spoken to."""
+
+    MODERN = "modern"
+    HANDSHAKE = "handshake"
+
+
+class ToolList(msgspec.Struct, frozen=True):
+    """A server's whole list. `lifetime` is how many seconds the server vouches for it; None if it did not say.
+
+    `era` is how the server is best asked the next time; None if that is not known for sure.
+    """
+
+    tools: Mapping[str, Tool]
+    lifetime: float | None = None
+    era: Era | None = None
+
+
+_UNCLAIMED: Final = Claims()
+NO_TOOLS: Final[Mapping[str, Tool]] = MappingProxyType({})
+
+
+def take_page(entries: object, tools: MutableMapping[str, Tool]) -> None:
+    """Add one page's entries to what the pages before it brought. Entries without a usable name cannot be called.
+
+    Raises:
+        GateError: UPSTREAM_INVALID (no list, a name twice, more than `MAX_TOOLS`).
+    """
+    if not isinstance(entries, list):
+        raise GateError(ErrorCode.UPSTREAM_INVALID, "the result of tools/list has no list of tools")
+    for entry in cast("list[object]", entries):
+        if not isinstance(entry, dict):
+            continue
+        tool = _tool(cast("dict[str, Any]", entry))
+        if tool is None:
+            continue
+        if tool.name in tools:
+            # Which of the two would run, and by which of the two would it be judged?
+            raise GateError(ErrorCode.UPSTREAM_INVALID, f"two tools are called {tool.name[:MAX_FAULT]!r}")
+        if len(tools) >= MAX_TOOLS:
+            raise GateError(ErrorCode.UPSTREAM_INVALID, f"more than {MAX_TOOLS} tools")
+        tools[tool.name] = tool
+
+
+def annotations_fault(entry: object) -> str | None:
+    """What is wrong with the `x-mcp-header` annotations of a listed tool; None if nothing is.
+
+    "Rejection means the client MUST exclude the invalid tool from the result of tools/list" (MCP 2026-07-28).
+    """
+    schema = cast("dict[str, Any]", entry).get("inputSchema") if isinstance(entry, dict) else None
+    return _fault(schema)
+
+
+def _tool(entry: dict[str, Any]) -> Tool | None:
+    try:
+        name = check_name(entry.get("name"), "name")
+    except GateError:
+        return None
+    encoded = _canonical.encode({member: entry[member] for member in _DIGESTED if member in entry})
+    mirrored: tuple[Mirrored, ...] = ()
+    fault = None
+    # Most tools have no annotation. The schema was written anew, so no escape can hide the word.
+    if _ANNOTATION in encoded:
+        schema = entry.get("inputSchema")
+        fault = _fault(schema)
+        mirrored = () if fault is not None else _mirrored(schema)
+    return Tool(name, hashlib.sha256(_DIGEST_FORM + encoded).digest(), mirrored, fault, _claims(entry))
+
+
+def _fault(schema: object) -> str | None:
+    fault = find_invalid_x_mcp_header(schema)
+    if fault is None and len(x_mcp_header_map(schema)) > MAX_MIRRORED:
+        fault = f"more than {MAX_MIRRORED} arguments are mirrored into headers"
+    return None if fault is None else fault[:MAX_FAULT]
+
+
+def _mirrored(schema: object) -> tuple[Mirrored, ...]:
+    made: list[Mirrored] = []
+    for path, token in x_mcp_header_map(schema).items():
+        position: Any = schema
+        for name in path:
+            position = position["properties"][name]
+        made.append(Mirrored((MCP_PARAM_HEADER_PREFIX + token).lower(), path, position["type"] == "integer"))
+    return tuple(made)
+
+
+def _claims(entry: dict[str, Any]) -> Claims:
+    given: object = entry.get("annotations")
+    if not isinstance(given, dict) or not given:
+        return _UNCLAIMED
+    claimed = cast("dict[str, object]", given)
+    hints = [claimed.get(name) for name in ("readOnlyHint", "destructiveHint", "openWorldHint")]
+    return _shared(*(hint if isinstance(hint, bool) else None for hint in hints))
+
+
+@lru_cache(maxsize=27)  # as many as exist
+def _shared(read_only: bool | None, destructive: bool | None, open_world: bool | None) -> Claims:
+    return Claims(read_only, destructive, open_world)
