@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,12 +117,16 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def running(directory: Path, settings: Mapping[str, Any]) -> AsyncIterator[Stack]:
-    """Write the configuration and serve it until the block ends."""
+async def running(
+    directory: Path, settings: Mapping[str, Any], clock: SystemClock | None = None
+) -> AsyncIterator[Stack]:
+    """Write the configuration and serve it, by this clock if one is given, until the block ends."""
     path = directory / "twogate.yaml"
     path.write_text(json.dumps(settings))  # JSON is YAML
     loaded = load_settings(path)
     state = await open_state(loaded)
+    if clock is not None:
+        state = replace(state, clock=clock)
     stop, ready = asyncio.Event(), asyncio.Event()
     app = build_app(state)
     server = asyncio.create_task(

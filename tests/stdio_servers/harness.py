@@ -1,4 +1,4 @@
-"""What the tests of stdio upstreams share: upstreams over the small servers beside this file, and views of /proc."""
+"""What the tests of stdio and HTTP+SSE upstreams share: clients, the small servers beside this file, views of /proc."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from twogate.adapters.upstream.duplex import DuplexUpstream
 from twogate.adapters.upstream.stdio import StdioLimits, StdioUpstream
 from twogate.core.message import Kind, Message
 from twogate.core.principal import PrincipalKey, UserId
@@ -43,7 +44,7 @@ class StepClock:
 class Client:
     """Sends messages to one upstream as the pipeline would."""
 
-    def __init__(self, upstream: StdioUpstream, clock: StepClock, logged: list[tuple[str, str]]) -> None:
+    def __init__(self, upstream: DuplexUpstream, clock: StepClock, logged: list[tuple[str, str]]) -> None:
         self.upstream = upstream
         self.clock = clock
         self.logged = logged
@@ -57,10 +58,39 @@ class Client:
         owner: PrincipalKey = BOT,
         modern: bool = False,
         timeout: float = 30.0,  # noqa: ASYNC109 - of the request
+        session: str | None = None,
     ) -> UpstreamAnswer:
         kind = Kind.NOTIFICATION if identifier is None else Kind.REQUEST
         message = Message(kind, identifier, method, dict(params))
-        return await self.upstream.send(UpstreamRequest(owner, "POST", (), b"", message, modern, timeout))
+        stream = method == "subscriptions/listen"
+        return await self.upstream.send(
+            UpstreamRequest(owner, "POST", (), b"", message, modern, timeout, session, stream)
+        )
+
+    async def initialize(self, *, version: str = "2025-11-25", owner: PrincipalKey = BOT, **capabilities: Any) -> str:
+        """Shake hands as a client with these capabilities; the session id."""
+        params = {"protocolVersion": version, "capabilities": capabilities, "clientInfo": {"name": "c"}}
+        answer = await self.send("initialize", params, owner=owner)
+        assert answer.status == 200
+        assert answer.session_id is not None
+        return answer.session_id
+
+    async def respond(
+        self, identifier: str | int, payload: Any, *, session: str | None, owner: PrincipalKey = BOT
+    ) -> UpstreamAnswer:
+        """Answer a question of the server's."""
+        message = Message(Kind.RESPONSE, identifier, "", {}, payload)
+        return await self.upstream.send(UpstreamRequest(owner, "POST", (), b"", message, False, 30.0, session))
+
+    async def listen(
+        self, session: str | None = None, *, owner: PrincipalKey = BOT, modern: bool = False
+    ) -> UpstreamAnswer:
+        """Open the stream of what belongs to no call."""
+        return await self.upstream.send(UpstreamRequest(owner, "GET", (), b"", None, modern, 30.0, session, True))
+
+    async def end(self, session: str | None, *, owner: PrincipalKey = BOT) -> UpstreamAnswer:
+        """End a session."""
+        return await self.upstream.send(UpstreamRequest(owner, "DELETE", (), b"", None, False, 30.0, session))
 
     async def start_call(self, name: str, /, meta: Mapping[str, Any] | None = None, **how: Any) -> UpstreamAnswer:
         arguments = how.pop("arguments", {})
@@ -68,8 +98,8 @@ class Client:
         return await self.send("tools/call", params, **how)
 
     async def call(self, name: str, /, **how: Any) -> Any:
-        """The response to a `tools/call`: its `result`, or the whole of an error response."""
-        answer = await body(await self.start_call(name, **how))
+        """The response to a `tools/call`, whatever precedes it: its `result`, or the whole of an error response."""
+        answer = (await messages(await self.start_call(name, **how)))[-1]
         return answer.get("result", answer)
 
     async def pid(self, **how: Any) -> int:
@@ -109,10 +139,37 @@ async def raw(answer: UpstreamAnswer) -> bytes:
 
 
 async def body(answer: UpstreamAnswer) -> dict[str, Any]:
-    assert (answer.status, answer.content_type, answer.session_id) == (200, "application/json", None)
+    assert (answer.status, answer.content_type) == (200, "application/json")
     parsed = json.loads(await raw(answer))
     assert isinstance(parsed, dict)
     return parsed
+
+
+async def messages(answer: UpstreamAnswer) -> list[dict[str, Any]]:
+    """Every message of an answer, in whatever form it comes."""
+    if answer.content_type == "application/json":
+        return [await body(answer)]
+    assert (answer.status, answer.content_type, answer.session_id) == (200, "text/event-stream", None)
+    return [event(chunk) async for chunk in answer.chunks()]
+
+
+class Reader:
+    """Reads a stream event by event."""
+
+    def __init__(self, answer: UpstreamAnswer) -> None:
+        assert (answer.status, answer.content_type) == (200, "text/event-stream")
+        self.answer = answer
+        self._chunks = answer.chunks()
+
+    async def next(self) -> dict[str, Any]:
+        """The next message, which must come."""
+        async with asyncio.timeout(20):
+            return event(await anext(self._chunks))
+
+    async def ended(self) -> bool:
+        """Whether nothing follows; waits for the end or a message."""
+        async with asyncio.timeout(20):
+            return await anext(self._chunks, None) is None
 
 
 def event(chunk: bytes) -> dict[str, Any]:

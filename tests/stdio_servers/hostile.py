@@ -99,6 +99,14 @@ match mode:
             while True:
                 os.write(1, note * 40)  # under PIPE_BUF, so whole lines
         answer_for_ever()
+    case "flood_requests":
+        ask = b'{"jsonrpc":"2.0","id":%d,"method":"sampling/createMessage","params":{"x":"xxxxxxxxxxxxxxxxxxxxxxxxx"}}\n'
+        if os.fork() == 0:
+            n = 0
+            while True:
+                os.write(1, b"".join(ask % (n + more) for more in range(30)))  # under PIPE_BUF, so whole lines
+                n += 30
+        answer_for_ever()
     case "stubborn":
         fork_stubborn(sys.argv[2])
         answer_for_ever()

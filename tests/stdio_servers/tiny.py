@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 held: list[tuple[Any, Any, Any]] = []
+asking: dict[Any, Any] = {}
+listening: list[Any] = []
 seen: list[dict[str, Any]] = []
 
 
@@ -70,6 +72,30 @@ def call(  # noqa: C901, PLR0912, PLR0915 - one flat list of tricks
             send(id="a", method="ping")
             send(id="b", method="sampling/createMessage", params={"messages": [], "maxTokens": 1})
             result = {}
+        case "emit":  # whatever the test wants
+            for message in arguments["messages"]:
+                send(**message)
+            if arguments.get("hold"):
+                held.append((identifier, arguments, token))
+                return
+            result = {}
+        case "consult":  # answered with what the client answers
+            asking[arguments["id"]] = identifier
+            send(id=arguments["id"], method=arguments["method"], params=arguments.get("params", {}))
+            return
+        case "publish":
+            for subscription in listening:
+                told = {"uri": "a:b", "_meta": {"io.modelcontextprotocol/subscriptionId": subscription}}
+                send(method="notifications/resources/updated", params=told)
+            result = {"subscriptions": len(listening)}
+        case "unpublish":
+            for subscription in listening:
+                if arguments.get("cancel"):
+                    send(method="notifications/cancelled", params={"requestId": subscription})
+                else:
+                    send(id=subscription, result={"_meta": {"io.modelcontextprotocol/subscriptionId": subscription}})
+            listening.clear()
+            result = {}
         case "flood_progress":
             for value in range(arguments["count"]):
                 progress(token, value)
@@ -103,6 +129,12 @@ for line in sys.stdin:
                 id=message["id"],
                 result={"protocolVersion": params["protocolVersion"], "capabilities": {}, "serverInfo": info},
             )
+        case "subscriptions/listen":
+            listening.append(message["id"])
+            stamp = {"io.modelcontextprotocol/subscriptionId": message["id"]}
+            send(method="notifications/subscriptions/acknowledged", params={"notifications": {}, "_meta": stamp})
+        case None if message.get("id") in asking:
+            send(id=asking.pop(message["id"]), result={"answer": message})
         case "tools/call":
             call(message["id"], params["name"], params.get("arguments", {}), params.get("_meta", {}))
         case str() if "id" in message:

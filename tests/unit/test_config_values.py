@@ -138,9 +138,9 @@ def test_pointers_follow_rfc_6901_and_never_mean_the_whole_token() -> None:
 
 def test_a_target_names_a_server_without_dots_and_a_tool() -> None:
     adapter = TypeAdapter[str](Target)
-    for fine in ("git.git_log", "s-1.a.b/c-d", "a.A"):
+    for fine in ("git.git_log", "s-1.a.b/c-d", "a.A", "git.prompt:what now?", "git.resource:file:///a/**"):
         assert adapter.validate_python(fine) == fine
-    for refused in ("git", "git.", ".x", "Git.x", "git.x y", "git.x\n", "git.resource:x", "g" * 64 + ".x", "-g.x"):
+    for refused in ("git", "git.", ".x", "Git.x", "git.x y", "git.x\n", "git.resource:", "g" * 64 + ".x", "-g.x"):
         with pytest.raises(ValidationError):
             adapter.validate_python(refused)
 

@@ -62,10 +62,13 @@ Address = TcpAddress | UnixAddress
 
 @dataclass(frozen=True)
 class Base:
-    """The validation context: the directory that holds the file, from which relative paths count, and Unix seconds."""
+    """The validation context: the directory that holds the file, from which relative paths count, and Unix seconds.
+
+    Without a time no moment is near enough to be accepted.
+    """
 
     directory: Path
-    now: int
+    now: int = 0
 
 
 def is_loopback(host: str) -> bool:

@@ -3,11 +3,12 @@
 `message.parse_answer` reads a whole message, and it is written anew; what is too large for that goes through here. JSON
 parsers must not differ about what passes, so this is a strict reader of RFC 8259: UTF-8 without byte order mark, one
 value, finite numbers, no lone surrogates, bounded nesting. The envelope is written by us, and only the bytes of the
-`result` pass.
+`result` pass, but for two members that are held whole and written anew, as everywhere.
 
 Invariants:
 1. What was given is a complete response only with what `finish` gives, and that comes when all was checked.
-2. What is held is a token that has not ended, of at most `MAX_HELD` bytes. Strings pass as they arrive.
+2. What is held is a token that has not ended, of at most `MAX_HELD` bytes, or one of those members, of at most
+   `MAX_MEMBER`. Strings pass as they arrive.
 3. After a refusal nothing is given any more.
 
 Members below the result's own may be repeated, as for `parse_answer`: nothing is decided by them.
@@ -17,13 +18,24 @@ from __future__ import annotations
 
 import codecs
 import math
-import re
 from collections.abc import Callable
-from typing import Final, NoReturn, cast
+from typing import Any, Final, NoReturn
 
 import msgspec
 
+from twogate.core import strict_json
 from twogate.core.errors import ErrorCode, GateError
+from twogate.core.json_tokens import (
+    ELEMENTS,
+    LITERALS,
+    LONGEST_ESCAPE,
+    MEMBERS,
+    RUN_LEVELS,
+    is_number,
+    match_content,
+    match_space,
+    match_word,
+)
 from twogate.core.message import MAX_DEPTH, MAX_ID, MAX_MEMBERS, reads_as
 
 STEP: Final = 8 * 1024
@@ -33,66 +45,19 @@ MAX_NUMBER: Final = 1024
 MAX_HELD: Final = 12 * max(MAX_ID, MAX_MEMBERS) + 2
 """Bytes that a name or value which is read whole may have: its longest spelling in escapes, and the quotes."""
 
-# None of these patterns backtracks far, since at each place the next byte decides what can follow. No `*+` on groups:
-# before Python 3.11.5 it could match more than it should (gh-106052).
-_HEX: Final = rb"[0-9a-fA-F]"
-_ESCAPE: Final = (
-    rb'\\(?:["\\/bfnrt]|u(?:[0-9abcefABCEF]' + _HEX + rb"{3}|[dD](?:[0-7]" + _HEX + rb"{2}|[89abAB]" + _HEX
-    # The first half of a surrogate pair must be followed by the second.
-    + rb"{2}\\u[dD][c-fC-F]" + _HEX + rb"{2})))"
-)  # fmt: skip
-_LONGEST_ESCAPE: Final = 12
-_PLAIN: Final = rb'[^"\\\x00-\x1f]*+'
-_CONTENT: Final = _PLAIN + rb"(?:" + _ESCAPE + _PLAIN + rb")*"
-_STRING: Final = rb'"' + _CONTENT + rb'"'
-_SPACE: Final = rb"[ \t\n\r]*+"
-# Numbers that need no closer look: they are below 1e300 and have ended.
-_NUMBER: Final = (
-    rb"-?(?:0|[1-9][0-9]{0,39})(?:\.[0-9]{1,64})?(?:[eE](?:[+-]?[0-9]{1,2}|-[0-9]{3}|\+?(?:1[0-9]|2[0-5])[0-9]))?"
-    rb"(?=[,\]} \t\n\r])"
-)
-_SCALAR: Final = rb"(?:" + _STRING + rb"|" + _NUMBER + rb"|true|false|null)"
-
-
-def _member(value: bytes) -> bytes:
-    return _STRING + _SPACE + rb":" + _SPACE + value
-
-
-def _flat(value: bytes) -> bytes:
-    """A scalar, or a short array or object of `value`s."""
-    elements = rb"(?:" + value + _SPACE + rb"(?:," + _SPACE + rb"(?!\])|(?=\]))){0,64}"
-    members = rb"(?:" + _member(value) + _SPACE + rb"(?:," + _SPACE + rb"(?!\})|(?=\}))){0,64}"
-    return rb"(?:" + _SCALAR + rb"|\[" + _SPACE + elements + rb"\]|\{" + _SPACE + members + rb"\})"
-
-
-def _runs(of: Callable[[bytes], bytes], end: bytes) -> list[re.Pattern[bytes]]:
-    """Values of few levels in a row, up to a comma or the end of their array or object; by how many levels."""
-    values = (_SCALAR, _flat(_SCALAR), _flat(_flat(_SCALAR)))
-    return [
-        re.compile(rb"(?:" + _SPACE + of(value) + _SPACE + rb"(?:,|(?=" + end + rb"))){1,1000}") for value in values
-    ]
-
-
-# Taking runs at once is up to twenty times faster than token by token. They are bounded, so that what is remembered
-# meanwhile, or done in vain, is too.
-_ELEMENTS: Final = _runs(lambda value: value, rb"\]")
-_MEMBERS: Final = _runs(_member, rb"\}")
-_RUN_LEVELS: Final = len(_ELEMENTS) - 1
+MAX_MEMBER: Final = 64 * 1024
+"""Bytes that a member which is written anew may have."""
 
 _Step = Callable[[bytes, int], int]
-_Match = Callable[[bytes, int], re.Match[bytes]]
-# These match everywhere, if only the empty string.
-_match_space: Final = cast("_Match", re.compile(_SPACE).match)
-_match_content: Final = cast("_Match", re.compile(_CONTENT).match)
-_match_word: Final = cast("_Match", re.compile(rb"[-+.0-9a-zA-Z]*+").match)
-_is_number: Final = re.compile(rb"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?").fullmatch
-_LITERALS: Final = frozenset({b"true", b"false", b"null"})
 
 _OPEN_ARRAY, _CLOSE_ARRAY, _OPEN_OBJECT, _CLOSE_OBJECT, _COMMA, _COLON, _QUOTE, _BACKSLASH = b'[]{},:"\\'
 _LAST_SPACE: Final = 0x20
 
 _ENVELOPE: Final = ("jsonrpc", "id", "result")
 _RESULT_TYPE: Final = "resultType"
+_CACHE_SCOPE: Final = "cacheScope"
+_META: Final = "_meta"
+_RELATED_TASK: Final = "io.modelcontextprotocol/related-task"
 # A result with one of these asks for something, or is not the answer yet: it needs to be judged whole.
 _NEED_MORE: Final = ("inputRequests", "requestState", "taskId", "task")
 _ENVELOPE_LEVEL: Final = 1
@@ -105,10 +70,20 @@ class ResponseScanner:
     Refused is what `parse_answer` refuses, and what must be seen whole to be judged: an `error`, a `method`, any other
     member of the envelope, a result that asks for input or is not complete in itself. Members of the envelope and of
     the result itself may come once; of the latter, disguises are known too (`message.reads_as`).
+
+    `meta` gives what the caller may see of the result's `_meta`. `cacheScope` becomes private, because what was
+    answered to one caller must not be shared with another by a cache in between.
     """
 
-    def __init__(self, identifier: str | int, *, max_depth: int = MAX_DEPTH) -> None:
+    def __init__(
+        self,
+        identifier: str | int,
+        *,
+        meta: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        max_depth: int = MAX_DEPTH,
+    ) -> None:
         self._identifier = identifier
+        self._meta = meta or _without_task
         self._max_depth = max_depth
         self._utf8 = codecs.getincrementaldecoder("utf-8")()
         self._held = b""  # the beginning of a token
@@ -118,6 +93,8 @@ class ResponseScanner:
         self._passing = False  # inside the result
         self._pieces: list[bytes] = []  # what this chunk gives
         self._start = 0  # of its piece in the making
+        self._member = bytearray()  # the value that is written anew, so far
+        self._anew: Callable[[bytes], bytes] | None = None  # how, while it lasts
         self._complete = False
         self._refused = False
         self._expect: _Step = self._message
@@ -155,7 +132,7 @@ class ResponseScanner:
         self._start, at, size = 0, 0, len(data)
         while at < size:
             if data[at] <= _LAST_SPACE and self._expect != self._string:
-                at = _match_space(data, at).end()
+                at = match_space(data, at).end()
                 if at == size:
                     break
             end = self._expect(data, at)
@@ -165,7 +142,9 @@ class ResponseScanner:
         self._held = data[at:]
         if len(self._held) > MAX_HELD:
             _refuse("a name or value of the envelope's or the result's own is too long")
-        if self._passing:
+        if self._anew is not None:
+            self._hold(data[self._start : at])
+        elif self._passing:
             self._pieces.append(data[self._start : at])
         pieces, self._pieces = self._pieces, []
         # Line breaks are space between tokens here, as strings cannot hold them, and no two tokens need space.
@@ -203,7 +182,7 @@ class ResponseScanner:
         return self._closed(data, at) if data[at] == _CLOSE_ARRAY else self._element(data, at)
 
     def _element(self, data: bytes, at: int) -> int:
-        run = _ELEMENTS[min(_RUN_LEVELS, self._max_depth - len(self._open))].match(data, at)
+        run = ELEMENTS[min(RUN_LEVELS, self._max_depth - len(self._open))].match(data, at)
         if run is None:
             return self._value(data, at)
         end = run.end()
@@ -216,7 +195,7 @@ class ResponseScanner:
     def _name(self, data: bytes, at: int) -> int:
         if len(self._open) <= _RESULT_LEVEL:
             return self._known_name(data, at)
-        run = _MEMBERS[min(_RUN_LEVELS, self._max_depth - len(self._open))].match(data, at)
+        run = MEMBERS[min(RUN_LEVELS, self._max_depth - len(self._open))].match(data, at)
         if run is not None:
             end = run.end()
             self._expect = self._name if data[end - 1] == _COMMA else self._separator
@@ -233,6 +212,10 @@ class ResponseScanner:
         return at + 1
 
     def _separator(self, data: bytes, at: int) -> int:
+        if self._anew is not None and len(self._open) == _RESULT_LEVEL:
+            self._hold(data[self._start : at])
+            self._pieces.append(self._anew(bytes(self._member)))
+            self._start, self._anew = at, None
         if data[at] != _COMMA:
             return self._closed(data, at)
         self._expect = self._element if self._open[-1] == _CLOSE_ARRAY else self._name
@@ -284,11 +267,13 @@ class ResponseScanner:
         self._result.add(name)
         if any(reads_as(name, member) for member in _NEED_MORE):
             _refuse("a result that asks for input or names a task")
-        if not reads_as(name, _RESULT_TYPE):
-            return self._value
-        if name != _RESULT_TYPE:
-            _refuse("a result whose type is disguised")
-        return self._type
+        steps = {_RESULT_TYPE: self._type, _CACHE_SCOPE: self._begin_scope, _META: self._begin_meta}
+        for member, step in steps.items():
+            if name == member:
+                return step
+            if reads_as(name, member):
+                _refuse("a result with a member in disguise")
+        return self._value
 
     def _version(self, data: bytes, at: int) -> int:
         return self._exactly("2.0", data, at)
@@ -313,10 +298,32 @@ class ResponseScanner:
     def _begin_result(self, data: bytes, at: int) -> int:
         if data[at] != _OPEN_OBJECT:
             _refuse("the result is not an object")
-        self._pieces.append(b'{"jsonrpc":"2.0","id":' + msgspec.json.encode(self._identifier) + b',"result":')
+        self._pieces.append(b'{"jsonrpc":"2.0","id":' + strict_json.encode(self._identifier) + b',"result":')
         self._passing = True
         self._start = at
         return self._opened(data, at)
+
+    def _begin_scope(self, data: bytes, at: int) -> int:
+        self._begin_anew(data, at, lambda _: b'"private"')
+        return self._value(data, at)
+
+    def _begin_meta(self, data: bytes, at: int) -> int:
+        if data[at] != _OPEN_OBJECT:
+            _refuse("the result's _meta is not an object")
+        self._begin_anew(data, at, lambda value: strict_json.encode(self._meta(msgspec.json.decode(value))))
+        return self._opened(data, at)
+
+    def _begin_anew(self, data: bytes, at: int, anew: Callable[[bytes], bytes]) -> None:
+        if self._anew is None:  # else the value's first token had not ended
+            self._pieces.append(data[self._start : at])
+            self._start = at
+            self._member.clear()
+            self._anew = anew
+
+    def _hold(self, piece: bytes) -> None:
+        if len(self._member) + len(piece) > MAX_MEMBER:
+            _refuse(f"_meta or cacheScope of more than {MAX_MEMBER} bytes")
+        self._member += piece
 
     # Tokens.
 
@@ -328,12 +335,12 @@ class ResponseScanner:
         return end if end > at else -1
 
     def _word(self, data: bytes, at: int) -> int:
-        word = _match_word(data, at).group()
+        word = match_word(data, at).group()
         if len(word) > MAX_NUMBER:
             _refuse(f"a number of more than {MAX_NUMBER} characters")
         if at + len(word) == len(data):
             return -1
-        if word not in _LITERALS and (_is_number(word) is None or not math.isfinite(float(word))):
+        if word not in LITERALS and (is_number(word) is None or not math.isfinite(float(word))):
             _refuse("unreadable JSON: no value where one must be, or a number that overflows")
         return at + len(word)
 
@@ -345,11 +352,18 @@ def _whole_string(data: bytes, at: int) -> int:
 
 def _content_end(data: bytes, at: int) -> int:
     """Where a string's content ends: at its quote, or where the data, or what it tells of an escape, does."""
-    end = _match_content(data, at).end()
+    end = match_content(data, at).end()
     rest = len(data) - end
-    if rest and data[end] != _QUOTE and (data[end] != _BACKSLASH or rest >= _LONGEST_ESCAPE):
+    if rest and data[end] != _QUOTE and (data[end] != _BACKSLASH or rest >= LONGEST_ESCAPE):
         _refuse("unreadable JSON: a control character, an unknown escape or half a surrogate pair in a string")
     return end
+
+
+def _without_task(meta: dict[str, Any]) -> dict[str, Any]:
+    # The server's own name of a task must not reach the caller.
+    if any(reads_as(name, _RELATED_TASK) for name in meta):
+        _refuse("a result that belongs to a task")
+    return meta
 
 
 def _text(token: bytes) -> str:

@@ -167,7 +167,7 @@ def _parse_client(value: object) -> Message:
     params: Any = envelope.get("params", _ABSENT)
     if params is _ABSENT:
         params = {}
-    _check_params(method, params)
+    _check_params(params)
     return Message(Kind.NOTIFICATION if identifier is None else Kind.REQUEST, identifier, method, params)
 
 
@@ -283,7 +283,7 @@ def _identifier(value: object) -> str | int:
     raise GateError(ErrorCode.INVALID_REQUEST, f"the id is not an integer or a string of at most {MAX_ID} characters")
 
 
-def _check_params(method: str, params: object) -> None:
+def _check_params(params: object) -> None:
     if not isinstance(params, dict):
         raise GateError(ErrorCode.INVALID_PARAMS, "params are not an object")
     members = cast("dict[str, Any]", params)
@@ -293,8 +293,6 @@ def _check_params(method: str, params: object) -> None:
             raise GateError(ErrorCode.INVALID_PARAMS, f"params.{name} is not an object")
     if "_meta" in members:
         _check_disguises(members["_meta"], _META, "params._meta")
-    if (key := NAMED_METHODS.get(method)) is not None:
-        check_name(members.get(key), f"params.{key}")
 
 
 def _parse_response(envelope: dict[str, Any], *, server: bool = False) -> Message:

@@ -42,7 +42,7 @@ _BLANK_AT_EDGE: Final = re.compile(rf"%20(?={_EDGE}|\Z)|{_EDGE}%20")
 _DEFAULT_PORTS: Final = {"ftp": "21", "http": "80", "https": "443", "ws": "80", "wss": "443"}
 
 # RFC 6570: a simple or a reserved expansion. Those with other operators add characters of their own.
-_EXPRESSION: Final = re.compile(r"\{(\+?)[A-Za-z0-9_.,%:*]{1,200}\}")
+_EXPRESSION: Final = re.compile(r"\{(\+?)[A-Za-z0-9_%][A-Za-z0-9_.,%:*]{0,199}\}")
 _VALUES: Final = re.compile(f"[{_VALUE}{_RESERVED_VALUE}]+|.")
 
 

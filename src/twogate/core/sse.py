@@ -184,7 +184,10 @@ class SsePartParser:
         self._others += length + 1
         match name:
             case b"":
-                events.append(SseEvent(comment=_text(value)))
+                comment = _text(value)
+                # Between two parts it would come to stand inside of the event that they make.
+                if self._size <= self._whole:
+                    events.append(SseEvent(comment=comment))
                 # A comment is no part of the event around it, and a stream of nothing else is no event.
                 self._total -= length + 1
                 self._others -= length + 1

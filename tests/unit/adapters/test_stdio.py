@@ -48,35 +48,38 @@ async def tiny() -> AsyncIterator[Client]:
 
 
 async def test_initialize_is_answered_from_one_handshake_of_ours(tiny: Client) -> None:
-    first = await body(await tiny.send("initialize", INITIALIZE, identifier="a"))
-    second = await body(await tiny.send("initialize", {"protocolVersion": "2025-11-25"}, identifier=7))
+    answers = [await tiny.send("initialize", INITIALIZE, identifier=identifier) for identifier in ("a", 7)]
+    first, second = [await body(answer) for answer in answers]
     assert first["result"] == second["result"]
     assert first["result"]["serverInfo"] == {"name": "tiny", "version": "1"}
     assert (first["id"], second["id"]) == ("a", 7)
-    seen = (await tiny.call("seen"))["seen"]
+    session = answers[0].session_id
+    assert session == answers[1].session_id
+    seen = (await tiny.call("seen", session=session))["seen"]
     assert [message["method"] for message in seen[:-1]] == ["initialize", "notifications/initialized"]
-    # The client's version, but none of its capabilities: the server could ask for what nobody would answer.
+    # The client's version and capabilities, since they are what the server may build on, and our own name.
     hello = seen[0]["params"]
-    assert (hello["protocolVersion"], hello["capabilities"]) == ("2025-06-18", {})
+    assert (hello["protocolVersion"], hello["capabilities"]) == ("2025-06-18", {"sampling": {}})
     assert hello["clientInfo"]["name"] == "twogate"
 
 
-async def test_a_call_without_initialize_finds_the_latest_handshake_version(tiny: Client) -> None:
+async def test_a_call_without_initialize_finds_the_latest_handshake_version_and_no_capabilities(tiny: Client) -> None:
     seen = (await tiny.call("seen"))["seen"]
     assert seen[0]["params"]["protocolVersion"] == "2025-11-25"
+    assert seen[0]["params"]["capabilities"] == {}
 
 
 async def test_a_version_that_is_no_handshake_version_is_not_passed_on(tiny: Client) -> None:
-    await tiny.send("initialize", {"protocolVersion": ["2025-06-18"]})
-    seen = (await tiny.call("seen"))["seen"]
+    answer = await tiny.send("initialize", {"protocolVersion": ["2025-06-18"]})
+    seen = (await tiny.call("seen", session=answer.session_id))["seen"]
     assert seen[0]["params"]["protocolVersion"] == "2025-11-25"
 
 
 async def test_initialized_of_a_client_is_accepted_and_kept_from_the_server(tiny: Client) -> None:
-    await tiny.send("initialize", INITIALIZE)
-    answer = await tiny.send("notifications/initialized", {}, identifier=None)
+    session = await tiny.initialize()
+    answer = await tiny.send("notifications/initialized", {}, identifier=None, session=session)
     assert (answer.status, answer.content_type, await raw(answer)) == (202, "", b"")
-    seen = (await tiny.call("seen"))["seen"]
+    seen = (await tiny.call("seen", session=session))["seen"]
     assert [message["method"] for message in seen].count("notifications/initialized") == 1
 
 
@@ -142,9 +145,16 @@ async def test_progress_reaches_the_call_it_belongs_to_with_the_clients_token(ti
 
 
 async def test_other_members_of_meta_are_passed_on(tiny: Client) -> None:
-    answer = await tiny.start_call("echo", meta={"progressToken": "t", "other": 1})
-    chunks = [event(chunk) async for chunk in answer.chunks()]
-    assert chunks[-1]["result"]["meta"] == {"progressToken": 2, "other": 1}
+    assert (await tiny.call("echo", meta={"progressToken": "t", "other": 1}))["meta"] == {
+        "progressToken": 2,
+        "other": 1,
+    }
+
+
+async def test_a_call_is_answered_with_json_if_nothing_precedes_the_response(tiny: Client) -> None:
+    answer = await tiny.start_call("echo", meta={"progressToken": "t"})
+    assert (answer.status, answer.content_type, answer.session_id) == (200, "application/json", None)
+    assert (await body(answer))["id"] == 1
 
 
 async def test_a_progress_token_that_is_none_is_refused(tiny: Client) -> None:
@@ -233,12 +243,13 @@ async def test_a_notification_starts_no_process() -> None:
     assert not made.upstream._lives
 
 
-@pytest.mark.parametrize("http_method", ["GET", "DELETE"])
-async def test_streams_and_sessions_do_not_exist_here(http_method: str) -> None:
+@pytest.mark.parametrize(("http_method", "modern"), [("GET", True), ("DELETE", True), ("DELETE", False), ("PUT", False)])
+async def test_what_there_is_no_stream_or_session_for_is_not_allowed(http_method: str, modern: bool) -> None:
     made = client("tiny.py")
-    answer = await made.upstream.send(UpstreamRequest(BOT, http_method, (), b"", None, modern=False, timeout=1.0))
+    answer = await made.upstream.send(UpstreamRequest(BOT, http_method, (), b"", None, modern=modern, timeout=1.0))
     assert (answer.status, await raw(answer)) == (405, b"")
     await answer.aclose()
+    assert not made.upstream._lives
 
 
 # -- Processes

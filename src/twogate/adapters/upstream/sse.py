@@ -13,7 +13,7 @@ from twogate.adapters.upstream.http_pool import HttpUpstreamLimits
 from twogate.adapters.upstream.sse_channel import SseChannel, SseLimits
 from twogate.core.errors import UNSUPPORTED_PROTOCOL_VERSION
 from twogate.core.message import Kind, Message, encode_message
-from twogate.core.protocol import HANDSHAKE_VERSIONS
+from twogate.core.protocol import HANDSHAKE_VERSIONS, MODERN_VERSIONS
 from twogate.flows.environment import Clock
 from twogate.flows.gateway.upstream import UpstreamAnswer, UpstreamRequest
 
@@ -22,7 +22,7 @@ __all__ = ["SseLimits", "SseUpstream"]
 _NO_SUCH_VERSION: Final = {
     "code": UNSUPPORTED_PROTOCOL_VERSION,
     "message": "Unsupported protocol version",
-    "data": {"supported": list(HANDSHAKE_VERSIONS)},
+    "data": {"supported": list(HANDSHAKE_VERSIONS), "requested": MODERN_VERSIONS[-1]},
 }
 
 

@@ -119,12 +119,13 @@ def _handshake_version(message: Message, version: str | None, assumed: str) -> s
 def _no_envelope_in(version: str) -> GateError:
     if version in HANDSHAKE_VERSIONS:
         return GateError(ErrorCode.INVALID_PARAMS, "an envelope that names a version without envelopes")
-    return _unsupported(version)
+    # Only a version with an envelope could have been meant.
+    return _unsupported(version, MODERN_VERSIONS)
 
 
-def _unsupported(requested: str) -> GateError:
+def _unsupported(requested: str, supported: tuple[str, ...] = VERSIONS) -> GateError:
     return GateError(
-        ErrorCode.UNSUPPORTED_PROTOCOL_VERSION, data={"supported": list(VERSIONS), "requested": requested[:64]}
+        ErrorCode.UNSUPPORTED_PROTOCOL_VERSION, data={"supported": list(supported), "requested": requested[:64]}
     )
 
 

@@ -271,7 +271,8 @@ class Relay:
             await self._send_event(self._encoded(event, shown))
 
     async def _send_event(self, encoded: bytes) -> None:
-        if self._exchange.events:
+        # The head of the answer to `initialize` names the session, which its response decides on: nothing goes before.
+        if self._exchange.events and self._call.message.method != "initialize":
             await self._start_events()
             self._sent += len(encoded)
             await self._exchange.send(encoded, more=True)
@@ -287,7 +288,7 @@ class Relay:
 
     def _named(self, event: SseEvent) -> SseEvent:
         """The event with the id under which this caller may resume; later versions resume nothing."""
-        if not event.id or self._call.modern or not self._exchange.events:
+        if not event.id or self._call.modern or not self._exchange.events or self._call.message.method == "initialize":
             return SseEvent(event.data, retry=event.retry)
         self._resumable = True
         return SseEvent(event.data or b"", "", self._shown.event_id(event.id), event.retry)

@@ -7,12 +7,12 @@ from contextlib import suppress
 from typing import Final, Protocol
 
 from asyncpg import InterfaceError, PostgresError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from twogate.core.errors import ErrorCode, GateError
 from twogate.flows.environment import Clock, Rng
 from twogate.stores.sql.engine import reading, store_errors
-from twogate.stores.sql.leases import CHANNEL, LEASE, acknowledge, look, read_value, release
+from twogate.stores.sql.leases import CHANNEL, LEASE, SqlLease, SqlReplicas, read_value
 
 RENEW_EVERY: Final = 0.3
 """Seconds between two renewals while nothing is announced: three tries within one lease."""
@@ -25,8 +25,8 @@ REPLICA_BYTES: Final = 12
 _EPOCH: Final = 1 << 64
 
 
-class Register(Protocol):
-    """What a renewal asks of the store, over the connection that also brings the announcements."""
+class Lease(Protocol):
+    """What a renewal asks of the store."""
 
     async def look(self) -> tuple[int, int | None]:
         """The counter, and what this replica has acknowledged."""
@@ -87,9 +87,9 @@ class LeasedRevision:
         await asyncio.gather(self._holder, return_exceptions=True)
         self._lose()
         with suppress(GateError):  # the lease lapses by itself
-            await release(self._engine, self._replica)
+            await SqlReplicas(self._engine).release(self._replica)
 
-    async def renew(self, register: Register) -> None:
+    async def renew(self, lease: Lease) -> None:
         """Extend the lease, acting on and acknowledging every change until there is none.
 
         Raises:
@@ -97,13 +97,28 @@ class LeasedRevision:
         """
         while True:
             asked = self._clock.monotonic()
-            value, acknowledged = await register.look()
+            value, acknowledged = await lease.look()
             self._value = value
             if value == acknowledged:
                 # True when the store answered, so at the latest it counts from the question.
                 self._until = asked + LEASE
                 return
-            await register.acknowledge(value)
+            await lease.acknowledge(value)
+
+    async def keep(self, lease: Lease) -> None:
+        """Renew, now, every so often and whenever a change is announced, until that fails.
+
+        Raises:
+            GateError: STORE_UNAVAILABLE.
+            TimeoutError: the store took longer than a lease lasts.
+        """
+        while True:
+            self._news.clear()
+            async with asyncio.timeout(LEASE):
+                await self.renew(lease)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RENEW_EVERY):
+                    await self._news.wait()
 
     async def _hold(self) -> None:
         while True:
@@ -122,19 +137,10 @@ class LeasedRevision:
                 try:
                     driver.add_termination_listener(self._cut_off)
                     await driver.add_listener(CHANNEL, self._wake)
-                    await self._keep(_Register(connection, self._replica))
+                    await self.keep(SqlLease(connection, self._replica))
                 finally:
                     # Closed, never given back to the pool: it still listens.
                     await connection.invalidate()
-
-    async def _keep(self, register: Register) -> None:
-        while True:
-            self._news.clear()
-            async with asyncio.timeout(LEASE):
-                await self.renew(register)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(RENEW_EVERY):
-                    await self._news.wait()
 
     def _wake(self, *_announcement: object) -> None:
         self._news.set()
@@ -148,17 +154,3 @@ class LeasedRevision:
             self._until = 0.0
             # The next answer may come from a server that took over and counts differently: no number is used twice.
             self._epoch += _EPOCH
-
-
-class _Register:
-    """The leases' table, for one replica."""
-
-    def __init__(self, connection: AsyncConnection, replica: str) -> None:
-        self._connection = connection
-        self._replica = replica
-
-    async def look(self) -> tuple[int, int | None]:
-        return await look(self._connection, self._replica)
-
-    async def acknowledge(self, value: int) -> None:
-        await acknowledge(self._connection, self._replica, value)

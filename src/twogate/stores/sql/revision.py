@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from twogate.core.errors import ErrorCode, GateError
 from twogate.stores.sql.engine import is_postgresql, store_errors, writing
-from twogate.stores.sql.leases import CHANNEL, read_value, settle
+from twogate.stores.sql.leases import CHANNEL, SqlReplicas, read_value, settle
 from twogate.stores.sql.tables import revision
 
 BUSY_TIMEOUT: Final = 0.05
@@ -38,7 +38,9 @@ async def changing(engine: AsyncEngine, conflict: GateError | None = None) -> As
             # Taken first and by everybody, so that the order of changes is the counter's, and nobody deadlocks.
             await read_value(connection, lock=True)
         yield connection
-    await settle(engine)
+    if is_postgresql(engine):
+        # SQLite needs no waiting: there every call looks.
+        await settle(SqlReplicas(engine))
 
 
 async def bump(connection: AsyncConnection) -> None:
