@@ -217,6 +217,9 @@ class FakeExchange:
             raise GateError(ErrorCode.TOO_LARGE)
         return self.body
 
+    def forwarding(self) -> None:
+        pass
+
     async def refuse(self, refusal: Refusal) -> None:
         assert self.status is None, "refused an exchange that had been answered"
         self.journal.append("refused")

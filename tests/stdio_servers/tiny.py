@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,13 @@ def call(  # noqa: C901, PLR0912, PLR0915 - one flat list of tricks
         case "consult":  # answered with what the client answers
             asking[arguments["id"]] = identifier
             send(id=arguments["id"], method=arguments["method"], params=arguments.get("params", {}))
+            return
+        case "later":  # asks after the answer, when nothing is open any more
+            send(id=identifier, result={})
+            if os.fork() == 0:
+                time.sleep(0.2)
+                send(id=arguments["id"], method=arguments["method"], params={})
+                os._exit(0)
             return
         case "publish":
             for subscription in listening:

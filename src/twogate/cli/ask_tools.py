@@ -111,4 +111,5 @@ async def _tell(waiting: set[str]) -> None:
     while True:
         await asyncio.sleep(pause)
         pause = 5 * PATIENCE
-        typer.echo(printable(f"twogate: waiting for {', '.join(sorted(waiting))}"), err=True)
+        if waiting:
+            typer.echo(printable(f"twogate: waiting for {', '.join(sorted(waiting))}"), err=True)

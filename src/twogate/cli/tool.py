@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from twogate.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
-from twogate.cli.output import CommandError, print_json, print_table, print_text
+from twogate.cli.output import CommandError, print_json, print_table, print_text, printable
 from twogate.config import Settings, load_settings
 from twogate.core.access import ToolClass
 from twogate.core.entry import parse_entry
@@ -163,7 +163,7 @@ def _print_rows(rows: Sequence[Row]) -> None:
 
 
 def _print_failure(asked: Asked, why: Failure) -> None:
-    typer.echo(f"twogate: {_failed(asked, why)}", err=True)
+    typer.echo(printable(f"twogate: {_failed(asked, why)}"), err=True)
 
 
 def _failed(asked: Asked, why: Failure) -> str:

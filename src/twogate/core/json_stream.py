@@ -26,13 +26,13 @@ import msgspec
 from twogate.core import strict_json
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.json_tokens import (
-    ELEMENTS,
     LITERALS,
     LONGEST_ESCAPE,
-    MEMBERS,
     RUN_LEVELS,
     is_number,
     match_content,
+    match_elements,
+    match_members,
     match_space,
     match_word,
 )
@@ -182,7 +182,7 @@ class ResponseScanner:
         return self._closed(data, at) if data[at] == _CLOSE_ARRAY else self._element(data, at)
 
     def _element(self, data: bytes, at: int) -> int:
-        run = ELEMENTS[min(RUN_LEVELS, self._max_depth - len(self._open))].match(data, at)
+        run = match_elements(data, at) if len(self._open) + RUN_LEVELS <= self._max_depth else None
         if run is None:
             return self._value(data, at)
         end = run.end()
@@ -195,7 +195,7 @@ class ResponseScanner:
     def _name(self, data: bytes, at: int) -> int:
         if len(self._open) <= _RESULT_LEVEL:
             return self._known_name(data, at)
-        run = MEMBERS[min(RUN_LEVELS, self._max_depth - len(self._open))].match(data, at)
+        run = match_members(data, at) if len(self._open) + RUN_LEVELS <= self._max_depth else None
         if run is not None:
             end = run.end()
             self._expect = self._name if data[end - 1] == _COMMA else self._separator

@@ -32,11 +32,11 @@ _NO_SEGMENT: Final = _NO_ANY | {"/", _RESERVED_VALUE}
 
 _TOKEN: Final = re.compile(r"\*+|\\[*\\]|\\|[^*\\]")
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]*:")
-_LEGAL: Final = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-F]{2})*")
+_LEGAL: Final = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,=:@/?-]|%[0-9A-F]{2})*")
 _PARTS: Final = re.compile(r"([a-z][a-z0-9+.-]*):(?://([^/?]*))?([^?]*)(\?.*)?")
 _AUTHORITY: Final = re.compile(r"[a-z0-9._~-]*(?::([1-9][0-9]{0,4}))?")
 _ONLY_ENCODED: Final = frozenset(' "<>[]^`{|}')
-_EDGE: Final = r"[/?&;=,:@!$'()*+]"
+_EDGE: Final = r"[/?&=,:@!$'()*+]"
 _TRAILING_DOT: Final = re.compile(rf"\.(?={_EDGE}|\Z)")
 _BLANK_AT_EDGE: Final = re.compile(rf"%20(?={_EDGE}|\Z)|{_EDGE}%20")
 _DEFAULT_PORTS: Final = {"ftp": "21", "http": "80", "https": "443", "ws": "80", "wss": "443"}
@@ -132,7 +132,8 @@ def irregularity(uri: str) -> str | None:
     Plain means that RFC 3986 section 6 would change nothing, and that nothing in it is read differently by those who
     decode, split or open it in another order:
 
-    1. only the characters of a URI, encoded triplets in upper case, no fragment, MAX_NAME characters at most;
+    1. only the characters of a URI, encoded triplets in upper case, no fragment, no `;` (some readers drop what
+       follows it), MAX_NAME characters at most;
     2. scheme and host in lower case, no user name, no default port; http URIs with host and path, files without host;
     3. encoded is only what cannot stand as it is, in valid UTF-8, NFKC-normalised, without control characters; no
        slash, backslash, percent sign, question mark or number sign;
@@ -153,7 +154,7 @@ def irregularity(uri: str) -> str | None:
         return "has a user name, or a host or port in another than the plain form"
     if scheme in _DEFAULT_PORTS and (authority is None or not path or host[1] == _DEFAULT_PORTS[scheme]):
         return "is another spelling of a URI with // and a path but without port"
-    if scheme == "file" and authority != "":
+    if scheme == "file" and (authority != "" or not path):
         return "is another spelling of a URI that begins with file:///"
     # 3.
     if "%" in uri and not _encodes_plainly(uri):

@@ -12,9 +12,10 @@ from typing import Any, Final
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.message import encode_error
 from twogate.core.oauth.resource import metadata_url
-from twogate.flows.gateway.exchange import Head, Refusal
+from twogate.flows.gateway.exchange import Exchange, Head, Refusal
 from twogate.flows.gateway.pipeline import Pipeline
 from twogate.web.errors import http_status, www_authenticate
+from twogate.web.legacy import MESSAGES_PATH, OPEN_PATH, LegacyStreams
 from twogate.web.peer import peer_address
 
 Scope = MutableMapping[str, Any]
@@ -39,9 +40,19 @@ class GatewayApp:
     """The data plane's ASGI application."""
 
     def __init__(
-        self, pipeline: Pipeline, *, public_url: str, allowed_origins: frozenset[str], scopes: frozenset[str]
+        self,
+        pipeline: Pipeline,
+        legacy: LegacyStreams,
+        *,
+        public_url: str,
+        allowed_origins: frozenset[str],
+        scopes: frozenset[str],
+        closing: tuple[asyncio.Event, ...],
     ) -> None:
+        """`closing` ends long-lived streams."""
         self._pipeline = pipeline
+        self._legacy = legacy
+        self._closing = closing
         self._public_url = public_url
         self._origins = allowed_origins | {public_url}
         self._scopes = scopes
@@ -55,9 +66,10 @@ class GatewayApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request under `/mcp/`."""
         headers = _decode_headers(scope["headers"])
+        server, slash, rest = scope["path"][len(PREFIX) :].partition("/")
         head = Head(
             method=scope["method"],
-            server=scope["path"][len(PREFIX) :],
+            server=server,
             headers=headers,
             query=scope["query_string"],
             address=peer_address(scope),
@@ -85,7 +97,7 @@ class GatewayApp:
             self._sweeping = True
             asyncio.get_running_loop().call_later(WATCH_AFTER, self._sweep)
         try:
-            await self._pipeline.handle(head, exchange)
+            await self._serve(head, slash + rest, exchange)
         except asyncio.CancelledError:
             # Nothing is left to do for a client that went away, nor for one whose answer is complete (at the stop).
             if not exchange.gone and not exchange.ended:
@@ -96,6 +108,17 @@ class GatewayApp:
         finally:
             del self._running[exchange]
             exchange.unwatch()
+
+    async def _serve(self, head: Head, rest: str, exchange: Exchange) -> None:
+        if not rest:
+            await self._pipeline.handle(head, exchange)
+        elif rest == OPEN_PATH and head.method == "GET":
+            await self._legacy.open(self._pipeline, head, exchange, self._closing)
+        elif rest.startswith(MESSAGES_PATH) and head.method == "POST":
+            await self._legacy.message(self._pipeline, head, exchange, rest.removeprefix(MESSAGES_PATH))
+        else:
+            self._pipeline.take(head.address)
+            await self._pipeline.refuse_stranger(head, GateError(ErrorCode.NOT_FOUND, "no such path"), exchange)
 
     def _sweep(self) -> None:
         """Watch every call that was running at the last sweep already: one timer for all instead of one a call."""
@@ -151,6 +174,9 @@ class _AsgiExchange:
                 self._body_read = True
                 self._start_watching()
                 return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def forwarding(self) -> None:
+        pass
 
     async def refuse(self, refusal: Refusal) -> None:
         error = refusal.error

@@ -54,7 +54,7 @@ class Generation:
 
     def in_use(self) -> Iterator[Upstream]:
         """The servers' connections that a call under way may still need."""
-        named = {path.removeprefix(PREFIX) for path in self.calls}
+        named = {path.removeprefix(PREFIX).partition("/")[0] for path in self.calls}
         # A path that names no server may lead to any of them.
         everything = not named <= self.upstreams.keys()
         for name, upstream in self.upstreams.items():

@@ -15,7 +15,9 @@ from starlette.types import Receive, Scope, Send
 from twogate.core.errors import ErrorCode, GateError
 from twogate.flows.audit import Refusals
 from twogate.flows.environment import Clock
+from twogate.flows.gateway.catalogue import Catalogue
 from twogate.flows.gateway.record import refused_event
+from twogate.flows.gateway.upstream import Upstream
 from twogate.web.authserver import error_response
 from twogate.web.gateway import PREFIX
 from twogate.web.generation import Generation
@@ -82,20 +84,29 @@ class RootApp:
         self._close_unused()
 
     def _close_unused(self) -> None:
-        self._retired = [generation for generation in self._retired if generation.calls]
+        retired, self._retired = self._retired, []
         needed = set(self.current.upstreams.values())
-        for generation in self._retired:
-            needed.update(generation.in_use())
+        for generation in retired:
+            if generation.calls:
+                self._retired.append(generation)
+                needed.update(generation.in_use())
+            else:
+                self._close(generation.catalogue)
         for upstream in self._upstreams - needed:
             self._upstreams.discard(upstream)
-            task = asyncio.get_running_loop().create_task(upstream.aclose())
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self._close(upstream)
+
+    def _close(self, part: Catalogue | Upstream) -> None:
+        task = asyncio.get_running_loop().create_task(part.aclose())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     async def _close_all(self) -> None:
-        closing = [*self._closing, *(asyncio.ensure_future(upstream.aclose()) for upstream in self._upstreams)]
-        if closing:
-            await asyncio.wait(closing)
+        for generation in (self.current, *self._retired):
+            self._close(generation.catalogue)
+        for upstream in self._upstreams:
+            self._close(upstream)
+        await asyncio.wait(self._closing)
 
     async def _may_enter(self, generation: Generation, scope: Scope, receive: Receive, send: Send) -> bool:
         address = peer_address(scope)

@@ -12,7 +12,9 @@ import ssl
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from http.client import HTTPSConnection
 from pathlib import Path
 from typing import Any
 
@@ -287,19 +289,28 @@ def test_certificate_and_key_are_read_anew_and_open_connections_go_on(
     world: World, certificate: Path, tmp_path: Path
 ) -> None:
     here_json("init", tmp_path, "--public-url", world.gateway.url)  # another authority
-    first, old = leaf(world.gateway), world.gateway.trust()
-    with httpx2.Client(verify=old, trust_env=False, timeout=PATIENCE) as http:
-        assert http.get(f"{world.gateway.url}/readyz").status_code == 200
+    first, old = leaf(world.gateway), ssl.create_default_context(cafile=str(certificate / "ca.pem"))
+    ready, port = f"{world.gateway.url}/readyz", int(world.gateway.url.rpartition(":")[2])
+    with closing(HTTPSConnection("localhost", port, context=old, timeout=PATIENCE)) as connection:
+        assert get(connection, "/readyz") == 200
+        kept = connection.sock
         for name in ("server.pem", "server.key"):
             (certificate / name).write_bytes((tmp_path / name).read_bytes())
-        assert cli_json("reload", "-c", world.gateway.config)["generation"] == world.status.generation
+        assert here_json("reload", "-c", world.gateway.config)["generation"] == world.status.generation
         assert leaf(world.gateway) != first
         new = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
-        assert httpx2.get(f"{world.gateway.url}/readyz", verify=new, trust_env=False).status_code == 200
+        assert httpx2.get(ready, verify=new, trust_env=False).status_code == 200
         with pytest.raises(httpx2.ConnectError):
-            httpx2.get(f"{world.gateway.url}/readyz", verify=old, trust_env=False)
-        # The one connection of this client is older than all that.
-        assert http.get(f"{world.gateway.url}/readyz").status_code == 200
+            httpx2.get(ready, verify=old, trust_env=False)
+        assert (get(connection, "/readyz"), connection.sock) == (200, kept)
+
+
+def get(connection: HTTPSConnection, path: str) -> int:
+    """The status of one GET, its answer read to the end."""
+    connection.request("GET", path)
+    with connection.getresponse() as response:
+        response.read()
+        return response.status
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,14 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from gatelab import CountingRng
+
 from twogate.core.errors import ErrorCode, GateError
 from twogate.flows.gateway.exchange import Exchange, Head, Refusal
 from twogate.flows.gateway.pipeline import Pipeline
 from twogate.web import gateway as module
 from twogate.web.gateway import GatewayApp
+from twogate.web.legacy import LegacyStreams
 
 URL = "https://mcp.example.com"
 Handle = Callable[[Head, Exchange], Awaitable[None]]
@@ -50,6 +53,8 @@ class Client:
         self.pipeline = ScriptedPipeline(handle)
         self.app = GatewayApp(
             cast("Pipeline", self.pipeline),
+            LegacyStreams(CountingRng()),
+            closing=(),
             public_url=changes.pop("public_url", URL),
             allowed_origins=frozenset({"https://app.example.com"}),
             scopes=frozenset({"reports", "admin"}),

@@ -127,10 +127,10 @@ class Conversation:
     def detach(self, stream: Mailbox) -> None:
         """The stream's reader has gone."""
         stream.close()
-        self.dropped += stream.dropped
         if self.stream is stream:
+            self.dropped += stream.dropped
             self.stream = None
-        self._refuse_all(stream)
+            self._refuse_all(stream)
 
     # What clients send besides requests.
 
@@ -184,6 +184,7 @@ class Conversation:
         self._calls.clear()
         self._questions.clear()
         if self.stream is not None:
+            self.dropped += self.stream.dropped
             self.stream.end()
 
     def _asked(self, message: Message) -> None:

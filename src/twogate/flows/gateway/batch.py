@@ -73,6 +73,9 @@ class _MemberExchange:
     async def read_body(self, limit: int) -> bytes:
         raise GateError(ErrorCode.INTERNAL, f"a member of a batch has no body of its own ({limit})")
 
+    def forwarding(self) -> None:
+        pass
+
     async def refuse(self, refusal: Refusal) -> None:
         # JSON-RPC 2.0 section 6: a notification gets no answer, not even an error.
         if refusal.notification:

@@ -6,36 +6,42 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from twogate.core.errors import ErrorCode, GateError
+from twogate.core.principal import Principal
 from twogate.flows.environment import Clock
+from twogate.flows.gateway.exchange import Head
 from twogate.flows.gateway.read import Authenticated
 
 PROVEN_FOR: Final = 0.01
 """Seconds after which a caller is proven again: a client decides how long its body takes and how long its streams last,
 and within that time its token may expire or an operator may cut it off."""
 
-Prove = Callable[[int], Awaitable[Authenticated]]
-"""Gate one, for one request at a Unix time."""
+Prove = Callable[[int], Awaitable[Principal]]
+"""Gate one, for one credential at a Unix time."""
 
 
 class Caller:
     """The caller of one request. `authenticated` was true at `now` (Unix seconds)."""
 
-    def __init__(self, prove: Prove, clock: Clock, authenticated: Authenticated, now: int, at: float) -> None:
+    def __init__(self, head: Head, prove: Prove, clock: Clock, principal: Principal, now: int, at: float) -> None:
         self._prove = prove
         self._clock = clock
         self._at = at
-        self.authenticated = authenticated
+        self.authenticated = Authenticated(head, principal)
         self.now = now
 
     @classmethod
-    async def prove(cls, prove: Prove, clock: Clock) -> Caller:
-        """Take a caller through gate one.
+    async def prove(cls, head: Head, prove: Prove, clock: Clock) -> Caller:
+        """Take the caller of a request through gate one.
 
         Raises:
             GateError: what gate one raises.
         """
         now, at = clock.now(), clock.monotonic()
-        return cls(prove, clock, await prove(now), now, at)
+        return cls(head, prove, clock, await prove(now), now, at)
+
+    def of(self, head: Head) -> Caller:
+        """The same caller, of a request that another one stands for."""
+        return Caller(head, self._prove, self._clock, self.authenticated.principal, self.now, self._at)
 
     async def current(self) -> Authenticated:
         """The caller as of this moment.
@@ -46,9 +52,9 @@ class Caller:
         at = self._clock.monotonic()
         if at - self._at > PROVEN_FOR:
             self.now = self._clock.now()
-            authenticated = await self._prove(self.now)
-            if authenticated.principal.key != self.authenticated.principal.key:
+            principal = await self._prove(self.now)
+            if principal.key != self.authenticated.principal.key:
                 # What was opened for the one (an MCP session) must not serve the other.
                 raise GateError(ErrorCode.AGENT_UNBOUND, "the identity was bound to another agent meanwhile")
-            self.authenticated, self._at = authenticated, at
+            self.authenticated, self._at = Authenticated(self.authenticated.head, principal), at
         return self.authenticated

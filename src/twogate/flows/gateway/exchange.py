@@ -53,6 +53,10 @@ class Exchange(Protocol):
         """
         ...
 
+    def forwarding(self) -> None:
+        """Told when the call goes upstream: whatever comes now is its answer."""
+        ...
+
     async def refuse(self, refusal: Refusal) -> None:
         """Answer with an error: status, challenge and body by the one table in `web/errors.py`."""
         ...

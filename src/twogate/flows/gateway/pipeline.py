@@ -20,6 +20,7 @@ import msgspec
 from twogate.core.access import Policy
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.message import Kind, Message, encode_message
+from twogate.core.principal import Principal
 from twogate.flows.audit import Refusals
 from twogate.flows.environment import Clock
 from twogate.flows.gateway.admit import Admitted, Refused, admit
@@ -89,15 +90,24 @@ class Pipeline:
 
     async def handle(self, head: Head, exchange: Exchange) -> None:
         """Take one request through both gates and answer it, whatever the outcome."""
+        caller = await self.meet(head, exchange)
+        if caller is not None:
+            await self.serve(caller, exchange)
+
+    async def meet(self, head: Head, exchange: Exchange) -> Caller | None:
+        """Take the caller of a request through gate one; None if it was refused, and the request answered."""
         try:
-            caller = await self._meet(head)
+            return await self._meet(head)
         except GateError as error:
             await self.refuse_stranger(head, error, exchange)
-            return
+            return None
+
+    async def serve(self, caller: Caller, exchange: Exchange) -> None:
+        """Take a request whose caller was proven through gate two, and answer it, whatever the outcome."""
         try:
             read = await self._read(caller.authenticated, exchange)
         except GateError as error:
-            await self._refuse_message(caller.authenticated, error, exchange)
+            await self.refuse(caller, error, exchange)
             return
         if isinstance(read, tuple):
             batch = BatchExchange(exchange)
@@ -127,12 +137,11 @@ class Pipeline:
             raise GateError(ErrorCode.REQUEST_MALFORMED, "a query string")
         bearer = parse_credential(head.headers)
 
-        async def prove(now: int) -> Authenticated:
+        async def prove(now: int) -> Principal:
             view = await self._registry.view()
-            principal = await self._authenticator.authenticate(bearer, self._resource(head.server), view, now)
-            return Authenticated(head, principal)
+            return await self._authenticator.authenticate(bearer, self._resource(head.server), view, now)
 
-        return await Caller.prove(prove, self._clock)
+        return await Caller.prove(head, prove, self._clock)
 
     async def _read(
         self, authenticated: Authenticated, exchange: Exchange
@@ -155,7 +164,7 @@ class Pipeline:
             call = read if isinstance(read, Call) else read_call(caller.authenticated, read, self._seal)
             decided = await self._admit(caller, call)
         except GateError as error:
-            await self._refuse_message(caller.authenticated, error, exchange)
+            await self.refuse(caller, error, exchange)
             return
         under_way = self._streams if call.stream else self._under_way
         if isinstance(decided, Admitted) and not under_way.begin(call.principal.key):
@@ -197,6 +206,7 @@ class Pipeline:
                 raise decided.error
             return decided
 
+        exchange.forwarding()
         await self._forwarder.forward(recorded, exchange, renew)
 
     async def _record(self, admitted: Admitted) -> Recorded:
@@ -216,10 +226,11 @@ class Pipeline:
             error = unrecorded
         await exchange.refuse(Refusal(error))
 
-    async def _refuse_message(self, authenticated: Authenticated, error: GateError, exchange: Exchange) -> None:
+    async def refuse(self, caller: Caller, error: GateError, exchange: Exchange) -> None:
+        """Write down and answer a refusal of what was no acceptable request."""
         message = error.message if isinstance(error, CallError) else None
         try:
-            await self._recorder.invalid(authenticated, error)
+            await self._recorder.invalid(caller.authenticated, error)
         except GateError as unrecorded:
             error = unrecorded
         if message is None:
