@@ -350,6 +350,63 @@ BEHAVIOURS: Final = (
     ),
     Behaviour(
         "R-40",
+        "MCP 2025-11-25, Streamable HTTP; MCP 2026-07-28, Streamable HTTP",
+        "what the suite of MCP finds of a server it finds through the gateway",
+        ("peers/test_conformance.py::test_what_conforms_without_the_gateway_conforms_through_it",),
+    ),
+    Behaviour(
+        "R-40",
+        "MCP 2025-11-25, Streamable HTTP, Resumability and Redelivery",
+        "a stream is resumed by the principal that it belongs to, and brings what its call may bring now",
+        (
+            "attacks/test_handles.py::test_the_event_of_another_agents_stream",
+            "attacks/test_handles.py::test_an_event_does_not_bring_more_than_its_call_may_now",
+            f"{_FLOWS}/test_relay.py::test_a_resumed_list_is_filtered_as_the_list_was",
+        ),
+    ),
+    Behaviour(
+        "R-40",
+        "MCP 2025-11-25, Client Features; DESIGN, decision 13",
+        "a server asks clients what its settings allow, and an answer comes from whom it asked",
+        (
+            "attacks/test_server_requests.py::test_a_question_that_the_settings_do_not_allow_is_refused_to_the_server",
+            "attacks/test_handles.py::test_an_answer_to_what_another_agent_was_asked",
+        ),
+    ),
+    Behaviour(
+        "R-40",
+        "MCP 2024-11-05, Transports, HTTP with SSE",
+        "a client of the old transport lists, calls, is asked and is refused like any other",
+        (
+            "peers/test_legacy_clients.py::test_it_lists_calls_reads_and_is_told_and_asked_on_its_one_stream",
+            "attacks/test_handles.py::test_a_message_to_another_agents_event_stream",
+        ),
+    ),
+    Behaviour(
+        "R-32",
+        "MCP 2025-11-25, Tasks; MCP 2026-07-28, extension io.modelcontextprotocol/tasks",
+        "a task is its maker's, and every method on it is decided as the call that made it",
+        (
+            "attacks/test_handles.py::test_the_task_of_another_agent",
+            f"{_FLOWS}/test_admit.py::test_a_task_is_decided_as_the_call_that_made_it",
+        ),
+    ),
+    Behaviour(
+        "R-44",
+        "JSON-RPC 2.0, section 6; MCP 2025-03-26, Base Protocol",
+        "each member of a batch is decided alone",
+        ("attacks/test_batches.py::test_a_forbidden_member_does_not_ride_along_with_an_allowed_one",),
+    ),
+    Behaviour(
+        "R-31",
+        "DESIGN, decision 6",
+        "a task declared at initialize is bound to the MCP session",
+        (
+            f"{_FLOWS}/test_admit.py::test_a_session_bound_at_initialize_is_in_force_and_must_agree_with_every_other_source",
+        ),
+    ),
+    Behaviour(
+        "R-40",
         "MCP 2025-11-25, Transports, Security Warning",
         "a foreign Origin is refused",
         (

@@ -53,7 +53,7 @@ async def test_a_token_tool_is_refused_with_its_own_code(
 
 
 @pytest.mark.parametrize(
-    "method", ["resources/read", "resources/subscribe", "prompts/get", "completion/complete", "tasks/get", "tasks/list"]
+    "method", ["resources/read", "resources/subscribe", "prompts/get", "completion/complete", "tasks/list"]
 )
 async def test_methods_that_nothing_allows_are_refused(
     stack: Stack, issuer: TestIssuer, upstream: RecordingUpstream, method: str

@@ -156,7 +156,7 @@ async def test_a_reload_narrows_open_sessions_and_cached_tokens_at_once(
             "task_not_permitted": {"tasks": {**settings["tasks"], "report": {"tools": ["files.find"]}}},
             "target_unclassified": {
                 "tools": {"files.find": {"class": "search"}},
-                "tasks": dict.fromkeys(settings["tasks"], {"tools": ["files.find"]}),
+                "tasks": {task: {"tools": ["files.find"]} for task in settings["tasks"]},
             },
             "role_not_permitted": {"roles": {"executor": {"allow": ["search"]}, "reader": {"allow": ["search"]}}},
             "tenant_server_refused": {"tenants": {"acme": {}}},

@@ -11,8 +11,9 @@ import math
 import re
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import jiter
 import msgspec
@@ -37,6 +38,9 @@ MESSAGE_CODES = {
 }
 
 
+Read = TypeVar("Read")
+
+
 class Number(NamedTuple):
     """A number as it was spelled."""
 
@@ -54,6 +58,14 @@ def exact(value: object) -> object:
     if isinstance(value, list):
         return [exact(item) for item in value]
     return type(value), repr(value)
+
+
+def attempt(step: Callable[[], Read]) -> Read | ErrorCode:
+    """What a step gives, or why it refuses."""
+    try:
+        return step()
+    except GateError as error:
+        return error.code
 
 
 def cuts(data: bytes) -> Iterator[list[bytes]]:
@@ -74,11 +86,10 @@ def check_message(raw: bytes) -> Message | ErrorCode:
     A server's is refused, or what is written of it is read as it was.
     """
     _check_parsed_answer(raw)
-    try:
-        message = parse_message(raw)
-    except GateError as error:
-        assert error.code in MESSAGE_CODES
-        return error.code
+    message = attempt(lambda: parse_message(raw))
+    if isinstance(message, ErrorCode):
+        assert message in MESSAGE_CODES
+        return message
     value = _read(raw)
     assert isinstance(value, Object)
     assert not _repeats(value)
@@ -93,10 +104,9 @@ def check_message(raw: bytes) -> Message | ErrorCode:
 
 
 def _check_parsed_answer(raw: bytes) -> None:
-    try:
-        answer = parse_answer(raw)
-    except GateError as error:
-        assert error.code is ErrorCode.UPSTREAM_INVALID
+    answer = attempt(lambda: parse_answer(raw))
+    if isinstance(answer, ErrorCode):
+        assert answer is ErrorCode.UPSTREAM_INVALID
         return
     again = encode_message(answer)
     read = parse_answer(again)
@@ -138,26 +148,18 @@ def check_answer(raw: bytes) -> bytes | None:
 def _passed(chunks: list[bytes]) -> tuple[bool, bytes]:
     scanner, passed = ResponseScanner(IDENTIFIER), bytearray()
     for chunk in chunks:
-        try:
-            passed += scanner.feed(chunk)
-        except GateError as error:
-            assert error.code is ErrorCode.UPSTREAM_INVALID
-            assert _refuses(lambda: scanner.feed(b"}"))
-            assert _refuses(scanner.finish)
+        given = attempt(partial(scanner.feed, chunk))
+        if isinstance(given, ErrorCode):
+            after = [given, attempt(lambda: scanner.feed(b"}")), attempt(scanner.finish)]
+            assert after == [ErrorCode.UPSTREAM_INVALID] * 3
             return False, bytes(passed)
-    if _refuses(scanner.finish):
+        passed += given
+    last = attempt(scanner.finish)
+    if isinstance(last, ErrorCode):
+        assert last is ErrorCode.UPSTREAM_INVALID
         return False, bytes(passed)
     assert not _complete(bytes(passed))
-    return True, bytes(passed + scanner.finish())
-
-
-def _refuses(step: Callable[[], bytes]) -> bool:
-    try:
-        step()
-    except GateError as error:
-        assert error.code is ErrorCode.UPSTREAM_INVALID
-        return True
-    return False
+    return True, bytes(passed + last)
 
 
 def _complete(text: bytes) -> bool:
@@ -263,38 +265,32 @@ def check_sse(stream: bytes) -> list[SseEvent] | ErrorCode:
 
 
 def _events(chunks: list[bytes]) -> list[SseEvent] | ErrorCode:
-    parser, events = SseParser(), list[SseEvent]()
-    try:
-        for chunk in chunks:
-            events += parser.feed(chunk)
-    except GateError as error:
-        return error.code
-    return events
+    parser = SseParser()
+    return attempt(lambda: [event for chunk in chunks for event in parser.feed(chunk)])
 
 
 def _check_parts(chunks: list[bytes], whole: list[SseEvent] | ErrorCode) -> None:
     """The same events come out, but for large ones' parts, and for other fields than data that are too large."""
     parser, parts, events = SsePartParser(WHOLE), list[SsePart](), list[SseEvent]()
-    try:
-        for chunk in chunks:
-            for item in parser.feed(chunk):
-                if isinstance(item, SsePart):
-                    assert item.first == (not parts)
-                    assert item.last or item.data
-                    parts.append(item)
-                    if item.last:
-                        events.append(_joined(parts))
-                        parts.clear()
-                else:
-                    assert not parts
-                    assert len(item.data or b"") <= WHOLE
-                    events.append(item)
-    except GateError as error:
-        assert error.code is ErrorCode.UPSTREAM_INVALID
+    items = attempt(lambda: [item for chunk in chunks for item in parser.feed(chunk)])
+    if isinstance(items, ErrorCode):
+        assert items is ErrorCode.UPSTREAM_INVALID
         return
-    assert not isinstance(whole, ErrorCode)
+    for item in items:
+        if isinstance(item, SsePart):
+            assert item.first == (not parts)
+            assert item.last or item.data
+            parts.append(item)
+            if item.last:
+                events.append(_joined(parts))
+                parts.clear()
+        else:
+            assert not parts
+            assert len(item.data or b"") <= WHOLE
+            events.append(item)
     if parts:
         _joined(parts)  # of an event that did not end
+    assert not isinstance(whole, ErrorCode)
     assert [event for event in events if event.comment is None] == [event for event in whole if event.comment is None]
 
 

@@ -3,6 +3,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fuzz.invariants import WHOLE, check_sse
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.sse import SseEvent, SseParser, encode_event
 
@@ -24,6 +25,7 @@ pieces = st.lists(
             b"\xc3\xbc",
             b"\xff",
             b"x",
+            b"y" * 30,
         ]
     ),
     max_size=60,
@@ -68,3 +70,14 @@ def test_where_a_stream_is_cut_changes_nothing(stream: bytes, places: list[int])
 def test_encoded_events_are_read_back_as_they_were(sent: list[SseEvent], places: list[int]) -> None:
     parser, stream = SseParser(), b"".join(map(encode_event, sent))
     assert [event for chunk in cut(stream, places) for event in parser.feed(chunk)] == sent
+
+
+@given(pieces | st.lists(events, max_size=5).map(lambda sent: b"".join(map(encode_event, sent))))
+def test_a_stream_is_read_as_the_standard_says_in_parts_too(stream: bytes) -> None:
+    check_sse(stream)
+
+
+@given(st.binary(min_size=WHOLE + 1, max_size=4 * WHOLE), st.binary(max_size=30), st.lists(st.integers(0, 500)))
+def test_data_of_any_bytes_passes_in_parts_or_is_no_utf8(data: bytes, more: bytes, places: list[int]) -> None:
+    stream = encode_event(SseEvent(data, "message", "7")) + b"data: " + more
+    check_sse(stream)

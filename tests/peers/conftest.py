@@ -8,6 +8,7 @@ import pytest
 
 from peers.servers import (
     EVERYTHING,
+    REFERENCE_SERVERS,
     REFERENCE_TARGETS,
     World,
     behind,
@@ -16,8 +17,6 @@ from peers.servers import (
     reference_command,
     reference_server,
 )
-
-REFERENCE_SERVERS = ("reference", "reference-sse", "reference-stdio")
 
 
 @pytest.fixture(scope="module")

@@ -121,7 +121,10 @@ class OidcProvider:
         }  # fmt: skip
         with self._http() as http:
             answer = http.get("/auth", params=request)
-            while not (location := answer.headers.get("location", "")).startswith(REDIRECT):
+            for _ in range(10):  # login and consent, each with a way there and back
+                location = answer.headers.get("location", "")
+                if location.startswith(REDIRECT):
+                    break
                 assert answer.is_redirect, (answer.text, self._log)
                 answer = http.get(location)
             (code,) = parse_qs(urlsplit(location).query)["code"]

@@ -46,7 +46,8 @@ class Tourist:
         return types.ListRootsResult(roots=[types.Root(uri=uri) for uri in self.tour["roots"]])
 
     async def notice(self, message: Any) -> None:
-        if isinstance(message, types.ServerNotification):
+        # Progress comes to `on_progress`.
+        if isinstance(message, types.ServerNotification) and message.root.method != "notifications/progress":
             self.notified.append(message.root.method)
 
     async def on_progress(self, done: float, total: float | None, _: str | None) -> None:

@@ -26,6 +26,8 @@ from processlab import PATIENCE, Gateway, here_json, init, serving, until
 
 EVERYTHING = "everything"
 CLIENT_REQUESTS = ["sampling", "elicitation", "roots"]
+REFERENCE_SERVERS = ("reference", "reference-sse", "reference-stdio")
+"""The reference server over each of its transports."""
 REFERENCE_TARGETS = (
     "echo", "get-sum", "trigger-long-running-operation", "trigger-sampling-request", "trigger-elicitation-request",
     "get-roots-list", "toggle-subscriber-updates", "prompt:args-prompt", "prompt:completable-prompt",

@@ -155,9 +155,14 @@ async def listed_over_stdio(*command: str) -> tuple[ToolList, ToolList, int]:
         await upstream.aclose()
 
 
-async def test_git_is_asked_over_stdio_as_the_modern_server_that_it_is(tmp_path: Path) -> None:
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
-    first, second, processes = await listed_over_stdio(require(MCP_SERVER_GIT), "--repository", str(tmp_path))
+    return tmp_path
+
+
+async def test_git_is_asked_over_stdio_as_the_modern_server_that_it_is(repository: Path) -> None:
+    first, second, processes = await listed_over_stdio(require(MCP_SERVER_GIT), "--repository", str(repository))
     assert first.era is Era.MODERN
     assert {"git_status", "git_log", "git_commit"} <= first.tools.keys()
     assert (first.tools["git_log"].claims.read_only, first.tools["git_commit"].claims.read_only) == (True, False)

@@ -19,10 +19,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from twogate.core.errors import ErrorCode, GateError
 from twogate.stores.sql.leased_revision import LeasedRevision
-from twogate.stores.sql.leases import LAPSE, LEASE, settle
+from twogate.stores.sql.leases import settle
 
 LONG = 12.0
 """Virtual seconds of one world."""
+
+DRIFT = (0.92, 1.1)
+"""How slow and how fast a replica's clock may be."""
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -83,6 +86,7 @@ class World:
         self.replicas: list[LeasedRevision] = []
         self.promised = 0
         self.held = 0
+        self.weather = chance.choice((0.02, 0.1, 0.4))
 
     async def step(self, effect: Callable[[], object]) -> object:
         """Something that the store does at one moment, between the way there and the way back."""
@@ -96,10 +100,8 @@ class World:
         return result
 
     async def delay(self) -> None:
-        kind = self.chance.random()
-        await asyncio.sleep(
-            0.001 if kind < 0.7 else self.chance.uniform(0, 0.2) if kind < 0.93 else self.chance.uniform(0, 2.5)
-        )
+        slow = self.chance.random() < self.weather
+        await asyncio.sleep(self.chance.uniform(0, 1.2) if slow else 0.001)
 
     # As `settle` sees it.
 
@@ -115,7 +117,7 @@ class World:
     # Who acts.
 
     async def replica(self) -> None:
-        clock = Clock(self.loop, self.chance.uniform(LEASE / LAPSE + 0.005, 1.1))
+        clock = Clock(self.loop, self.chance.uniform(*DRIFT))
         revision = LeasedRevision(cast("AsyncEngine", None), clock, Rng(self.chance))
         await asyncio.sleep(self.chance.uniform(0, LONG / 2))
         self.replicas.append(revision)
@@ -148,7 +150,7 @@ class World:
     async def watch(self) -> None:
         while True:
             self.check()
-            await asyncio.sleep(0.003)
+            await asyncio.sleep(0.01)
 
     def check(self) -> None:
         for revision in self.replicas:
@@ -192,7 +194,7 @@ def run(seed: int) -> World:
     return world
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_once_a_change_is_in_force_no_replica_acts_on_what_was_before(seed: int) -> None:
     run(seed)
@@ -200,5 +202,5 @@ def test_once_a_change_is_in_force_no_replica_acts_on_what_was_before(seed: int)
 
 def test_in_these_worlds_changes_are_made_and_leases_are_held() -> None:
     worlds = [run(seed) for seed in range(10)]
-    assert all(world.promised > 3 for world in worlds)
-    assert sum(world.held for world in worlds) > 1000
+    assert all(world.promised > 1 for world in worlds)
+    assert sum(world.held for world in worlds) > 3000

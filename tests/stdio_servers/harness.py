@@ -216,6 +216,11 @@ def of_proc(pid: int | str, what: str) -> str:
     return Path(f"/proc/{pid}/{what}").read_text()
 
 
+def content(path: Path) -> str:
+    """A file's text."""
+    return path.read_text()
+
+
 def forked(where: Path) -> dict[str, int]:
     """The processes that `hostile.py` forked and wrote down, by kind."""
     return {path.name.partition("-")[0]: int(path.name.partition("-")[2]) for path in where.iterdir()}

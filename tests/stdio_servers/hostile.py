@@ -41,7 +41,8 @@ def write_for_ever(raw: bytes) -> NoReturn:
         write(raw)
 
 
-def stay() -> NoReturn:
+def stay(last_words: bytes = b"") -> NoReturn:
+    write(last_words)
     while True:
         time.sleep(60)
 
@@ -100,7 +101,9 @@ match mode:
                 os.write(1, note * 40)  # under PIPE_BUF, so whole lines
         answer_for_ever()
     case "flood_requests":
-        ask = b'{"jsonrpc":"2.0","id":%d,"method":"sampling/createMessage","params":{"x":"xxxxxxxxxxxxxxxxxxxxxxxxx"}}\n'
+        ask = (
+            b'{"jsonrpc":"2.0","id":%d,"method":"sampling/createMessage","params":{"x":"xxxxxxxxxxxxxxxxxxxxxxxxx"}}\n'
+        )
         if os.fork() == 0:
             n = 0
             while True:
@@ -109,7 +112,7 @@ match mode:
         answer_for_ever()
     case "ask_and_stop":  # asks once and never reads again
         ask = b'{"jsonrpc":"2.0","id":"q","method":"sampling/createMessage","params":{}}\n'
-        first_call(lambda message: (write(ask), stay()))
+        first_call(lambda message: stay(ask))
     case "refuse_calls":
         for line in sys.stdin:
             error = {"code": -32601, "message": "no"}

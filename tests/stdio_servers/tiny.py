@@ -3,13 +3,14 @@
 import json
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 held: list[tuple[Any, Any, Any]] = []
 asking: dict[Any, Any] = {}
 listening: list[Any] = []
+armed: list[dict[str, Any]] = []
+filed: dict[Any, str] = {}
 seen: list[dict[str, Any]] = []
 
 
@@ -84,13 +85,10 @@ def call(  # noqa: C901, PLR0912, PLR0915 - one flat list of tricks
             asking[arguments["id"]] = identifier
             send(id=arguments["id"], method=arguments["method"], params=arguments.get("params", {}))
             return
-        case "later":  # asks after the answer, when nothing is open any more
-            send(id=identifier, result={})
-            if os.fork() == 0:
-                time.sleep(0.2)
-                send(id=arguments["id"], method=arguments["method"], params={})
-                os._exit(0)
-            return
+        case "arm":  # a question for the next change of roots, when no call is open; its answer goes to a file
+            armed.append(arguments)
+            filed[arguments["id"]] = arguments["file"]
+            result = {}
         case "publish":
             for subscription in listening:
                 told = {"uri": "a:b", "_meta": {"io.modelcontextprotocol/subscriptionId": subscription}}
@@ -141,6 +139,13 @@ for line in sys.stdin:
             listening.append(message["id"])
             stamp = {"io.modelcontextprotocol/subscriptionId": message["id"]}
             send(method="notifications/subscriptions/acknowledged", params={"notifications": {}, "_meta": stamp})
+        case "notifications/roots/list_changed" if armed:
+            question = armed.pop()
+            send(id=question["id"], method=question["method"], params={})
+        case None if message.get("id") in filed:
+            partial = Path(filed[message["id"]] + ".partial")
+            partial.write_text(json.dumps(message), "utf-8")
+            partial.rename(filed.pop(message["id"]))
         case None if message.get("id") in asking:
             send(id=asking.pop(message["id"]), result={"answer": message})
         case "tools/call":

@@ -34,7 +34,7 @@ _TOKEN: Final = re.compile(r"\*+|\\[*\\]|\\|[^*\\]")
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]*:")
 _LEGAL: Final = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,=:@/?-]|%[0-9A-F]{2})*")
 _PARTS: Final = re.compile(r"([a-z][a-z0-9+.-]*):(?://([^/?]*))?([^?]*)(\?.*)?")
-_AUTHORITY: Final = re.compile(r"[a-z0-9._~-]*(?::([1-9][0-9]{0,4}))?")
+_AUTHORITY: Final = re.compile(r"([a-z0-9._~-]*)(?::([1-9][0-9]{0,4}))?")
 _ONLY_ENCODED: Final = frozenset(' "<>[]^`{|}')
 _EDGE: Final = r"[/?&=,:@!$'()*+]"
 _TRAILING_DOT: Final = re.compile(rf"\.(?={_EDGE}|\Z)")
@@ -152,15 +152,15 @@ def irregularity(uri: str) -> str | None:
     host = _AUTHORITY.fullmatch(authority or "")
     if host is None:
         return "has a user name, or a host or port in another than the plain form"
-    if scheme in _DEFAULT_PORTS and (authority is None or not path or host[1] == _DEFAULT_PORTS[scheme]):
-        return "is another spelling of a URI with // and a path but without port"
+    if scheme in _DEFAULT_PORTS and (not host[1] or not path or host[2] == _DEFAULT_PORTS[scheme]):
+        return "is another spelling of a URI with host and path but without port"
     if scheme == "file" and (authority != "" or not path):
         return "is another spelling of a URI that begins with file:///"
     # 3.
     if "%" in uri and not _encodes_plainly(uri):
         return "encodes what a plain URI does not"
     # 4.
-    if "//" in path or "//" in (parts[4] or "") or uri.endswith(("/", "?")):
+    if "//" in path or "//" in (parts[4] or "") or path.endswith("/") or uri.endswith(("/", "?")):
         return "has an empty segment"
     if _TRAILING_DOT.search(uri) or _BLANK_AT_EDGE.search(uri):
         return "has a segment that is a dot segment, ends in a dot, or begins or ends in a blank"

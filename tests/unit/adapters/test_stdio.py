@@ -243,7 +243,9 @@ async def test_a_notification_starts_no_process() -> None:
     assert not made.upstream._lives
 
 
-@pytest.mark.parametrize(("http_method", "modern"), [("GET", True), ("DELETE", True), ("DELETE", False), ("PUT", False)])
+@pytest.mark.parametrize(
+    ("http_method", "modern"), [("GET", True), ("DELETE", True), ("DELETE", False), ("PUT", False)]
+)
 async def test_what_there_is_no_stream_or_session_for_is_not_allowed(http_method: str, modern: bool) -> None:
     made = client("tiny.py")
     answer = await made.upstream.send(UpstreamRequest(BOT, http_method, (), b"", None, modern=modern, timeout=1.0))

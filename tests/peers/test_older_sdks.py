@@ -1,0 +1,88 @@
+"""The first generation of the official Python client, in each version that it can speak, through a gateway.
+
+Behind it are the everything-server, the reference server over each transport, and mcp-server-git: servers of both
+generations, in two languages.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from peers.peers import MCP_SERVER_GIT, OLDER_PYTHON, require
+from peers.servers import EVERYTHING, REFERENCE_SERVERS, World, behind
+from peers.tour import EVERYTHING_HANDSHAKE, HANDSHAKE, REFERENCE, ROOT, SAMPLED, Stop, walk
+from twogate.core.errors import GATE_TWO
+
+pytestmark = pytest.mark.peer
+
+CLIENT = str(Path(__file__).parent / "older_client.py")
+GIT = ("git", "-c", "user.name=T", "-c", "user.email=t@example.org", "-c", "init.defaultBranch=main")
+
+
+@pytest.mark.parametrize("version", HANDSHAKE)
+async def test_every_version_makes_the_tour_of_the_everything_server(many: World, version: str) -> None:
+    met = await walk(many, EVERYTHING, version, EVERYTHING_HANDSHAKE, require(OLDER_PYTHON), CLIENT)
+    assert met["server"] == "mcp-conformance-test-server"
+    assert met["session"]
+    assert met["asked"] == ["sampling/createMessage", "elicitation/create"]
+    assert met["progress"] == [[0, 100], [50, 100], [100, 100]]
+    assert met["notified"] == ["notifications/message"] * 3
+
+
+@pytest.mark.parametrize("server", REFERENCE_SERVERS)
+@pytest.mark.parametrize("version", HANDSHAKE)
+async def test_every_version_makes_the_tour_of_the_reference_server(many: World, server: str, version: str) -> None:
+    met = await walk(many, server, version, REFERENCE, require(OLDER_PYTHON), CLIENT)
+    check_reference(met["results"])
+    assert met["server"] == "mcp-servers/everything"
+    assert {"sampling/createMessage", "elicitation/create", "roots/list"} == set(met["asked"])
+    assert met["progress"] == [[1, 2], [2, 2]]
+
+
+def check_reference(results: list[object]) -> None:
+    """What the reference server says at greater length than the tour."""
+    answers = {stop.step[1]: result for stop, result in zip(REFERENCE, results, strict=True) if len(stop.step) > 1}
+    assert SAMPLED in str(answers["trigger-sampling-request"])
+    assert "Name: Ada" in str(answers["trigger-elicitation-request"])
+    assert ROOT in str(answers["get-roots-list"])
+
+
+@pytest.fixture(scope="module")
+def git(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Path]]:
+    repository = tmp_path_factory.mktemp("git") / "repository"
+    subprocess.run([*GIT, "init", "-q", str(repository)], check=True)
+    subprocess.run([*GIT, "-C", str(repository), "commit", "-q", "--allow-empty", "-m", "The first one"], check=True)
+    servers = {"git": {"command": [require(MCP_SERVER_GIT), "--repository", str(repository)]}}
+    reads = {"git": ["git_status", "git_log"]}
+    with behind(tmp_path_factory.mktemp("twogate"), servers, reads, writes=["git.git_commit"]) as world:
+        yield world, repository
+
+
+@pytest.mark.parametrize("version", HANDSHAKE)
+async def test_every_version_reads_a_repository_and_changes_nothing(git: tuple[World, Path], version: str) -> None:
+    world, repository = git
+    where = {"repo_path": str(repository)}
+    tour = (
+        Stop(("tools",), ["git_log", "git_status"]),
+        Stop(
+            ("call", "git_status", where), "Repository status:\nOn branch main\nnothing to commit, working tree clean"
+        ),
+        Stop(("call", "git_commit", {**where, "message": "mine"}), {"code": GATE_TWO}),
+        Stop(("call", "git_diff", {**where, "target": "main"}), {"code": GATE_TWO}),
+        Stop(
+            ("call", "git_status", where), "Repository status:\nOn branch main\nnothing to commit, working tree clean"
+        ),
+    )
+    met = await walk(world, "git", version, tour, require(OLDER_PYTHON), CLIENT)
+    assert met["asked"] == []
+    assert commits(repository) == 1
+
+
+def commits(repository: Path) -> int:
+    """How many commits the repository has, counted beside the server."""
+    command = [*GIT, "-C", str(repository), "rev-list", "--count", "--all"]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
