@@ -10,6 +10,7 @@ import ssl
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,6 +97,10 @@ class RunningEdge:
         self.app = app
         self.refusals: list[tuple[str, ErrorCode]] = []
         self.url = ""
+        self.draining = asyncio.Event()
+        self.stop: Callable[[], object] = lambda: None
+        """Tells it to end; `draining` is set as soon as it begins to."""
+        self.server_tls: ServerTls | None = None
         self._tls = tls
 
     def connect(self) -> socket.socket:
@@ -202,6 +207,8 @@ def running_edge(
 
     async def run() -> None:
         box.append((asyncio.get_running_loop(), asyncio.Event()))
+        edge.stop = partial(box[0][0].call_soon_threadsafe, box[0][1].set)
+        edge.server_tls = None if tls is None else ServerTls(tls)
 
         def ready(url: str) -> None:
             edge.url = url
@@ -210,13 +217,14 @@ def running_edge(
         await serve(
             app,
             listen=address_of(listen),
-            tls=None if tls is None else ServerTls(tls),
+            tls=edge.server_tls,
             limits=limits or EdgeLimits(),
             allowed_hosts=frozenset({HOST.decode()}),
             on_refusal=lambda address, code: edge.refusals.append((address, code)),
             clock=SystemClock(),
             ready=ready,
             stop=box[0][1],
+            draining=edge.draining,
         )
 
     def main() -> None:
@@ -237,7 +245,7 @@ def running_edge(
         yield edge
     finally:
         with contextlib.suppress(RuntimeError):
-            box[0][0].call_soon_threadsafe(box[0][1].set)
+            edge.stop()
         thread.join(PATIENCE)
         assert not thread.is_alive()
     if failures:

@@ -149,8 +149,13 @@ class MemorySessions:
     revision: int = 0
     reads: int = 0
     before_read_returns: Callable[[], None] = lambda: None
+    knows: bool = True
+    """Whether the revision is known without asking."""
 
-    def current(self) -> int:
+    def current(self) -> int | None:
+        return self.revision if self.knows else None
+
+    async def read(self) -> int:
         return self.revision
 
     async def open(

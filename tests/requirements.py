@@ -233,7 +233,8 @@ BEHAVIOURS: Final = (
             f"{_CORE}/test_access.py::test_a_session_holds_what_role_and_task_both_name_and_nothing_for_unknown_ones",
             f"{_FLOWS}/test_sessions.py::test_a_session_keeps_its_tools_when_the_configuration_grows",
             "stateful/test_sessions_machine.py::TestSessions",
-            "stateful/test_session_store.py::TestSessions",
+            "stateful/test_session_store.py::test_sessions_on_sqlite_are_as_the_model_says",
+            "stateful/test_session_store.py::test_sessions_on_postgresql_are_as_the_model_says",
         ),
     ),
     Behaviour(
@@ -327,7 +328,7 @@ BEHAVIOURS: Final = (
         "every method of every version is known, and no other",
         (
             f"{_CORE}/test_protocol.py::test_the_versions_are_those_of_the_sdk",
-            f"{_CORE}/test_protocol.py::test_a_method_exists_exactly_where_the_sdk_has_it_and_tasks_are_closed",
+            f"{_CORE}/test_protocol.py::test_a_method_exists_exactly_where_the_sdk_has_it_and_tasks_are_their_makers",
         ),
     ),
     Behaviour(
@@ -344,7 +345,7 @@ BEHAVIOURS: Final = (
         "MCP 2025-11-25, Transports, Session Management",
         "the upstream's session reaches its own principal only",
         (
-            f"{_FLOWS}/test_upstream_session.py::test_a_stolen_id_does_not_open",
+            f"{_FLOWS}/test_seal.py::test_a_stolen_handle_does_not_open",
             "attacks/test_calls.py::test_a_session_id_of_the_upstream_is_bound_to_its_principal",
         ),
     ),
@@ -420,7 +421,7 @@ BEHAVIOURS: Final = (
         "a server that talks rubbish, breaks off or asks the agent something reaches nobody",
         (
             f"{_FLOWS}/test_relay.py::test_what_does_not_answer_this_call_is_refused_and_not_passed_on",
-            f"{_FLOWS}/test_relay.py::test_what_the_server_asks_of_the_agent_is_dropped",
+            f"{_FLOWS}/test_relay.py::test_what_the_server_may_not_ask_is_refused_to_it_and_does_not_pass",
             "attacks/test_upstream_answers.py::test_an_answer_that_breaks_a_rule_is_invalid",
             "attacks/test_stdio_servers.py::test_the_server_cannot_ask_the_client_anything",
         ),
@@ -446,6 +447,35 @@ BEHAVIOURS: Final = (
         "MCP 2026-07-28, Transports, Streamable HTTP",
         "headers that disagree with the body are refused",
         ("attacks/test_header_mismatch.py::test_a_modern_header_that_is_missing_or_differs_is_a_mismatch",),
+    ),
+    Behaviour(
+        "R-44",
+        "MCP 2026-07-28, Transports, Streamable HTTP, Custom Headers from Tool Parameters",
+        "headers that repeat arguments say what the arguments say, and those for the server are made from these",
+        (
+            "attacks/test_param_headers.py::test_a_header_that_misleads_is_refused_and_nothing_runs",
+            "attacks/test_param_headers.py::test_an_honest_call_passes_with_headers_made_from_its_arguments",
+            "peers/test_catalogue.py::test_the_official_clients_headers_pass_and_the_official_server_takes_ours",
+            "fuzz/test_fuzz_param_headers.py::test_what_passes_here_passes_the_official_server_too",
+        ),
+    ),
+    Behaviour(
+        "R-44",
+        "MCP 2026-07-28, server/tools, x-mcp-header",
+        "a tool whose annotations break the rules is neither shown to clients of that version nor called for them",
+        (
+            "attacks/test_param_headers.py::test_a_tool_whose_annotations_break_the_rules_looks_like_none_at_all",
+            "attacks/test_param_headers.py::test_a_list_does_not_show_a_modern_client_what_it_must_not_use",
+        ),
+    ),
+    Behaviour(
+        "R-44",
+        "R-44",
+        "a call that cannot be checked, because the server's tools cannot be had, is not made",
+        (
+            "attacks/test_param_headers.py::test_a_server_whose_list_is_invalid_is_not_called_on_trust",
+            f"{_FLOWS}/test_catalogue.py::test_while_the_server_fails_the_last_list_serves_to_its_age_limit_and_no_longer",
+        ),
     ),
     Behaviour(
         "R-44",

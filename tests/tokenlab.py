@@ -31,8 +31,8 @@ from twogate.flows.authserver.metadata import PublicDocuments, build_documents
 from twogate.flows.authserver.token import TokenEndpoint, TokenSettings
 from twogate.flows.registry import Registry
 from twogate.stores.sql.clients import SqlClientStore
-from twogate.stores.sql.engine import open_engine
 from twogate.stores.sql.migrate import upgrade
+from twogate.stores.sql.opening import open_engine
 from twogate.stores.sql.registry import SqlRegistryStore
 from twogate.stores.sql.replay import SqlReplayStore
 from twogate.stores.sql.revision import SqliteRevision

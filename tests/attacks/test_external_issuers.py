@@ -138,7 +138,7 @@ def ec_der() -> bytes:
 
 
 def ed_raw() -> bytes:
-    return urlsafe_b64decode(KEYS["EdDSA"].as_dict(private=False)["x"] + "=")
+    return urlsafe_b64decode(f"{KEYS['EdDSA'].as_dict(private=False)['x']}=")
 
 
 def other_curve(curve: ec.EllipticCurve, name: str, said: str) -> Forge:

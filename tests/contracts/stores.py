@@ -49,7 +49,6 @@ class Stores:
     replay: ReplayStore
     revision: Revision
 
-
     async def seen(self) -> int:
         """The revision as a caller of the port learns it."""
         number = self.revision.current()

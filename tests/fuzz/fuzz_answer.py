@@ -1,5 +1,10 @@
 """python tests/fuzz/fuzz_answer.py [-runs=N] [-max_total_time=SECONDS] [FOLDER FOR FINDS] tests/fuzz/corpus/answer"""
 
-from fuzzer import run
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from fuzz.fuzzer import run
 
 run("check_answer")

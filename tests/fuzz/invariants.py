@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import Any, Final, NamedTuple, NoReturn, TypeVar
 
 import jiter
 import msgspec
@@ -38,6 +38,7 @@ MESSAGE_CODES = {
 }
 
 
+SHORT: Final = 64
 Read = TypeVar("Read")
 
 
@@ -69,10 +70,11 @@ def attempt(step: Callable[[], Read]) -> Read | ErrorCode:
 
 
 def cuts(data: bytes) -> Iterator[list[bytes]]:
-    """Ways to cut the data into chunks: not at all, everywhere, and at places that depend on the data alone."""
+    """Ways to cut the data: not at all, everywhere (if it is short), and at places that depend on the data alone."""
     yield [data]
-    yield [data[n : n + 1] for n in range(len(data))]
     seed = zlib.crc32(data)
+    step = 1 if len(data) <= SHORT else 1 + seed % 7
+    yield [data[n : n + step] for n in range(0, len(data), step)]
     bounds = sorted({0, len(data), *((seed >> shift) % (len(data) + 1) for shift in range(0, 24, 3))})
     yield [data[a:b] for a, b in pairwise(bounds)]
 

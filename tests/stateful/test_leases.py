@@ -179,9 +179,7 @@ class Lease:
 
     async def look(self) -> tuple[int, int | None]:
         world = self.world
-        return cast(
-            "tuple[int, int | None]", await world.step(lambda: (world.counter, world.rows.get(self.replica)))
-        )
+        return cast("tuple[int, int | None]", await world.step(lambda: (world.counter, world.rows.get(self.replica))))
 
     async def acknowledge(self, value: int) -> None:
         await self.world.step(lambda: self.world.rows.update({self.replica: value}))

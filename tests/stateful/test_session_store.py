@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
+import itertools
 from pathlib import Path
 
 import msgspec
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.stores import ALICE, NOW, PRINCIPAL
+from harness.postgres import Cluster
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.principal import Agent, AgentId, PrincipalKey
 from twogate.core.session import Session
-from twogate.stores.sql.engine import open_engine
 from twogate.stores.sql.migrate import upgrade
+from twogate.stores.sql.opening import open_engine
 from twogate.stores.sql.sessions import SqlSessionStore
 
 TASKS = ("review", "release", "clean")
@@ -30,10 +37,10 @@ LONGEST = 50
 class Sessions(RuleBasedStateMachine):
     """`model` holds every session as the store must have it, by id."""
 
-    def __init__(self) -> None:
+    def __init__(self, url: str) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
-        self.directory = Path(tempfile.mkdtemp())
+        self.url = url
         self.model: dict[str, Session] = {}
         self.now = NOW
         self.engine: AsyncEngine | None = None
@@ -47,7 +54,7 @@ class Sessions(RuleBasedStateMachine):
     @rule()
     def restart(self) -> None:
         self.close()
-        self.engine = open_engine(f"sqlite:///{self.directory}/twogate.db")
+        self.engine = open_engine(self.url)
         self.runner.run(upgrade(self.engine))
 
     @rule(seconds=st.integers(1, LONGEST))
@@ -140,10 +147,18 @@ class Sessions(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.close()
         self.runner.close()
-        shutil.rmtree(self.directory)
 
 
-TestSessions = Sessions.TestCase
-TestSessions.settings = settings(
-    max_examples=25, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+def few(examples: int) -> settings:
+    return settings(
+        max_examples=examples, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+
+
+def test_sessions_on_sqlite_are_as_the_model_says(tmp_path: Path) -> None:
+    numbers = itertools.count()
+    run_state_machine_as_test(lambda: Sessions(f"sqlite:///{tmp_path}/{next(numbers)}.db"), settings=few(25))
+
+
+def test_sessions_on_postgresql_are_as_the_model_says(cluster: Cluster) -> None:
+    run_state_machine_as_test(lambda: Sessions(cluster.url(cluster.new_user())), settings=few(10))

@@ -41,7 +41,7 @@ def _flat(value: bytes) -> bytes:
 
 
 def _run(item: bytes, end: bytes) -> re.Pattern[bytes]:
-    return re.compile(rb"(?:" + _SPACE + item + _SPACE + rb"(?:,|(?=" + end + rb"))){1,1000}")
+    return re.compile(rb"(?:" + _SPACE + item + _SPACE + rb"(?:,|(?=" + end + rb"))){1,200}")
 
 
 # Values of few levels in a row, up to a comma or the end of their array or object. Taking them at once is up to twenty

@@ -160,7 +160,13 @@ def irregularity(uri: str) -> str | None:
     if "%" in uri and not _encodes_plainly(uri):
         return "encodes what a plain URI does not"
     # 4.
-    if "//" in path or "//" in (parts[4] or "") or path.endswith("/") or uri.endswith(("/", "?")):
+    if (
+        "//" in path
+        or "//" in (parts[4] or "")
+        or path.endswith("/")
+        or uri.endswith(("/", "?", "://"))
+        or "://?" in uri
+    ):
         return "has an empty segment"
     if _TRAILING_DOT.search(uri) or _BLANK_AT_EDGE.search(uri):
         return "has a segment that is a dot segment, ends in a dot, or begins or ends in a blank"

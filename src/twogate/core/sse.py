@@ -16,7 +16,7 @@ MAX_RETRY_DIGITS: Final = 9
 
 _BOM: Final = b"\xef\xbb\xbf"
 _DATA: Final = b"data:"
-_UNSAFE: Final = re.compile(r"[\r\n\x00]")
+_LINE_END: Final = re.compile(r"[\r\n]")
 
 
 class SseEvent(msgspec.Struct, frozen=True):
@@ -231,7 +231,7 @@ def encode_event(event: SseEvent) -> bytes:
     """One whole block that a parser reads as this event and nothing else.
 
     Raises:
-        ValueError: `event` or `id` holds a line break or NUL, or `retry` is negative.
+        ValueError: `event` or `id` holds a line break, `id` a NUL, or `retry` is negative.
     """
     lines: list[bytes] = []
     if event.comment is not None:
@@ -264,6 +264,8 @@ def _fields(event: SseEvent | SsePart) -> list[bytes]:
     if event.event:
         lines.append(b"event: " + _single_line(event.event))
     if event.id is not None:
+        if "\x00" in event.id:
+            raise ValueError("a NUL in an id, which would be ignored")
         lines.append(b"id: " + _single_line(event.id))
     if event.retry is not None:
         if event.retry < 0:
@@ -277,8 +279,8 @@ def _as_lf(text: bytes) -> bytes:
 
 
 def _single_line(value: str) -> bytes:
-    if _UNSAFE.search(value):
-        raise ValueError("a line break or NUL in a field of one line")
+    if _LINE_END.search(value):
+        raise ValueError("a line break in a field of one line")
     return value.encode()
 
 

@@ -106,6 +106,8 @@ class RootApp:
             self._close(generation.catalogue)
         for upstream in self._upstreams:
             self._close(upstream)
+        # A call that was cut off may end later still, and must find nothing to close again.
+        self._retired, self._upstreams = [], set()
         await asyncio.wait(self._closing)
 
     async def _may_enter(self, generation: Generation, scope: Scope, receive: Receive, send: Send) -> bool:

@@ -19,7 +19,6 @@ const provider = new Provider(setup.issuer, {
     redirect_uris: redirect ? [redirect] : [],
   })),
   clientAuthMethods: ['private_key_jwt'],
-  scopes: ['mcp:read', 'mcp:write'],
   extraTokenClaims: (ctx, token) => ({ ...setup.claims, ...(token.accountId ? setup.user.claims : {}) }),
   findAccount: (ctx, id) => ({ accountId: id, claims: () => ({ sub: id }) }),
   interactions: { url: (ctx, { uid }) => `/interaction/${uid}` },

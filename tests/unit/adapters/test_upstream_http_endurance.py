@@ -72,14 +72,17 @@ def a_request(what: bytes) -> UpstreamRequest:
 PLAIN = {what: a_request(what) for what in (b"answer", b"events", b"stream", b"break", b"refuse")}
 
 
+async def exhaust(upstream: HttpUpstream, what: bytes) -> None:
+    async for _ in (await upstream.send(PLAIN[what])).chunks():
+        pass
+
+
 async def call(upstream: HttpUpstream, number: int) -> None:
     """Mostly an ordinary call; now and then a stream, one that is given up, a broken or an invalid answer."""
     if number % 1000 == 1:
         what, fails = (b"break", ErrorCode.UPSTREAM_BROKEN) if number % 2000 == 1 else (b"refuse", None)
         with pytest.raises(GateError) as caught:
-            answer = await upstream.send(PLAIN[what])
-            async for _ in answer.chunks():
-                pass
+            await exhaust(upstream, what)
         assert caught.value.code is (fails or ErrorCode.UPSTREAM_INVALID)
         return
     what = b"stream" if number % 500 == 2 else b"events" if number % 50 == 3 else b"answer"
@@ -107,6 +110,7 @@ def resident() -> int:
     return int(Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0])
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 async def test_a_hundred_thousand_calls_leave_nothing_behind() -> None:
     async with serving() as url:

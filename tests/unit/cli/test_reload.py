@@ -330,12 +330,6 @@ def test_a_certificate_and_a_key_that_do_not_fit_refuse_the_reload(
     assert leaf(world.gateway) == served
 
 
-def test_tls_cannot_be_taken_away_from_a_running_listener(world: World) -> None:
-    plain = {key: value for key, value in world.first.items() if key != "tls"}
-    world.gateway.config.write_text(json.dumps(plain))
-    assert [problem["key"] for problem in world.refused()["problems"]] == ["tls"]
-
-
 # --- who is asked, and what if it does not answer
 
 

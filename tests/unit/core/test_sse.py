@@ -1,9 +1,10 @@
 import time
+import tracemalloc
 
 import pytest
 
 from twogate.core.errors import ErrorCode, GateError
-from twogate.core.sse import MAX_EVENT, SseEvent, SseParser, encode_event
+from twogate.core.sse import MAX_EVENT, SseEvent, SseParser, SsePart, SsePartParser, encode_event, encode_part
 
 
 def read(stream: bytes, step: int | None = None, limit: int = MAX_EVENT) -> list[SseEvent]:
@@ -148,11 +149,155 @@ def test_a_comment_cannot_inject_fields_or_events(end: str) -> None:
     assert [event.comment for event in events] == ["x", "data: evil", "", "id: 1"]
 
 
-@pytest.mark.parametrize("value", ["a\nb", "a\rb", "\n", "a\x00"])
+@pytest.mark.parametrize("value", ["a\nb", "a\rb", "\n"])
 def test_a_type_or_id_that_would_break_the_line_is_a_mistake_of_ours(value: str) -> None:
     with pytest.raises(ValueError, match="one line"):
         encode_event(SseEvent(b"", event=value))
     with pytest.raises(ValueError, match="one line"):
         encode_event(SseEvent(b"", id=value))
+    with pytest.raises(ValueError, match="one line"):
+        encode_part(SsePart(b"", first=True, last=False, event=value))
+
+
+def test_what_a_reader_would_ignore_is_a_mistake_of_ours() -> None:
+    with pytest.raises(ValueError, match="NUL"):
+        encode_event(SseEvent(b"", id="a\x00"))
     with pytest.raises(ValueError, match="negative"):
         encode_event(SseEvent(b"", retry=-1))
+
+
+# Events that are too large to be held.
+
+Item = SseEvent | SsePart
+
+
+def pieces(stream: bytes, step: int, whole: int, limit: int | None = None) -> list[Item]:
+    parser = SsePartParser(whole, limit)
+    return [item for at in range(0, len(stream), step) for item in parser.feed(stream[at : at + step])]
+
+
+def joined(items: list[Item]) -> list[SseEvent]:
+    """Events made of their parts; every part must stand where it belongs."""
+    events, data = list[SseEvent](), None
+    for item in items:
+        if isinstance(item, SseEvent):
+            assert data is None
+            events.append(item)
+            continue
+        assert item.first == (data is None)
+        data = (data or b"") + item.data
+        if item.last:
+            events.append(SseEvent(data, item.event, item.id, item.retry))
+            data = None
+        else:
+            assert item == SsePart(item.data, item.first, last=False)
+    return events
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 10, 1000])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"], ids=["lf", "crlf", "cr"])
+@pytest.mark.parametrize("whole", [5, 12, 13, 40, 1000])
+def test_parts_make_the_events_that_are_read_whole(whole: int, end: bytes, step: int) -> None:
+    stream = b"data: a\n\ndata:{\ndata:  \xc3\xbc,\ndata\ndata: }\n\ndata: 0123456789012\ndatax\n\n"
+    stream = stream.replace(b"\n", end)
+    items = pieces(stream, step, whole)
+    assert joined(items) == read(stream)
+    assert {type(item) for item in items} == ({SseEvent} if whole >= 13 else {SseEvent, SsePart})
+
+
+@pytest.mark.parametrize("step", [1, 4, 1000])
+def test_an_event_comes_in_parts_exactly_if_its_data_is_over_the_threshold(step: int) -> None:
+    for data in (b"x" * 30, b"x" * 14 + b"\n" + b"x" * 15, b"\n" * 30):
+        assert pieces(encode_event(SseEvent(data)), step, 30) == [SseEvent(data)]
+        items = pieces(encode_event(SseEvent(data + b"y")), step, 30)
+        assert all(isinstance(item, SsePart) for item in items)
+        assert joined(items) == [SseEvent(data + b"y")]
+
+
+@pytest.mark.parametrize("step", [1, 5, 1000])
+def test_the_other_fields_of_a_large_event_come_with_its_last_part(step: int) -> None:
+    data = b"data: " + b"x" * 50 + b"\n"
+    for before, after in ((b"event: e\nid: 7\nretry: 5\n", b""), (b"", b"event: e\nid: 7\nretry: 5\n")):
+        items = pieces(before + data + after + b"\ndata: z\n\n", step, 30)
+        assert joined(items) == [SseEvent(b"x" * 50, "e", "7", 5), SseEvent(b"z")]
+
+
+@pytest.mark.parametrize("step", [1, 1000])
+def test_a_comment_never_comes_between_the_parts_of_an_event(step: int) -> None:
+    stream = b": a\ndata: x\n: b\ndata: " + b"y" * 50 + b"\n: c\ndata: z\n\n: d\n"
+    items = pieces(stream, step, 30)
+    assert joined(items) == [
+        *(SseEvent(comment="a"), SseEvent(comment="b")),
+        SseEvent(b"x\n" + b"y" * 50 + b"\nz"),
+        SseEvent(comment="d"),
+    ]
+
+
+@pytest.mark.parametrize("step", [1, 1000])
+def test_a_large_event_without_end_has_no_last_part(step: int) -> None:
+    for stream in (b"data: " + b"x" * 50, b"data: " + b"x" * 50 + b"\n", b"data: " + b"x" * 50 + b"\nid: 7\n"):
+        items = pieces(stream, step, 30)
+        assert items
+        assert not any(isinstance(item, SseEvent) or item.last for item in items)
+
+
+@pytest.mark.parametrize("step", [1, 3, 1000])
+def test_a_large_event_that_is_not_utf8_is_refused(step: int) -> None:
+    long = b"x" * 50
+    for stream in (
+        b"data: " + long + b"\xff" + long,
+        b"data: " + long + b"\xc3\ndata: \xbc\n\n",
+        b"data: " + long + b"\xe2\x82\n\n",
+        b"data: " + long + b"\ndata: \xff\n\n",
+    ):
+        with pytest.raises(GateError) as caught:
+            pieces(stream, step, 30)
+        assert caught.value.code is ErrorCode.UPSTREAM_INVALID
+
+
+@pytest.mark.parametrize("step", [1, 7, 1000])
+def test_what_is_no_data_may_not_be_large(step: int) -> None:
+    for stream in (b"id: " + b"1" * 50, b"id: 1\n" * 10, b": " + b"x" * 50, b"x" * 50, b"database: " + b"x" * 50):
+        with pytest.raises(GateError) as caught:
+            pieces(stream + b"\n\n", step, 30)
+        assert caught.value.code is ErrorCode.UPSTREAM_INVALID
+
+
+@pytest.mark.parametrize("step", [1, 7, 1000])
+def test_a_large_event_may_have_a_limit_too(step: int) -> None:
+    stream = b"data: " + b"x" * 50 + b"\n\n"
+    assert joined(pieces(stream * 3, step, 30, 57)) == [SseEvent(b"x" * 50)] * 3
+    with pytest.raises(GateError) as caught:
+        pieces(stream, step, 30, 55)
+    assert caught.value.code is ErrorCode.UPSTREAM_INVALID
+
+
+@pytest.mark.parametrize("line", [b"data: " + b"x" * 900_000 + b"\n", b"data:\n" * 100_000, b"data: xy\n" * 100_000])
+def test_a_large_event_passes_in_flat_memory(line: bytes) -> None:
+    parser, size, stream = SsePartParser(10_000), 0, memoryview(line + b"\n")
+    tracemalloc.start()
+    try:
+        for at in range(0, len(stream), 8192):
+            size += sum(len(item.data or b"") for item in parser.feed(bytes(stream[at : at + 8192])))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert size == len(read(line + b"\n", limit=2**24)[0].data or b"")
+    assert peak < 200_000
+
+
+def test_parts_are_written_so_that_they_are_read_as_one_event() -> None:
+    parts = [
+        SsePart(b" {", first=True, last=False, event="message", id="7"),
+        SsePart(b"", first=False, last=False),
+        SsePart(b'"a":\n\n1', first=False, last=False),
+        SsePart(b"\n}", first=False, last=True, retry=5),
+    ]
+    assert read(b"".join(map(encode_part, parts))) == [SseEvent(b' {"a":\n\n1\n}', "message", "7", 5)]
+    assert read(b"".join(map(encode_part, parts[:-1]))) == []
+    assert read(encode_part(SsePart(b"x", first=True, last=True))) == [SseEvent(b"x")]
+
+
+def test_a_part_with_half_a_line_end_is_a_mistake_of_ours() -> None:
+    with pytest.raises(ValueError, match="CR"):
+        encode_part(SsePart(b"a\r", first=True, last=False))

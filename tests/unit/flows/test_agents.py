@@ -49,6 +49,9 @@ class Lab:
     def current(self) -> int:
         return self.revision
 
+    async def read(self) -> int:
+        return self.current()
+
     async def load(self) -> RegistryState:
         return self.state
 

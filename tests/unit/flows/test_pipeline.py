@@ -85,6 +85,9 @@ class FixedRegistry:
     def current(self) -> int:
         return self.revision
 
+    async def read(self) -> int:
+        return self.current()
+
     async def load(self) -> RegistryState:
         return self.state
 

@@ -28,8 +28,15 @@ class MemoryRegistry:
         self.loads = 0
         self.hold: asyncio.Event | None = None
         self.fails = False
+        self.knows = True
 
-    def current(self) -> int:
+    def current(self) -> int | None:
+        return self.look() if self.knows else None
+
+    async def read(self) -> int:
+        return self.look()
+
+    def look(self) -> int:
         if self.fails:
             raise GateError(ErrorCode.STORE_UNAVAILABLE)
         return self.revision
@@ -135,3 +142,17 @@ async def test_nobody_can_change_the_view(registry: Registry) -> None:
     view = await registry.view()
     with pytest.raises(TypeError):
         view.agents[ROBOT] = AGENT  # type: ignore[index]  # that it cannot is the point
+
+
+async def test_a_revision_that_only_the_store_can_tell_is_asked_for_each_time(
+    store: MemoryRegistry, registry: Registry
+) -> None:
+    store.knows = False
+    first = await registry.view()
+    assert await registry.view() is first
+    await store.disable_agent(ROBOT, 0)
+    assert (await registry.view()).agents[ROBOT].disabled
+    store.fails = True
+    with pytest.raises(GateError) as refusal:
+        await registry.view()
+    assert refusal.value.code is ErrorCode.STORE_UNAVAILABLE

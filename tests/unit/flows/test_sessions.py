@@ -125,6 +125,18 @@ async def test_a_session_ended_elsewhere_is_refused_at_the_next_look(lab: Lab) -
     assert await lab.find_code(session.id) is ErrorCode.SESSION_ENDED
 
 
+async def test_a_revision_that_only_the_store_can_tell_is_asked_for_each_time(lab: Lab) -> None:
+    lab.store.knows = False
+    session = await lab.sessions.declare("report", PRINCIPAL, NOW)
+    for _ in range(3):
+        assert await lab.sessions.declare("report", PRINCIPAL, NOW) == session
+        await lab.sessions.find(session.id, PRINCIPAL, NOW)
+    assert lab.store.reads == 1
+    await lab.store.end(session.id, NOW)
+    assert await lab.find_code(session.id) is ErrorCode.SESSION_ENDED
+    assert await lab.declare_code("report") is ErrorCode.SESSION_ENDED
+
+
 async def test_a_session_ended_while_it_was_being_read_is_not_remembered_as_live(lab: Lab) -> None:
     session = await lab.sessions.declare("report", PRINCIPAL, NOW)
     elsewhere = await lab.sessions.declare("report", OTHER, NOW)
@@ -134,7 +146,7 @@ async def test_a_session_ended_while_it_was_being_read_is_not_remembered_as_live
         lab.store.rows[session.id] = msgspec.structs.replace(session, ended_at=NOW)
         lab.store.revision += 1
         # Another call of this process notices the new revision first.
-        lab.sessions._forget_if_changed()
+        lab.sessions._forget_if_changed(lab.store.revision)
 
     assert elsewhere.id != session.id
     lab.store.before_read_returns = end_meanwhile
@@ -149,7 +161,7 @@ async def test_a_session_ended_while_it_was_being_declared_is_not_remembered_as_
         (row,) = lab.store.rows.values()
         lab.store.rows[row.id] = msgspec.structs.replace(row, ended_at=NOW)
         lab.store.revision += 1
-        lab.sessions._forget_if_changed()
+        lab.sessions._forget_if_changed(lab.store.revision)
 
     lab.store.before_read_returns = end_meanwhile
     await lab.sessions.declare("report", PRINCIPAL, NOW)

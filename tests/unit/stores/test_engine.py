@@ -17,11 +17,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from contracts.stores import AGENT, BINDING, CLIENT, NOW, open_stores, session
 from twogate.core.errors import ErrorCode, GateError
 from twogate.stores.sql.clients import SqlClientStore
-from twogate.stores.sql.engine import database_path, open_engine, reading, writing
+from twogate.stores.sql.engine import reading, writing
 from twogate.stores.sql.migrate import current_version, upgrade
+from twogate.stores.sql.opening import open_engine
 from twogate.stores.sql.registry import SqlRegistryStore
 from twogate.stores.sql.replay import SqlReplayStore
 from twogate.stores.sql.sessions import SqlSessionStore
+from twogate.stores.sql.sqlite import database_path
 
 USES: dict[str, Callable[[AsyncEngine], Awaitable[object]]] = {
     "sessions.open": lambda engine: SqlSessionStore(engine).open(session("s1"), AGENT, NOW),

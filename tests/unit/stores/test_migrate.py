@@ -11,15 +11,20 @@ from sqlalchemy import Connection, inspect, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.stores import race
+from harness.postgres import Cluster
 from twogate.core.errors import ErrorCode, GateError
-from twogate.stores.sql.engine import open_engine, reading, writing
+from twogate.stores.sql.engine import reading, writing
 from twogate.stores.sql.migrate import current_version, latest_version, upgrade
+from twogate.stores.sql.opening import open_engine
 from twogate.stores.sql.tables import metadata
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/50%25 off/twogate.db"
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/50%25 off/twogate.db"
+    cluster: Cluster = request.getfixturevalue("cluster")
+    return cluster.url(cluster.new_user())
 
 
 @pytest.fixture
@@ -84,4 +89,4 @@ async def test_a_migration_that_fails_halfway_leaves_nothing_behind(engine: Asyn
 
 async def test_processes_that_start_together_on_nothing_all_find_the_latest_version(url: str, tmp_path: Path) -> None:
     assert await race(url, "start", processes=4, each=2) == [latest_version()] * 8
-    assert [name for _, _, files in os.walk(tmp_path) for name in files] == ["twogate.db"]
+    assert [name for _, _, files in os.walk(tmp_path) for name in files] == ["twogate.db"] * url.startswith("sqlite")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from twogate.core.errors import ErrorCode, GateError
-from twogate.stores.sql.engine import open_engine
 from twogate.stores.sql.migrate import upgrade
+from twogate.stores.sql.opening import open_engine
 from twogate.stores.sql.revision import SqliteRevision
 
 

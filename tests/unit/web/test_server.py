@@ -189,6 +189,42 @@ def test_a_refusal_is_readable_over_tls(server: Identity) -> None:
         assert edge.app.started == []
 
 
+def test_another_certificate_holds_for_new_connections_and_open_ones_go_on(server: Identity, agent: Identity) -> None:
+    first, second = (TlsFiles(certificate=identity.certificate, key=identity.key) for identity in (server, agent))
+    with running_edge(tls=first, client_tls=client_context(server)) as edge, edge.connect() as old:
+        port = int(edge.url.rpartition(":")[2])
+        assert edge.server_tls is not None
+        for files, identity, stranger in ((second, agent, server), (first, server, agent)):
+            edge.server_tls.adopt(server_context(files))
+            with _handshake(client_context(identity), port) as sock:
+                assert sock.getpeercert(True) == identity.der
+                sock.sendall(request(b"GET", b"/"))
+                assert answer(sock).status == 200
+            with pytest.raises(ssl.SSLCertVerificationError):
+                _handshake(client_context(stranger), port)
+            old.sendall(request(b"GET", b"/"))
+            assert answer(old).status == 200
+
+
+def test_other_authorities_of_client_certificates_hold_for_new_connections(server: Identity, agent: Identity) -> None:
+    plain = TlsFiles(certificate=server.certificate, key=server.key)
+    strict = TlsFiles(
+        certificate=server.certificate, key=server.key, client_ca=agent.certificate, client_certificate_required=True
+    )
+    with running_edge(tls=plain, client_tls=client_context(server)) as edge:
+        assert edge.exchange(request(b"GET", b"/", CLOSE)).startswith(b"HTTP/1.1 200")
+        assert edge.server_tls is not None
+        edge.server_tls.adopt(server_context(strict))
+        assert _answered_over(edge) == b""
+        port = int(edge.url.rpartition(":")[2])
+        with _handshake(client_context(server, agent), port) as sock:
+            sock.sendall(request(b"GET", b"/"))
+            assert answer(sock).status == 200
+            assert edge.app.scope["extensions"] == {PEER_CERTIFICATE: agent.der}
+        edge.server_tls.adopt(server_context(plain))
+        assert edge.exchange(request(b"GET", b"/", CLOSE)).startswith(b"HTTP/1.1 200")
+
+
 def test_unusable_tls_files_are_named(server: Identity, agent: Identity, tmp_path: Path) -> None:
     missing = tmp_path / "missing.pem"
     for files, text in (
@@ -294,7 +330,8 @@ from twogate.web.listen import serve
 def ready(url):
     print(url, flush=True)
 
-uvloop.run(serve(RecordingApp(), listen=TcpAddress("127.0.0.1", 0), tls=None, limits=EdgeLimits(drain_seconds=1),
+limits = EdgeLimits(drain_seconds=2, sweep_seconds=0.1)
+uvloop.run(serve(RecordingApp(), listen=TcpAddress("127.0.0.1", 0), tls=None, limits=limits,
     allowed_hosts=frozenset({HOST.decode()}), on_refusal=lambda *_: None, clock=SystemClock(), ready=ready))
 print("drained", flush=True)
 """

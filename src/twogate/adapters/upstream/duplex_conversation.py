@@ -88,7 +88,8 @@ class Conversation:
         self._offer = offer
         self._calls: dict[int, Call] = {}
         self._last_call = 0
-        self._questions: dict[str, _Question] = {}
+        self._questions: dict[str, _Question] = {}  # by the name that the client knows
+        self._names: dict[str | int, str] = {}  # the same, by the server's own id
         self._last_question = 0
 
     # Calls.
@@ -136,10 +137,9 @@ class Conversation:
 
     def answer(self, message: Message) -> bytes | None:
         """What to send for a client's response to a question; None if no such question is open."""
-        question = self._questions.pop(message.id, None) if isinstance(message.id, str) else None
+        question = self._close(message.id) if isinstance(message.id, str) else None
         if question is None:
             return None
-        self._settle(question)
         return encode_message(msgspec.structs.replace(message, id=question.identifier))
 
     def notify(self, message: Message) -> None:
@@ -183,6 +183,7 @@ class Conversation:
             call.mailbox.fail(code, why)
         self._calls.clear()
         self._questions.clear()
+        self._names.clear()
         if self.stream is not None:
             self.dropped += self.stream.dropped
             self.stream.end()
@@ -194,7 +195,7 @@ class Conversation:
         if not self._modern and message.method == "ping":
             self._offer(encode_message(Message(Kind.RESPONSE, identifier, "", {}, {})))
             return
-        if any(_same(identifier, question.identifier) for question in self._questions.values()):
+        if identifier in self._names:
             # Refusing it would answer the first.
             self.dropped += 1
             return
@@ -209,6 +210,7 @@ class Conversation:
             self._offer(_refusal(identifier, UNAVAILABLE, "Too much is waiting for the client"))
             return
         self._questions[name] = _Question(identifier, _token(message.params), carrier)
+        self._names[identifier] = name
         carrier.waiting += 1
 
     def _may_ask(self, method: str) -> bool:
@@ -291,28 +293,32 @@ class Conversation:
             del self._calls[call.number]
             call.mailbox.end()
             return True
-        for name, question in self._questions.items():
-            if _same(question.identifier, identifier):
-                del self._questions[name]
-                self._settle(question)
-                params = {**message.params, "requestId": name}
-                return question.carrier.put(encode_message(msgspec.structs.replace(message, params=params)))
-        return False
+        if not isinstance(identifier, str | int) or isinstance(identifier, bool):
+            return False
+        name = self._names.get(identifier, "")
+        question = self._close(name)
+        if question is None:
+            return False
+        params = {**message.params, "requestId": name}
+        return question.carrier.put(encode_message(msgspec.structs.replace(message, params=params)))
 
     # Questions that end.
 
-    def _settle(self, question: _Question) -> None:
-        question.carrier.waiting -= 1
-        question.carrier.touch()
+    def _close(self, name: str) -> _Question | None:
+        question = self._questions.pop(name, None)
+        if question is not None:
+            del self._names[question.identifier]
+            question.carrier.waiting -= 1
+            question.carrier.touch()
+        return question
 
     def _refuse_all(self, carrier: Mailbox) -> None:
         for name in [name for name, question in self._questions.items() if question.carrier is carrier]:
             self._refuse(name)
 
     def _refuse(self, name: str) -> None:
-        question = self._questions.pop(name, None)
+        question = self._close(name)
         if question is not None:
-            self._settle(question)
             self._offer(_refusal(question.identifier, UNAVAILABLE, "The client has gone"))
 
 

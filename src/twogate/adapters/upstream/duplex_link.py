@@ -24,6 +24,7 @@ from twogate.flows.gateway.upstream import UpstreamAnswer
 _INITIALIZED: Final = encode_message(Message(Kind.NOTIFICATION, None, "notifications/initialized", {}))
 _JSON: Final = "application/json"
 _RECEIPT_SECONDS: Final = 5.0
+_TURN: Final = 32
 
 
 class Link:
@@ -230,7 +231,11 @@ class Link:
     async def _serve(self, channel: Channel) -> None:
         greeting = asyncio.get_running_loop().create_task(self._greet(channel))
         try:
+            taken = 0
             async for data in channel.messages():
+                taken += 1
+                if taken % _TURN == 0:
+                    await asyncio.sleep(0)  # a flood must not hold the event loop
                 # What a server still writes while it is being ended is read, so that it can end.
                 if self._failure is None:
                     self._conversation.take(parse_answer(data, max_bytes=self._limits.message_bytes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -71,5 +72,5 @@ class SseUpstream(DuplexUpstream):
 
     async def aclose(self) -> None:
         """End every link and close every connection."""
-        await super().aclose()
-        await self._pool.aclose()
+        # Together, so that a link that is still waiting for its server to say something ends too.
+        await asyncio.gather(super().aclose(), self._pool.aclose())

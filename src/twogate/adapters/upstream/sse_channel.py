@@ -17,6 +17,7 @@ from twogate.core.errors import ErrorCode, GateError
 from twogate.core.sse import SseEvent, SseParser
 
 _EVENTS: Final = "text/event-stream"
+_SLICE_BYTES: Final = 16 * 1024
 _OK: Final = 200
 _SUCCESS: Final = 2
 _OFFERED_BYTES: Final = 64 * 1024
@@ -45,6 +46,7 @@ class SseChannel:
         self._pool = pool
         self._limits = limits
         self._parser = SseParser(limits.message_bytes)
+        self._unread = memoryview(b"")
         self._arrived: deque[SseEvent] = deque()
         self._post_head = b""
         self._offered: deque[bytes] = deque()
@@ -99,10 +101,13 @@ class SseChannel:
                 event = self._arrived.popleft()
                 if event.data is not None:
                     return event
-            chunk = await anext(self._answer.chunks(), None)
-            if chunk is None:
-                return None
-            self._arrived.extend(self._parser.feed(chunk))
+            if not self._unread:
+                chunk = await anext(self._answer.chunks(), None)
+                if chunk is None:
+                    return None
+                self._unread = memoryview(chunk)
+            self._arrived.extend(self._parser.feed(bytes(self._unread[:_SLICE_BYTES])))
+            self._unread = self._unread[_SLICE_BYTES:]
 
     async def messages(self) -> AsyncIterator[bytes]:
         """The server's messages, until it ends the stream. Events of a type that the transport lacks are passed over.
