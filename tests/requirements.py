@@ -19,7 +19,7 @@ class Behaviour(NamedTuple):
     tests: tuple[str, ...]
 
 
-ROWS: Final = ("R-01", "R-12", "R-30", "R-31", "R-32", "R-40", "R-44", "R-70", "R-90")
+ROWS: Final = ("R-01", "R-12", "R-30", "R-31", "R-32", "R-40", "R-44", "R-70", "R-90", "R-93")
 """The rows that the manifest must cover. A row is added with the first behaviour that shows it."""
 
 _CORE = "unit/core"
@@ -131,6 +131,56 @@ BEHAVIOURS: Final = (
     ),
     Behaviour(
         "R-01",
+        "RFC 8725 sections 3.1 and 3.2",
+        "each algorithm verifies with keys of its own type, curve, size and name, and with no other",
+        (
+            "attacks/test_external_issuers.py::test_each_algorithm_is_verified",
+            "attacks/test_external_issuers.py::test_a_confusing_token_is_refused_and_the_upstream_sees_nothing",
+            f"{_CORE}/jose/test_keys.py::test_there_are_eight_points_of_small_order_and_each_is_skipped_in_every_spelling",
+        ),
+    ),
+    Behaviour(
+        "R-01",
+        "RFC 8725 section 3.12; OpenID Connect Core section 2",
+        "an ID token, a refresh token or a logout token is no access token, whatever its type",
+        (
+            f"{_CORE}/jose/test_kind.py::test_what_the_issuer_says_in_a_claim_must_be_an_access_token",
+            f"{_CORE}/jose/test_kind.py::test_a_claim_of_other_tokens_is_refused_in_a_token_that_does_not_say_its_kind",
+            f"{_CORE}/jose/test_kind.py::test_a_token_for_its_own_client_is_refused_unless_it_says_its_kind",
+            "peers/test_oidc_provider.py::test_what_is_altered_or_meant_for_something_else_is_refused",
+        ),
+    ),
+    Behaviour(
+        "R-01",
+        "R-01; DESIGN decision 4",
+        "an issuer's own name for a resource means that resource, for that issuer",
+        (
+            f"{_FLOWS}/test_authenticate.py::test_an_issuers_own_name_for_a_resource_means_no_other",
+            "attacks/test_external_issuers.py::test_the_issuers_own_name_of_a_resource_opens_that_resource_only",
+        ),
+    ),
+    Behaviour(
+        "R-01",
+        "R-01; DESIGN decision 2",
+        "of a list of roles those count that the issuer may assert; without a user they only repeat the agent's",
+        (
+            f"{_FLOWS}/test_authenticate.py::test_with_a_user_the_roles_that_the_issuer_may_assert_are_the_users",
+            f"{_FLOWS}/test_authenticate.py::test_without_user_roles_without_the_registered_one_are_refused",
+            "attacks/test_external_issuers.py::test_a_users_roles_never_lift_what_the_agents_role_forbids",
+        ),
+    ),
+    Behaviour(
+        "R-01",
+        "R-01",
+        "a real OpenID provider's access tokens pass, and only those",
+        (
+            "peers/test_oidc_provider.py::test_its_access_tokens_pass_with_each_algorithm",
+            "peers/test_oidc_provider.py::test_who_logged_in_is_the_user_with_the_roles_that_the_provider_may_give",
+            "peers/test_oidc_provider.py::test_a_real_process_waits_for_it_and_then_lets_its_tokens_in",
+        ),
+    ),
+    Behaviour(
+        "R-01",
         "DESIGN decision 1",
         "there is a user only where the operator points at one",
         (f"{_FLOWS}/test_authenticate.py::test_there_is_a_user_only_where_the_operator_points_at_one",),
@@ -176,6 +226,15 @@ BEHAVIOURS: Final = (
         (
             f"{_FLOWS}/test_issuers.py::test_an_unknown_kid_fetches_the_keys_at_once_but_not_twice_in_half_a_minute",
             "attacks/test_tokens.py::test_a_flood_of_unknown_key_ids_fetches_the_keys_once",
+        ),
+    ),
+    Behaviour(
+        "R-12",
+        "R-12",
+        "a real issuer's new key is found, its old one forgotten, and its down time is no acceptance",
+        (
+            "peers/test_oidc_provider.py::test_a_new_key_is_found_and_an_old_one_is_forgotten",
+            "peers/test_oidc_provider.py::test_while_it_is_down_its_keys_serve_as_long_as_they_are_fresh_and_no_longer",
         ),
     ),
     Behaviour(
@@ -399,6 +458,24 @@ BEHAVIOURS: Final = (
         ("attacks/test_batches.py::test_a_forbidden_member_does_not_ride_along_with_an_allowed_one",),
     ),
     Behaviour(
+        "R-40",
+        "MCP 2025-11-25, Listening for Messages from the Server; DESIGN, decision 18",
+        "a stream ends when its listener may not listen any more",
+        (
+            "attacks/test_streams.py::test_a_listener_that_was_cut_off_hears_nothing_more",
+            "attacks/test_streams.py::test_a_silent_stream_ends_with_its_token",
+        ),
+    ),
+    Behaviour(
+        "R-40",
+        "findings; ADR 2",
+        "an answer of 100 MiB passes in flat memory, and a wrong one never looks complete",
+        (
+            "crash/test_large_answers.py::test_a_hundred_mebibytes_pass_in_flat_memory",
+            "crash/test_large_answers.py::test_a_large_answer_that_turns_out_wrong_never_looks_complete",
+        ),
+    ),
+    Behaviour(
         "R-31",
         "DESIGN, decision 6",
         "a task declared at initialize is bound to the MCP session",
@@ -570,9 +647,60 @@ BEHAVIOURS: Final = (
     Behaviour(
         "R-90",
         "R-90",
+        "a changed configuration is taken without dropping a call, whole or not at all",
+        (
+            "crash/test_reload.py::test_reloads_under_load_drop_no_call_and_hold_for_every_request_after_them",
+            "crash/test_reload.py::test_calls_under_way_end_as_they_began_though_their_servers_are_gone_from_the_file",
+            "unit/cli/test_reload.py::test_what_needs_a_restart_refuses_the_reload_and_all_that_came_with_it",
+            "unit/cli/test_reload.py::test_certificate_and_key_are_read_anew_and_open_connections_go_on",
+        ),
+    ),
+    Behaviour(
+        "R-90",
+        "R-90",
+        "only the serving user reloads, and a reload signals no other process",
+        (
+            "attacks/test_reload.py::test_files_that_others_could_have_written_signal_nobody",
+            "attacks/test_reload.py::test_a_planted_status_signals_nobody_while_nobody_serves",
+            "attacks/test_reload.py::test_another_user_cannot_reload",
+            "attacks/test_reload.py::test_nothing_on_the_network_reloads",
+        ),
+    ),
+    Behaviour(
+        "R-90",
+        "R-90",
+        "a reload narrows open sessions at once and widens none",
+        (
+            "attacks/test_reload.py::test_a_reload_narrows_open_sessions_and_cached_tokens_at_once",
+            "attacks/test_reload.py::test_a_reload_widens_no_session_that_is_open",
+        ),
+    ),
+    Behaviour(
+        "R-90",
+        "R-90",
+        "a stopping process is not ready, and loses no call on an open connection",
+        (
+            "crash/test_reload.py::test_draining_is_unready_and_answers_what_comes_on_open_connections_before_it_closes_them",
+            "crash/test_reload.py::test_no_call_on_an_open_connection_is_lost_to_a_stop",
+        ),
+    ),
+    Behaviour(
+        "R-90",
+        "R-90",
         "a killed process loses no answered call",
         (
             "crash/test_kill.py::test_after_kill_9_under_load_the_trail_holds_every_answered_call_and_no_process_is_left",
+        ),
+    ),
+    # R-93: guides.
+    Behaviour(
+        "R-93",
+        "R-93",
+        "the guides for Keycloak, Okta, Auth0, Entra ID and Google load, and their tokens are read as they say",
+        (
+            "unit/test_docs_issuers.py::test_there_is_a_guide_for_each_of_the_five_and_each_shows_tokens_that_pass_and_one_that_does_not",
+            "unit/test_docs_issuers.py::test_a_sample_token_is_read_as_its_table_says",
+            "unit/test_docs_issuers.py::test_a_sample_token_for_something_else_is_refused",
         ),
     ),
 )

@@ -75,6 +75,7 @@ class Application(RootApp):
         refusals = process.refusals
 
         async def start() -> None:
+            process.state.revision.start()
             refusals.start()
 
         super().__init__(

@@ -152,7 +152,7 @@ async def test_a_reload_narrows_open_sessions_and_cached_tokens_at_once(
     async with running(tmp_path, settings) as stack:
         token = issuer.token(stack.resource())
         assert (await stack.call(token, "look")).status_code == 200
-        narrower = {
+        narrower: dict[str, dict[str, Any]] = {
             "task_not_permitted": {"tasks": {**settings["tasks"], "report": {"tools": ["files.find"]}}},
             "target_unclassified": {
                 "tools": {"files.find": {"class": "search"}},

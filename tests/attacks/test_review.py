@@ -22,11 +22,9 @@ from twogate.adapters.upstream.stdio_process import StdioCommand, StdioLimits, S
 from twogate.cli.output import print_json
 from twogate.config.policy import compile_policy, configured_agents
 from twogate.core.errors import ErrorCode, GateError
-from twogate.core.message import Kind, Message
 from twogate.core.principal import AgentId
 from twogate.flows.agents import AgentAdmin, NewAgent
 from twogate.flows.authserver.clients import ClientAuth
-from twogate.flows.gateway.answers import check_asks_nothing
 
 DEADLINE = 10.0
 
@@ -133,10 +131,6 @@ async def test_an_error_that_asks_the_client_to_open_a_url_is_not_passed_on(
     assert answer.status_code == 502
     assert "evil" not in answer.text
     assert stack.reasons() == ["upstream_invalid"]
-
-
-def test_a_result_that_only_says_to_come_again_is_passed_on() -> None:
-    check_asks_nothing(Message(Kind.RESPONSE, 1, "", {}, {"resultType": "input_required", "requestState": "x"}))
 
 
 # --- sessions

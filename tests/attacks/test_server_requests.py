@@ -50,11 +50,11 @@ async def test_what_is_allowed_of_one_server_is_not_of_another(
 async def test_capabilities_that_would_let_a_server_ask_do_not_reach_it(
     stack: Stack, issuer: TestIssuer, upstream: RecordingUpstream, version: str
 ) -> None:
-    declared = {"sampling": {}, "elicitation": {}, "roots": {}, "tasks": {}, "sampling ": {}}
+    declared: dict[str, Any] = {"sampling": {}, "elicitation": {}, "roots": {}, "tasks": {}, "sampling ": {}}
     token = issuer.token(stack.resource())
     if version == MODERN:
         meta = {**ENVELOPE, "io.modelcontextprotocol/clientCapabilities": declared}
-        body = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {"_meta": meta}}
+        body: dict[str, Any] = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {"_meta": meta}}
         await stack.post(token, body, mcp_protocol_version=version, mcp_method="tools/list")
         sent = upstream.seen[-1].message["params"]["_meta"]["io.modelcontextprotocol/clientCapabilities"]
     else:
@@ -96,11 +96,12 @@ async def test_a_client_cannot_push_a_response_as_a_call(
     stack: Stack, issuer: TestIssuer, upstream: RecordingUpstream
 ) -> None:
     token = issuer.token(stack.resource())
-    for body in (
+    bodies: tuple[dict[str, Any], ...] = (
         {"jsonrpc": "2.0", "id": 1, "result": {}, "method": "tools/call", "params": {"name": "wipe"}},
         {"jsonrpc": "2.0", "id": 1, "result": {}, "error": {"code": 1, "message": ""}},
         {"jsonrpc": "2.0", "id": None, "result": {}},
-    ):
+    )
+    for body in bodies:
         response = await stack.post(token, json.dumps(body).encode(), **VERSION)
         assert response.status_code == 400
     assert upstream.seen == []
@@ -110,7 +111,7 @@ async def test_a_cached_list_of_one_caller_is_not_for_another(
     stack: Stack, issuer: TestIssuer, upstream: RecordingUpstream
 ) -> None:
     # An upstream that says "public" must not make a cache between here and the agents share what one of them may see.
-    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {"_meta": ENVELOPE}}
+    body: dict[str, Any] = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {"_meta": ENVELOPE}}
     for session_task in ("report", None):
         headers = {} if session_task is None else {"twogate_task": session_task}
         response = await stack.post(

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from stdio_servers.harness import (
+    BOT,
     HERE,
     Client,
     alive,
@@ -176,6 +177,51 @@ async def test_a_flood_on_stdout_holds_neither_calls_nor_the_event_loop() -> Non
     ticking.cancel()
     assert ticks > 5
     await made.upstream.aclose()
+
+
+@pytest.mark.parametrize("reader", ["stream", "call", "nobody"])
+async def test_a_flood_of_questions_holds_neither_calls_nor_memory(reader: str) -> None:
+    before = asyncio.all_tasks()
+    made = client("hostile.py", "flood_requests", questions=5)
+    session = await made.initialize(sampling={})
+    stream = await made.listen(session) if reader == "stream" else None
+    held = [await made.start_call("x", session=session)] if reader == "call" else []
+    for n in range(3):
+        (*asked, answer) = await messages(await made.start_call("x", session=session, identifier=n))
+        assert answer["id"] == n
+        assert len(asked) <= 5
+    link = made.upstream._slots[BOT, False, session].link
+    assert link is not None
+    assert len(link._conversation._questions) <= 5
+    for open_answer in [*held, *([stream] if stream is not None else [])]:
+        await open_answer.aclose()
+    await made.upstream.aclose()
+    assert asyncio.all_tasks() <= before
+
+
+async def test_a_message_of_a_megabyte_passes_whole(tiny: Client) -> None:
+    text = "x" * 1024 * 1024
+    assert (await tiny.call("echo", arguments={"x": text}))["echo"] == {"x": text}
+
+
+async def test_one_call_cannot_be_answered_in_anothers_name_by_a_client_or_a_late_server(tiny: Client) -> None:
+    session = await tiny.initialize(sampling={})
+    first = asyncio.create_task(tiny.call("hold", arguments={"n": 1}, session=session, identifier="first"))
+    held = await tiny.until_seen(lambda message: message["params"].get("arguments") == {"n": 1}, session=session)
+    # A client that guesses the number on the line answers nothing with it: only questions are answered.
+    for guess in (held["id"], str(held["id"]), 1, "1"):
+        assert (await tiny.respond(guess, {"forged": True}, session=session)).status == 202
+    await tiny.call("release", session=session)
+    assert await first == {"held": {"n": 1}}
+    seen = (await tiny.call("seen", session=session))["seen"]
+    assert not [message for message in seen if "forged" in str(message)]
+
+
+async def test_what_a_client_declares_cannot_reach_the_command_or_another_process(tiny: Client) -> None:
+    session = await tiny.initialize(experimental={"x\n{}": {"__proto__": [], "constructor": "\u2028"}})
+    seen = (await tiny.call("seen", session=session))["seen"]
+    assert [message["method"] for message in seen] == ["initialize", "notifications/initialized", "tools/call"]
+    assert seen[0]["params"]["capabilities"] == {"experimental": {"x\n{}": {"__proto__": [], "constructor": "\u2028"}}}
 
 
 async def test_unread_progress_is_bounded_and_the_response_still_arrives() -> None:

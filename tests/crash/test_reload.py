@@ -80,6 +80,11 @@ class World:
             headers=request_headers(self.token(server)),
         )
 
+    async def more_calls(self, number: int) -> None:
+        """Wait for the end of so many more calls."""
+        enough = len(self.calls) + number
+        await asyncio.to_thread(until, lambda: len(self.calls) >= enough, "the callers stand still")
+
     async def steady(self, http: httpx2.AsyncClient, server: str, until_set: asyncio.Event) -> None:
         """Calls that every generation allows, one after the other: each must be answered."""
         while not until_set.is_set():
@@ -172,8 +177,7 @@ async def test_reloads_under_load_drop_no_call_and_hold_for_every_request_after_
                 # An invalid file changes nothing; the next turn replaces it.
                 world.write("servers: [")
                 assert (await world.reload()).code == "configuration_invalid"
-            before = len(world.calls)
-            await asyncio.to_thread(until, lambda seen=before: len(world.calls) >= seen + 10, "the callers stand still")
+            await world.more_calls(10)
     status = find_serving(world.gateway.directory / "state")
     assert status is not None
     assert (status.pid, status.begun) == (world.gateway.pid, RELOADS + RELOADS // 5)

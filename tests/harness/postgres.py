@@ -110,6 +110,11 @@ class Cluster:
                 process.kill()
                 process.wait(PATIENCE)
 
+    @property
+    def socket(self) -> Path:
+        """The Unix socket."""
+        return self.directory / ".s.PGSQL.5432"
+
     @cached_property
     def data(self) -> Path:
         """The data directory."""

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+import uvicorn
+from mcp.server.mcpserver import MCPServer
 
 from harness.stack import free_port
 from peers.peers import MCP_SERVER_GIT, MCP_SERVER_SQLITE, require
 from peers.sdk import connected, text
 from processlab import PATIENCE, Gateway, cli, here_json, init, serving
 from twogate.adapters.clock import SystemClock
+from twogate.adapters.upstream.sse import SseUpstream
 from twogate.adapters.upstream.stdio import StdioLimits, StdioUpstream
 from twogate.core.errors import HEADER_MISMATCH
 from twogate.flows.gateway.catalogue_fetch import fetch_tools
@@ -179,3 +184,32 @@ async def test_a_server_of_the_first_generation_is_asked_by_the_handshake(tmp_pa
     assert {"read_query", "write_query", "list_tables"} <= first.tools.keys()
     assert second.tools == first.tools
     assert processes <= 2, "one that was probed, and one for the handshake"
+
+
+@pytest.fixture
+async def sse_url() -> AsyncIterator[str]:
+    """The SDK's server over the HTTP+SSE transport."""
+    server = MCPServer("old")
+
+    @server.tool()
+    async def look(at: str) -> str:
+        """Look at something."""
+        return at
+
+    sock = socket.create_server(("127.0.0.1", 0))
+    running = uvicorn.Server(uvicorn.Config(server.sse_app(), log_level="error", timeout_graceful_shutdown=1))
+    serving = asyncio.create_task(running.serve([sock]))
+    yield f"http://127.0.0.1:{sock.getsockname()[1]}/sse"
+    running.should_exit = True
+    await serving
+
+
+async def test_a_server_of_the_oldest_transport_is_asked_by_the_handshake(sse_url: str) -> None:
+    upstream = SseUpstream(sse_url, clock=SystemClock(), log=lambda name, line: None)
+    try:
+        listed = await fetch_tools(upstream, "acme", PATIENCE)
+        again = await fetch_tools(upstream, "acme", PATIENCE, listed.era)
+    finally:
+        await upstream.aclose()
+    assert (list(listed.tools), listed.era) == (["look"], Era.HANDSHAKE)
+    assert again == listed

@@ -36,12 +36,12 @@ class Person:
     def __init__(self) -> None:
         self.told: list[str] = []
 
-    async def sample(self, *_: Any) -> types.CreateMessageResult:
+    async def sample(self, context: Any, params: types.CreateMessageRequestParams) -> types.CreateMessageResult:
         return types.CreateMessageResult(
             role="assistant", content=types.TextContent(type="text", text="forty-two"), model="none"
         )
 
-    async def elicit(self, *_: Any) -> types.ElicitResult:
+    async def elicit(self, context: Any, params: types.ElicitRequestParams) -> types.ElicitResult:
         return types.ElicitResult(action="accept", content={"response": "ada"})
 
     async def log(self, params: types.LoggingMessageNotificationParams) -> None:
@@ -79,10 +79,10 @@ def text(result: types.CallToolResult) -> str:
 
 async def test_it_lists_calls_reads_and_is_told_and_asked_on_its_one_stream(world: World) -> None:
     person = Person()
-    progress: list[float] = []
+    steps: list[float] = []
 
-    async def on_progress(done: float, _: float | None, __: str | None) -> None:
-        progress.append(done)
+    async def on_progress(progress: float, total: float | None, message: str | None) -> None:
+        steps.append(progress)
 
     async with connected(world, person) as session:
         names = {tool.name for tool in (await session.list_tools()).tools}
@@ -95,8 +95,8 @@ async def test_it_lists_calls_reads_and_is_told_and_asked_on_its_one_stream(worl
         assert "ada" in text(await session.call_tool("test_elicitation", {"message": "Who?"}))
         await session.call_tool("test_tool_with_progress", {}, progress_callback=on_progress)
         await session.call_tool("test_tool_with_logging", {})
-    assert progress == sorted(progress)
-    assert len(progress) > 1
+    assert steps == sorted(steps)
+    assert len(steps) > 1
     assert person.told
 
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 def answer_for_ever() -> None:
     for line in sys.stdin:
         message = json.loads(line)
-        if "id" in message:
+        if "id" in message and "method" in message:
             result = {"protocolVersion": "2025-11-25", "pid": os.getpid()}
             sys.stdout.write(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": result}) + "\n")
             sys.stdout.flush()

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from twogate.config.file import ConfigError, parse_settings
 from twogate.config.store_url import StoreUrl, is_postgresql
 from twogate.config.values import Base
 
@@ -100,3 +101,61 @@ def test_a_password_in_the_url_is_refused_not_repeated_and_told_its_place(text: 
 def test_anything_else_is_no_store(value: object) -> None:
     with pytest.raises(ValidationError):
         ADAPTER.validate_python(value)
+
+
+CONFIG = """
+public_url: http://localhost:8443
+listen: 127.0.0.1:8443
+store: {store}
+tenants: {{acme: {{}}}}
+{rest}
+"""
+
+
+def problems(directory: Path, store: str, rest: str = "") -> list[str]:
+    path = directory / "twogate.yaml"
+    try:
+        parse_settings(CONFIG.format(store=store, rest=rest), path)
+    except ConfigError as error:
+        return [f"{problem.key}: {problem.message}" for problem in error.problems]
+    return []
+
+
+DATABASE = "postgresql://gate@db.example.com/twogate"
+
+
+def test_postgresql_needs_a_directory_for_what_is_no_database(tmp_path: Path) -> None:
+    assert problems(tmp_path, DATABASE, "state: state") == []
+    assert problems(tmp_path, DATABASE) == [
+        "state: is missing: with PostgreSQL, say where the audit trail and the key files live"
+    ]
+    settings = parse_settings(CONFIG.format(store=DATABASE, rest="state: state"), tmp_path / "twogate.yaml")
+    assert (settings.store_path, settings.state_directory) == (None, tmp_path / "state")
+    with pytest.raises(ValueError, match="state"):
+        assert settings.model_copy(update={"state": None}).state_directory
+
+
+def test_the_password_file_must_be_there_and_closed_to_others(tmp_path: Path) -> None:
+    rest = "state: state\nstore_password: secret"
+    assert problems(tmp_path, DATABASE, rest) == [f"store_password: {tmp_path}/secret is not a file"]
+    (tmp_path / "secret").touch(0o600)
+    assert problems(tmp_path, DATABASE, rest) == []
+    (tmp_path / "secret").chmod(0o640)
+    (found,) = problems(tmp_path, DATABASE, rest)
+    assert "chmod 600" in found
+
+
+def test_what_belongs_to_postgresql_is_refused_elsewhere(tmp_path: Path) -> None:
+    for name in ("secret", "ca.pem"):
+        (tmp_path / name).touch(0o600)
+    assert sorted(problems(tmp_path, "sqlite:///./state/t.db", "store_password: secret\nstore_ca: ca.pem")) == [
+        "store_ca: goes with a PostgreSQL store",
+        "store_password: goes with a PostgreSQL store",
+    ]
+    socket = "postgresql://gate@/twogate?host=/run/postgresql"
+    assert problems(tmp_path, socket, "state: state\nstore_ca: ca.pem") == [
+        "store_ca: is of no use: PostgreSQL speaks no TLS over a Unix socket"
+    ]
+    assert problems(tmp_path, DATABASE, "state: state\nstore_ca: none.pem") == [
+        f"store_ca: {tmp_path}/none.pem is not a file"
+    ]

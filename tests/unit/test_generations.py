@@ -150,12 +150,16 @@ async def test_a_name_never_gets_the_connections_of_another_name(world: World) -
 
 async def test_fetched_keys_are_kept_while_issuer_address_and_authority_are_the_same(world: World) -> None:
     name, before = "https://login.example.com", world.app.current.keys
-    for path, value in (
-        ("issuers.1.algorithms", ["RS256"]), ("issuers.1.max_lifetime", "5m"), ("embedded.enabled", False),
-    ):  # fmt: skip
+    same: dict[str, object] = {
+        "issuers.1.algorithms": ["RS256"], "issuers.1.max_lifetime": "5m", "embedded.enabled": False,
+    }  # fmt: skip
+    for path, value in same.items():
         assert world.next(world.changed(path, value)).keys[name] is before[name]
-    for path, value in (("issuers.1.jwks_uri", "https://login.example.com/other"), ("issuers.1.ca", "two.pem"),
-                        ("issuers.1.ca", None), ("issuers.1.jwks_uri", None)):  # fmt: skip
+    other: list[tuple[str, object]] = [
+        ("issuers.1.jwks_uri", "https://login.example.com/other"), ("issuers.1.ca", "two.pem"),
+        ("issuers.1.jwks_uri", None), ("issuers.1.ca", None),
+    ]  # fmt: skip
+    for path, value in other:
         assert world.next(world.changed(path, value)).keys[name] is not before[name]
     embedded = parse(world.settings, world.directory).public_url
     assert embedded not in world.next(world.changed("embedded.enabled", False)).keys
@@ -188,21 +192,27 @@ async def test_building_a_generation_in_a_thread_changes_nothing(world: World) -
 
 async def test_what_cannot_change_while_serving_is_named(world: World) -> None:
     before = parse(world.settings, world.directory)
-    for path, value in (
-        ("public_url", f"http://localhost:{free_port()}"),
-        ("listen", f"127.0.0.1:{free_port()}"),
-        ("store", "sqlite:////elsewhere/twogate.db"),
-        ("state", "elsewhere"),
-        ("limits.body", "64KiB"),
-        ("limits.connections", 7),
-        ("limits.connections_per_address", 7),
-        ("audit.fsync", True),
-    ):
+    fixed: dict[str, object] = {
+        "public_url": f"http://localhost:{free_port()}",
+        "listen": f"127.0.0.1:{free_port()}",
+        "store": "sqlite:////elsewhere/twogate.db",
+        "state": "elsewhere",
+        "limits.body": "64KiB",
+        "limits.connections": 7,
+        "limits.connections_per_address": 7,
+        "audit.fsync": True,
+    }
+    for path, value in fixed.items():
         assert changed(before, parse(world.changed(path, value), world.directory)) == [path]
-    for path, value in (
-        ("limits.requests", 7), ("limits.burst", 7), ("limits.calls_per_agent", 7), ("agents", {}),
-        ("allowed_origins", ["https://app.example.com"]), ("embedded.token_lifetime", "1m"),
-    ):  # fmt: skip
+    free: dict[str, object] = {
+        "limits.requests": 7,
+        "limits.burst": 7,
+        "limits.calls_per_agent": 7,
+        "agents": {},
+        "allowed_origins": ["https://app.example.com"],
+        "embedded.token_lifetime": "1m",
+    }
+    for path, value in free.items():
         assert changed(before, parse(world.changed(path, value), world.directory)) == []
 
 

@@ -55,42 +55,41 @@ def is_postgresql(store: str) -> bool:
 
 
 def _parse_postgresql(url: str) -> str:
-    # None of the errors repeats the URL: it may hold a password.
+    # None of the errors repeats the URL: it may hold a password, also where none belongs.
+    if ":" in url.partition("//")[2].rpartition("@")[0]:
+        raise ValueError("must not hold a password; write it to a file of mode 0600 and name that in `store_password`")
     if len(url) > MAX_URL or not url.isascii() or any(char <= " " or char in '%\\"<>^`{|}\x7f#' for char in url):
         raise ValueError("holds a character that this URL cannot, or is too long")
     parts = urlsplit(url)
     user, _, place = parts.netloc.rpartition("@")
-    if ":" in user or "@" in user:
-        raise ValueError("must not hold a password; write it to a file of mode 0600 and name that in `store_password`")
     database = parts.path.removeprefix("/")
     if not _NAME.match(user) or not _NAME.match(database):
         raise ValueError(f"must be {POSTGRESQL}user@host/database, with user and database of letters, digits and _ . -")
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    if place and parts.query:
+    if not place:
+        directory, port = _socket(parts.query)
+        return f"{POSTGRESQL}{user}@/{database}?host={directory}&port={port}"
+    if parts.query:
         raise ValueError("must have either a host or ?host=/directory/of/the/socket, and no other option")
-    host, port = _socket(options) if not place else _host(place)
-    return (
-        f"{POSTGRESQL}{user}@/{database}?host={host}&port={port}"
-        if not place
-        else (f"{POSTGRESQL}{user}@{host}:{port}/{database}")
-    )
+    return f"{POSTGRESQL}{user}@{_host(place)}/{database}"
 
 
-def _host(place: str) -> tuple[str, int]:
+def _host(place: str) -> str:
     match = re.fullmatch(r"(\[[^\]]+\]|[^:\[\]]+)(?::([0-9]+))?", place)
     if match is None:
         raise ValueError("has no valid host")
     check_host(match[1].strip("[]"))
-    return match[1], _port(match[2])
+    return f"{match[1]}:{_port(match[2])}"
 
 
-def _socket(options: dict[str, str]) -> tuple[str, int]:
+def _socket(query: str) -> tuple[Path, int]:
+    pairs = parse_qsl(query, keep_blank_values=True)
+    options = dict(pairs)
     directory = options.get("host", "")
-    if not options.keys() <= {"host", "port"} or not directory.startswith("/") or "," in directory:
+    if not options.keys() <= {"host", "port"} or len(options) != len(pairs) or not directory.startswith("/"):
         raise ValueError("must name a host, or the directory of the Unix socket: …@/database?host=/run/postgresql")
-    if len(directory) + _SOCKET_NAME > MAX_SOCKET_PATH:
-        raise ValueError("names a socket directory whose path is too long")
-    return str(Path(directory)), _port(options.get("port"))
+    if "," in directory or len(directory) + _SOCKET_NAME > MAX_SOCKET_PATH:
+        raise ValueError("names no directory that a socket can be in")
+    return Path(directory), _port(options.get("port"))
 
 
 def _port(port: str | None) -> int:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from ipaddress import IPv4Address
 from typing import Final, NamedTuple
 from urllib.parse import unquote
 
@@ -148,25 +149,19 @@ def irregularity(uri: str) -> str | None:
     parts = _PARTS.fullmatch(uri)
     if parts is None:
         return "does not begin with a scheme in lower case"
-    scheme, authority, path = parts[1], parts[2], parts[3]
+    scheme, authority, path, query = parts[1], parts[2], parts[3], parts[4] or ""
     host = _AUTHORITY.fullmatch(authority or "")
     if host is None:
         return "has a user name, or a host or port in another than the plain form"
-    if scheme in _DEFAULT_PORTS and (not host[1] or not path or host[2] == _DEFAULT_PORTS[scheme]):
-        return "is another spelling of a URI with host and path but without port"
+    if scheme in _DEFAULT_PORTS and (not _is_one_host(host[1]) or not path or host[2] == _DEFAULT_PORTS[scheme]):
+        return "is another spelling of a URI with a host and a path but without port"
     if scheme == "file" and (authority != "" or not path):
         return "is another spelling of a URI that begins with file:///"
     # 3.
     if "%" in uri and not _encodes_plainly(uri):
         return "encodes what a plain URI does not"
     # 4.
-    if (
-        "//" in path
-        or "//" in (parts[4] or "")
-        or path.endswith("/")
-        or uri.endswith(("/", "?", "://"))
-        or "://?" in uri
-    ):
+    if "//" in path + query or path.endswith("/") or uri.endswith(("/", "?")) or (authority == "" and not path):
         return "has an empty segment"
     if _TRAILING_DOT.search(uri) or _BLANK_AT_EDGE.search(uri):
         return "has a segment that is a dot segment, ends in a dot, or begins or ends in a blank"
@@ -205,6 +200,17 @@ def parse_template(uri: str) -> Template | None:
 
 def _plain(token: str) -> str:
     return token[-1]  # of an escape, what is escaped
+
+
+def _is_one_host(host: str) -> bool:
+    # A last label that begins with a digit may be read as a number, and so as an address in another form.
+    if not host.rpartition(".")[2][:1].isdigit():
+        return host != ""
+    try:
+        IPv4Address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _encodes_plainly(uri: str) -> bool:

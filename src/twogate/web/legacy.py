@@ -147,7 +147,7 @@ class LegacyStreams:
                 async with asyncio.timeout(TICK):
                     event = await stream.events.get()
             try:
-                await caller.current()
+                await caller.renewed()
             except GateError:
                 return
             if event is None:

@@ -132,8 +132,11 @@ def test_its_log_is_json_lines_and_holds_no_credential(world: World) -> None:
     assert token.rpartition(".")[2] not in trail
 
 
-def test_a_second_process_at_the_same_address_says_so_and_leaves_the_first_alone(world: World) -> None:
-    second = cli("serve", "--config", world.gateway.config)
+def test_a_second_process_at_the_same_address_says_so_and_leaves_the_first_alone(world: World, tmp_path: Path) -> None:
+    config = {**json.loads(world.gateway.config.read_text()), "store": f"sqlite:///{tmp_path}/twogate.db"}
+    config["state"] = str(tmp_path)
+    (tmp_path / "twogate.yaml").write_text(json.dumps(config))
+    second = cli("serve", "--config", tmp_path / "twogate.yaml")
     assert (second.returncode, second.stdout) == (1, "")
     port = world.gateway.url.rpartition(":")[2]
     assert f"cannot bind 127.0.0.1:{port}" in second.stderr

@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 from time import process_time
-from urllib.parse import unquote, urljoin, urlparse, urlsplit, urlunparse, urlunsplit
+from urllib.parse import unquote, urljoin, urlparse, urlsplit
 
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
@@ -111,7 +111,7 @@ def test_a_pattern_that_is_malformed_or_could_match_nothing_is_refused(text: str
 
 PLAIN = [
     "file:///reports/2026/q3.txt", "file:///a..b/..c/.git/d", "file:///caf%C3%A9/%E6%97%A5", "file:///a%20b",
-    "users://ann/profile", "users://ann", "urn:isbn:0451450523", "note:a", "x:/a", "https://h.example:8443/a",
+    "users://ann/profile", "users://ann", "urn:isbn:0451450523", "note:a", "x:/a", "https://h.example:8443/a", "https://127.0.0.1/a",
     "https://h.example/a?b=c&d=e%20f", "file:///a=b,c&d", "file:///~ann/$x", "file:///a(1)*!'", "db://h_1/t",
     "file:///%7Bname%7D", "git+ssh://h/a",
 ]  # fmt: skip
@@ -120,24 +120,28 @@ IRREGULAR = [
     # Dot segments, in every dress.
     "file:///reports/../etc/passwd", "file:///reports/./a", "file:///reports/..", "file:///reports/.",
     "file:///reports/%2e%2e/etc", "file:///reports/.%2E/etc", "file:///reports/%2E%2E/etc", "file:///reports/..;/etc",
-    "file:///reports/..;x=1/etc", "file:///reports/.../x", "x:../a", "x:a/..", "https://h/a?p=../b", "https://h/a?p=..",
-    "https://h/a?p=..&q=1", "file:///reports/..%20/x", "file:///reports/%20../x", "file:///reports/..%3B/x",
-    "file:///reports/..%00/x",
+    "file:///reports/..;x=1/etc", "file:///reports/.../x", "x:../a", "x:a/..", "https://h/a?p=../b",
+    "https://h/a?p=..", "https://h/a?p=..&q=1", "file:///reports/..%20/x", "file:///reports/%20../x",
+    "file:///reports/..%3B/x", "file:///reports/..%00/x",
     # Encoded separators, double encoding, overlong and broken UTF-8.
-    "file:///reports%2Fsecret", "file:///reports%2fsecret", "file:///reports%5Csecret", "file:///reports/%252e%252e/a",
-    "file:///reports/%25", "file:///a%3Fb.txt", "file:///a%23.txt", "file:///%C0%AE%C0%AE/x", "file:///%C0%AF",
-    "file:///%E0%80%AE", "file:///%FF", "file:///%C3", "file:///a%", "file:///a%2", "file:///a%GG", "file:///a%u002e",
+    "file:///reports%2Fsecret", "file:///reports%2fsecret", "file:///reports%5Csecret",
+    "file:///reports/%252e%252e/a", "file:///reports/%25", "file:///a%3Fb.txt", "file:///a%23.txt",
+    "file:///%C0%AE%C0%AE/x", "file:///%C0%AF", "file:///%E0%80%AE", "file:///%FF", "file:///%C3", "file:///a%",
+    "file:///a%2", "file:///a%GG", "file:///a%u002e",
     # Another spelling of the same: what is stricter under its own entry must not be reachable by it.
     "file:///%41", "file:///a%7Eb", "file:///a%3Ab", "file:///a%2Bb", "file:///caf%c3%a9", "FILE:///a", "File:///a",
     "https://Example.com/a", "https://example.com:443/a", "http://h:80/a", "https://h:/a", "https://h:0443/a",
-    "https://h", "https://h?x=1", "https:/h/a", "https:///a", "https://:8443/a", "https:h/a", "file:/a", "file:a", "file://localhost/a", "file://?a", "file://", "file://h/share",
-    "https://h./a", "https://%68/a", "https://user@h/a", "https://user:pw@h/a", "https://h@evil/a", "https://[::1]/a",
-    "https://h/secret;", "https://h/secret;x=1", "https://h/;", "file:///a;b", "file:///a//b", "file:////a", "file:///a/", "x://?a", "x://", "file:///a/?b", "file:///", "https://h/", "https://h/a?", "https://h/a#", "https://h/a#b",
-    "https://h//a", "file:///a.", "file:///a./b", "file:///a.%20", "file:///a%20", "file:///%20a", "file:///a%20/b",
+    "https://h", "https://h?x=1", "https:/h/a", "https:///a", "https://:8443/a", "https://2130706433/a",
+    "https://0x7f.1/a", "https://127.0.0.01/a", "https:h/a", "file:/a", "file:a", "file://localhost/a", "file://?a",
+    "file://", "file://h/share", "https://h./a", "https://%68/a", "https://user@h/a", "https://user:pw@h/a",
+    "https://h@evil/a", "https://[::1]/a", "https://h/secret;", "https://h/secret;x=1", "https://h/;", "file:///a;b",
+    "file:///a//b", "file:////a", "file:///a/", "x://?a", "x://", "file:///a/?b", "file:///", "https://h/",
+    "https://h/a?", "https://h/a#", "https://h/a#b", "https://h//a", "file:///a.", "file:///a./b", "file:///a.%20",
+    "file:///a%20", "file:///%20a", "file:///a%20/b",
     # Characters that a URI does not have.
     "file:///a b", "file:///a\\b", "file:///reports\\..\\etc", "file:///ä", "file:///\u202e", "file:///a\tb",
-    "file:///a\nb", "file:///a\x00b", "file:///a|b", "file:///{a}", "file:///a\"b", "file:///<a>", "file:///a`b", "file:///^",
-    "file:///[a]", "file:///\uff0e\uff0e/a",
+    "file:///a\nb", "file:///a\x00b", "file:///a|b", "file:///{a}", 'file:///a"b', "file:///<a>", "file:///a`b",
+    "file:///^", "file:///[a]", "file:///\uff0e\uff0e/a",
     # Encoded characters that somebody may read as another, or not see.
     "file:///%EF%BC%8E%EF%BC%8E/a", "file:///a%EF%BC%8Fb", "file:///%E2%80%A4%E2%80%A4/a", "file:///a%E2%80%AEb",
     "file:///a%E2%80%8Bb", "file:///a%C2%A0b", "file:///a%C2%85b", "file:///a%0Ab", "file:///a%00", "file:///a%7F",
@@ -207,8 +211,7 @@ def test_a_plain_uri_means_the_same_to_every_reader(uri: str) -> None:
     path = unquote(urlsplit(uri).path)
     if path:
         assert posixpath.normpath(path) == path
-    # To Python's own parsers, which know parameters and put a URI together again.
-    assert urlunsplit(urlsplit(uri)) == urlunparse(urlparse(uri)) == uri
+    # To Python's own parser, which cuts parameters off a path.
     assert urlparse(uri).path == urlsplit(uri).path
     # And to one that decodes first and splits afterwards.
     decoded = unquote(uri)

@@ -124,6 +124,9 @@ async def test_a_change_that_the_server_told_of_is_asked_for_before_the_next_use
     lab.catalogue.note_changed("files")
     assert await lab.names() == ["look", "new"]
     assert await lab.tools(server="notes") is other
+    # Once asked for, the change is no news any more.
+    lab.clock.advance(PAUSE)
+    assert await lab.names() == ["look", "new"]
     assert lab.server.lists == 3
 
 

@@ -23,11 +23,13 @@ from cataloguelab import (
 from gatelab import response, sse
 from harness.upstream import Seen
 from rawlab import http_answer
+from twogate.adapters.upstream.http import HttpUpstream
 from twogate.config.values import AgentKey
 from twogate.core.errors import ErrorCode, GateError
 from twogate.flows.gateway import catalogue_fetch, tool_list
 from twogate.flows.gateway.catalogue_fetch import OWNER, fetch_tools, owner_of
 from twogate.flows.gateway.tool_list import Era, ToolList
+from twogate.flows.gateway.upstream import UpstreamAnswer, UpstreamRequest
 
 TENANT = "acme"
 ONE = ((tool("look"),),)
@@ -199,9 +201,37 @@ async def test_silence_to_the_probe_is_no_verdict_to_be_remembered(monkeypatch: 
     monkeypatch.setattr(catalogue_fetch, "PROBE_SECONDS", 0.05)
     never = asyncio.Event()
     async with ToolServer(ONE, override=only("server/discover", lambda seen: never)) as server:
-        listed = await fetched(server)
+        listed = await fetched(server, silence=1000.0)
         assert (list(listed.tools), listed.era) == (["look"], None)
         assert server.methods == ["server/discover", "initialize", "notifications/initialized", "tools/list"]
+
+
+class Watched:
+    """An upstream that keeps what it was sent."""
+
+    def __init__(self, upstream: HttpUpstream) -> None:
+        self._upstream = upstream
+        self.sent: list[UpstreamRequest] = []
+
+    async def send(self, request: UpstreamRequest) -> UpstreamAnswer:
+        self.sent.append(request)
+        return await self._upstream.send(request)
+
+    async def aclose(self) -> None:
+        await self._upstream.aclose()
+
+
+@pytest.mark.parametrize("modern", [True, False])
+async def test_every_request_is_in_the_name_of_the_tenants_own_asker(modern: bool) -> None:
+    async with ToolServer(ONE, modern=modern, session="s-1") as server:
+        watched = Watched(server.upstream)
+        await fetch_tools(watched, TENANT, 7.0)
+    assert {request.owner for request in watched.sent} == {owner_of(TENANT)}
+    assert {request.timeout for request in watched.sent} == {7.0}
+    assert not any(request.stream for request in watched.sent)
+    # Which era a process is started for, and whose session an answer belongs to, goes by these.
+    assert [request.modern for request in watched.sent] == ([True, True] if modern else [True, *[False] * 4])
+    assert [request.session for request in watched.sent] == ([None] * 2 if modern else [None, None, *["s-1"] * 3])
 
 
 async def test_an_era_that_is_known_needs_no_probe() -> None:
@@ -287,7 +317,7 @@ def listing(**result: Any) -> Callable[[Seen], Reply]:
         (listing(tools=[tool("a"), tool("b"), tool("a")]), "two tools are called 'a'"),
         (listing(tools=[], nextCursor=5), "nextCursor"),
         (listing(tools=[], nextCursor=["x"]), "nextCursor"),
-        (listing(tools=[], nextCursor="x" * 4097), "nextCursor"),
+        (lambda seen: result_of(seen, tools=[], nextCursor="x" * 4097 + str(seen.message["id"])), "nextCursor"),
         (listing(tools=[], nextCursor="again"), "the last one again"),
         (listing(resultType="input_required", requestState="x"), "not complete"),
         (lambda seen: error_of(seen, -32603), "error -32603"),

@@ -473,11 +473,8 @@ async def test_event_ids_are_sealed_with_the_call_that_they_belong_to(lab: Lab) 
 
 @pytest.mark.parametrize("how", ["ended", "broken", "silent"])
 async def test_a_stream_that_can_be_resumed_ends_without_an_error_for_its_call(lab: Lab, how: str) -> None:
-    more: list[bytes | GateError] = {
-        "ended": [],
-        "broken": [GateError(ErrorCode.UPSTREAM_BROKEN)],
-        "silent": [GateError(ErrorCode.UPSTREAM_TIMEOUT)],
-    }[how]
+    failures = {"broken": [GateError(ErrorCode.UPSTREAM_BROKEN)], "silent": [GateError(ErrorCode.UPSTREAM_TIMEOUT)]}
+    more = failures.get(how, [])
     await lab.run(FakeAnswer([b"id: 7\ndata:\n\n", *more], content_type=SSE))
     assert lab.exchange.complete
     assert lab.exchange.messages() == []

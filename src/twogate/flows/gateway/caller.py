@@ -12,8 +12,8 @@ from twogate.flows.gateway.exchange import Head
 from twogate.flows.gateway.read import Authenticated
 
 PROVEN_FOR: Final = 0.01
-"""Seconds after which a caller is proven again: a client decides how long its body takes and how long its streams last,
-and within that time its token may expire or an operator may cut it off."""
+"""Seconds after which a caller is proven again: a client decides how long its body takes, and within that time its
+token may expire or an operator may cut it off."""
 
 Prove = Callable[[int], Awaitable[Principal]]
 """Gate one, for one credential at a Unix time."""
@@ -44,17 +44,25 @@ class Caller:
         return Caller(head, self._prove, self._clock, self.authenticated.principal, self.now, self._at)
 
     async def current(self) -> Authenticated:
-        """The caller as of this moment.
+        """The caller as of this moment, give or take `PROVEN_FOR`.
+
+        Raises:
+            GateError: as `renewed`.
+        """
+        if self._clock.monotonic() - self._at > PROVEN_FOR:
+            return await self.renewed()
+        return self.authenticated
+
+    async def renewed(self) -> Authenticated:
+        """The caller, proven again.
 
         Raises:
             GateError: what gate one raises; AGENT_UNBOUND if the credential meanwhile means another agent.
         """
-        at = self._clock.monotonic()
-        if at - self._at > PROVEN_FOR:
-            self.now = self._clock.now()
-            principal = await self._prove(self.now)
-            if principal.key != self.authenticated.principal.key:
-                # What was opened for the one (an MCP session) must not serve the other.
-                raise GateError(ErrorCode.AGENT_UNBOUND, "the identity was bound to another agent meanwhile")
-            self.authenticated, self._at = Authenticated(self.authenticated.head, principal), at
+        self.now, self._at = self._clock.now(), self._clock.monotonic()
+        principal = await self._prove(self.now)
+        if principal.key != self.authenticated.principal.key:
+            # What was opened for the one (an MCP session) must not serve the other.
+            raise GateError(ErrorCode.AGENT_UNBOUND, "the identity was bound to another agent meanwhile")
+        self.authenticated = Authenticated(self.authenticated.head, principal)
         return self.authenticated

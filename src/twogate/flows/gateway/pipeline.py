@@ -162,7 +162,7 @@ class Pipeline:
             if isinstance(read, GateError):
                 raise read
             call = read if isinstance(read, Call) else read_call(caller.authenticated, read, self._seal)
-            decided = await self._admit(caller, call)
+            decided = await self._admit(await caller.current(), caller.now, call)
         except GateError as error:
             await self.refuse(caller, error, exchange)
             return
@@ -180,11 +180,10 @@ class Pipeline:
         finally:
             under_way.end(call.principal.key)
 
-    async def _admit(self, caller: Caller, call: Call) -> Admitted | Refused:
-        principal = (await caller.current()).principal
-        if principal is not call.principal:
-            call = msgspec.structs.replace(call, principal=principal)
-        return await admit(call, self._sessions, self._policy, caller.now)
+    async def _admit(self, authenticated: Authenticated, now: int, call: Call) -> Admitted | Refused:
+        if authenticated.principal is not call.principal:
+            call = msgspec.structs.replace(call, principal=authenticated.principal)
+        return await admit(call, self._sessions, self._policy, now)
 
     async def _run(self, caller: Caller, admitted: Admitted, exchange: Exchange) -> None:
         try:
@@ -201,7 +200,7 @@ class Pipeline:
             return
 
         async def renew() -> Admitted:
-            decided = await self._admit(caller, admitted.call)
+            decided = await self._admit(await caller.renewed(), caller.now, admitted.call)
             if isinstance(decided, Refused):
                 raise decided.error
             return decided

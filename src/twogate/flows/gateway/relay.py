@@ -211,7 +211,8 @@ class Relay:
         parser = SsePartParser(self._whole)
         chunks = answer.chunks()
         if self._call.stream:
-            await self._start_events()
+            # Something to send, so that the client has its head now and not with the first event.
+            await self._send_event(_KEEP_ALIVE)
             chunks = paced(chunks, self._still, self._closing)
         try:
             async for chunk in chunks:

@@ -68,7 +68,7 @@ class RequestState(msgspec.Struct, frozen=True, array_like=True):
 
 
 Sealed = McpSession | StreamEvent | ServerRequest | TaskId | RequestState
-Handle = TypeVar("Handle", McpSession, StreamEvent, ServerRequest, TaskId, RequestState)
+Handle = TypeVar("Handle", bound=Sealed)
 
 
 class Seal:
