@@ -14,8 +14,7 @@ import pytest
 
 from peers.peers import MCP_SERVER_GIT, OLDER_PYTHON, require
 from peers.servers import EVERYTHING, World, behind
-from peers.tour import EVERYTHING_HANDSHAKE, HANDSHAKE, REFERENCE, ROOT, SAMPLED, Stop, walk
-from twogate.core.errors import GATE_TWO
+from peers.tour import EVERYTHING_HANDSHAKE, HANDSHAKE, REFERENCE, ROOT, SAMPLED, Stop, attempt, walk
 
 pytestmark = pytest.mark.peer
 
@@ -66,23 +65,31 @@ def git(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Path]
         yield world, repository
 
 
+CLEAN = "Repository status:\nOn branch main\nnothing to commit, working tree clean"
+
+
 @pytest.mark.parametrize("version", HANDSHAKE)
-async def test_every_version_reads_a_repository_and_changes_nothing(git: tuple[World, Path], version: str) -> None:
+async def test_every_version_reads_a_repository(git: tuple[World, Path], version: str) -> None:
     world, repository = git
-    where = {"repo_path": str(repository)}
     tour = (
         Stop(("tools",), ["git_log", "git_status"]),
-        Stop(
-            ("call", "git_status", where), "Repository status:\nOn branch main\nnothing to commit, working tree clean"
-        ),
-        Stop(("call", "git_commit", {**where, "message": "mine"}), {"code": GATE_TWO}),
-        Stop(("call", "git_diff", {**where, "target": "main"}), {"code": GATE_TWO}),
-        Stop(
-            ("call", "git_status", where), "Repository status:\nOn branch main\nnothing to commit, working tree clean"
-        ),
+        Stop(("call", "git_status", {"repo_path": str(repository)}), CLEAN),
     )
     met = await walk(world, "git", version, tour, require(OLDER_PYTHON), CLIENT)
+    assert met["server"] == "mcp-git"
     assert met["asked"] == []
+
+
+async def test_a_refusal_ends_the_connection_of_this_generation_and_changes_nothing(git: tuple[World, Path]) -> None:
+    world, repository = git
+    before = len(world.gateway.events())
+    tour = (Stop(("call", "git_commit", {"repo_path": str(repository), "message": "mine"})),)
+    # It takes every status from 400 on for the end of its transport, whatever the body says.
+    code, _, complained = await attempt(world, "git", "2025-11-25", tour, require(OLDER_PYTHON), CLIENT)
+    assert code == 1
+    assert "403 Forbidden" in complained
+    refused = [event for event in world.gateway.events()[before:] if event["kind"] == "call.refused"]
+    assert [(event["target"], event["reason"]) for event in refused] == [("git.git_commit", "role_not_permitted")]
     assert commits(repository) == 1
 
 

@@ -115,6 +115,19 @@ async def walk(
     world: World, server: str, version: str, tour: Sequence[Stop], *command: str, **environment: str
 ) -> dict[str, Any]:
     """Let a client's script make the tour; what it met, which is what the tour says."""
+    code, said, complained = await attempt(world, server, version, tour, *command, **environment)
+    assert code == 0, complained
+    met: dict[str, Any] = json.loads(said)
+    made = list(zip((stop.step for stop in tour), met["results"], strict=True))
+    assert made == [(stop.step, stop.result) for stop in tour]
+    assert met["version"] == version
+    return met
+
+
+async def attempt(
+    world: World, server: str, version: str, tour: Sequence[Stop], *command: str, **environment: str
+) -> tuple[int | None, str, str]:
+    """Let a client's script try the tour; its exit code and its output."""
     go = {
         "url": world.url(server),
         "token": world.token(server),
@@ -126,22 +139,12 @@ async def walk(
         "roots": [ROOT],
         "steps": [stop.step for stop in tour],
     }
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        env=environment,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe)
     try:
         said, complained = await asyncio.wait_for(process.communicate(json.dumps(go).encode()), 2 * PATIENCE)
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    assert process.returncode == 0, complained.decode()
-    met: dict[str, Any] = json.loads(said)
-    made = list(zip((stop.step for stop in tour), met["results"], strict=True))
-    assert made == [(stop.step, stop.result) for stop in tour]
-    assert met["version"] == version
-    return met
+    return process.returncode, said.decode(), complained.decode()
