@@ -221,19 +221,18 @@ async def test_a_flood_of_events_holds_neither_calls_nor_memory(with_stream: boo
 
 async def test_an_answer_on_one_principals_stream_never_reaches_another() -> None:
     async with legacy() as (server, made):
-        await made.pid()
-        await made.pid(owner=ALICE)
+        bot, alice = await made.pid(), await made.pid(owner=ALICE)
         mine = asyncio.create_task(made.call("hold"))
         theirs = asyncio.create_task(made.call("hold", owner=ALICE))
         await until(lambda: server.methods().count("tools/call") == 4)
         ids = {stream: message.get("id") for stream, message in server.received}
-        assert isinstance(ids[1], int)
-        assert ids[1] == ids[2]
-        await server.send(1, id=ids[1], result={"for": "bot"})
+        assert isinstance(ids[bot], int)
+        assert ids[bot] == ids[alice]
+        await server.send(bot, id=ids[bot], result={"for": "bot"})
         assert await mine == {"for": "bot"}
         await made.pid()
         assert not theirs.done()
-        await server.send(2, id=ids[2], result={"for": "alice"})
+        await server.send(alice, id=ids[alice], result={"for": "alice"})
         assert await theirs == {"for": "alice"}
 
 

@@ -41,13 +41,22 @@ class Replica(Gateway):
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
-        self.address = json.loads(self.config.read_text())["listen"]
-        self.http = httpx2.Client(
-            base_url=f"http://{self.address}",
+        self.http = self.new_client()
+
+    def new_client(self) -> httpx2.Client:
+        """A client with an address of its own, so that its refusals are not coalesced with those of others."""
+        return httpx2.Client(
+            base_url=f"http://{json.loads(self.config.read_text())['listen']}",
             headers={"host": self.url.removeprefix("http://")},
+            transport=httpx2.HTTPTransport(local_address=f"127.0.1.{next(_numbers) % 250 + 1}"),
             timeout=PATIENCE,
             trust_env=False,
         )
+
+    def move(self) -> None:
+        """Go on from another address."""
+        self.http.close()
+        self.http = self.new_client()
 
     def look(self, token: str, **headers: str) -> httpx2.Response:
         """Call a tool."""
@@ -164,6 +173,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 def refused_everywhere(world: World, token: str, code: ErrorCode) -> None:
     """The very next request to each replica is refused, and for this reason."""
+    for replica in world.both:
+        replica.move()
     with world.reaching_nothing():
         answers = [replica.look(token) for replica in world.both]
         assert [answer.status_code in (401, 403) for answer in answers] == [True, True], [a.text for a in answers]
@@ -211,9 +222,7 @@ def test_tasks_declared_at_once_at_both_replicas_do_not_pass_the_limit(world: Wo
     start = threading.Barrier(2 * len(tasks))
 
     def declare(replica: Replica, task: str) -> int:
-        with httpx2.Client(
-            base_url=replica.http.base_url, headers=replica.http.headers, timeout=PATIENCE, trust_env=False
-        ) as http:
+        with replica.new_client() as http:
             start.wait(PATIENCE)
             headers = request_headers(token) | {"twogate-task": task}
             return http.post("/mcp/files", json=tool_call("look"), headers=headers).status_code
@@ -260,6 +269,7 @@ def test_without_the_database_every_call_is_refused_and_with_it_served_again_wit
             answered(replica, token, lambda status: status == 503)
         with world.reaching_nothing():
             for replica in world.both:
+                replica.move()
                 refused = replica.look(token)
                 assert (refused.status_code, refused.json()["error"]["data"]["reason"]) == (503, "unavailable")
                 assert replica.reasons()[-1] == ErrorCode.STORE_UNAVAILABLE

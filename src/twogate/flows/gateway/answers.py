@@ -18,6 +18,7 @@ from twogate.core.protocol import MethodKind, list_member, method_kind, resource
 from twogate.flows.gateway.admit import Admitted
 from twogate.flows.gateway.meta import ASKS, RELATED_TASK
 from twogate.flows.gateway.seal import RequestState, Seal, Sealed, ServerRequest, StreamEvent, TaskId
+from twogate.flows.gateway.tool_list import annotations_fault
 
 MAX_ASKED: Final = 1000
 """Requests that a server may make of a client on one answer."""
@@ -224,11 +225,15 @@ class Shown:
         if not isinstance(payload.get(member.key), list):
             raise GateError(ErrorCode.UPSTREAM_INVALID, f"the result of {self._origin.method} has no {member.key}")
         result = dict(payload)
-        result[member.key] = [
+        entries = [
             item
             for item in cast("list[object]", result[member.key])
             if isinstance(name := _name(item, member.name), str) and self.visible(member.target(server, name))
         ]
+        if self._call.modern and self._origin.method == "tools/list":
+            # MCP 2026-07-28: clients must leave such tools out, so calls of them are refused.
+            entries = [entry for entry in entries if annotations_fault(entry) is None]
+        result[member.key] = entries
         if self._call.modern:
             # A list that depends on who asks must not outlive the session that it was filtered for.
             result["cacheScope"], result["ttlMs"] = "private", 0

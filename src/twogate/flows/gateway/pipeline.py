@@ -176,7 +176,11 @@ class Pipeline:
             await self._refuse(decided, exchange)
             return
         try:
-            await self._run(caller, decided, exchange)
+            decided = await self._mirror(caller, decided)
+            if isinstance(decided, Refused):
+                await self._refuse(decided, exchange)
+            else:
+                await self._run(caller, decided, exchange)
         finally:
             under_way.end(call.principal.key)
 
@@ -185,14 +189,21 @@ class Pipeline:
             call = msgspec.structs.replace(call, principal=authenticated.principal)
         return await admit(call, self._sessions, self._policy, now)
 
-    async def _run(self, caller: Caller, admitted: Admitted, exchange: Exchange) -> None:
+    async def _mirror(self, caller: Caller, admitted: Admitted) -> Admitted | Refused:
+        """Check the headers that repeat arguments. The server may have to be asked for its tools, and take its time."""
+        before = caller.authenticated
         try:
             params = await param_headers(admitted.call, self._catalogue)
+            if await caller.current() is not before:
+                decided = await self._admit(caller.authenticated, caller.now, admitted.call)
+                if isinstance(decided, Refused):
+                    return decided
+                admitted = decided
         except GateError as error:
-            await self._refuse(Refused(admitted.call, admitted.session, admitted.target, error), exchange)
-            return
-        if params:
-            admitted = msgspec.structs.replace(admitted, param_headers=params)
+            return Refused(admitted.call, admitted.session, admitted.target, error)
+        return msgspec.structs.replace(admitted, param_headers=params) if params else admitted
+
+    async def _run(self, caller: Caller, admitted: Admitted, exchange: Exchange) -> None:
         try:
             recorded = await self._record(admitted)
         except GateError as error:
