@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -223,11 +224,17 @@ async def held(world: World, http: httpx2.AsyncClient) -> list[asyncio.Task[http
 
 
 async def test_calls_under_way_end_as_they_began_though_their_servers_are_gone_from_the_file(world: World) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # so that nobody else gets the port, which nobody listens on
+        await swap_servers_under_calls(world, nobody.getsockname()[1])
+
+
+async def swap_servers_under_calls(world: World, dead_port: int) -> None:
     async with clients(connections=8) as http:
         calls = await held(world, http)
         before = descendants(world.gateway.pid)
         work = world.settings["servers"].pop("work")
-        world.settings["servers"]["files"]["url"] = f"http://127.0.0.1:{free_port()}/mcp"  # nobody listens there
+        world.settings["servers"]["files"]["url"] = f"http://127.0.0.1:{dead_port}/mcp"
         world.settings["tools"] = {
             tool: kind for tool, kind in world.settings["tools"].items() if not tool.startswith("work.")
         }

@@ -19,6 +19,7 @@ from harness.issuer import TestIssuer
 from harness.stack import Stack, free_port, running, settings_for, tool_call
 from processlab import PATIENCE, request_headers
 from rawlab import Peer, RawServer, Script, answering, breaking_off, http_answer, silent_after, until
+from stdio_servers.legacy import LegacyServer
 from twogate.app import edge_limits
 from twogate.config import Settings
 from twogate.core.errors import TIMED_OUT, UPSTREAM
@@ -213,6 +214,75 @@ async def test_a_stdio_server_that_dies_or_falls_silent_fails_the_call_and_the_n
 async def test_a_command_that_does_not_exist_is_502(tmp_path: Path, issuer: TestIssuer) -> None:
     async with lab(tmp_path, issuer, {"command": ["no-such-mcp-server"]}) as to:
         await to.fails(502, UPSTREAM, "upstream_unavailable")
+
+
+async def sse_again(to: Lab) -> None:
+    """Call until the gateway has connected to its server anew, which it waits a moment with."""
+    async with asyncio.timeout(PATIENCE):
+        while (answer := await to.call()).status_code == 502:
+            assert answer.json()["error"]["data"] == {"reason": "upstream_unavailable"}
+            await asyncio.sleep(0.05)
+    assert answer.json()["result"] == {"echo": {}}
+
+
+async def test_an_sse_server_that_is_down_is_502_and_when_it_is_back_calls_go_on(
+    tmp_path: Path, issuer: TestIssuer
+) -> None:
+    server = LegacyServer()
+    server.raw.port = free_port()
+    async with lab(tmp_path, issuer, {"url": server.url, "transport": "sse"}) as to:
+        await to.fails(502, UPSTREAM, "upstream_unavailable")
+        async with server.raw:
+            await sse_again(to)
+
+
+async def test_an_sse_server_that_dies_or_falls_silent_fails_the_call_and_the_next_connects_anew(
+    tmp_path: Path, issuer: TestIssuer
+) -> None:
+    server = LegacyServer()
+    async with server.raw, lab(tmp_path, issuer, {"url": server.url, "transport": "sse", "timeout": "1s"}) as to:
+        await sse_again(to)
+        await to.fails(504, TIMED_OUT, "upstream_timeout", "hold")
+        await until(lambda: server.methods()[-1] == "notifications/cancelled")
+        await to.fails(502, UPSTREAM, "upstream_broken", "die")
+        await sse_again(to)
+        assert server.methods().count("initialize") == 2
+        # A call that may have run is never sent twice.
+        assert [message["params"]["name"] for _, message in server.received if message["method"] == "tools/call"] == [
+            "look", "hold", "die", "look",
+        ]  # fmt: skip
+
+
+STREAMS: dict[str, dict[str, Any]] = {
+    "stdio": {"command": [sys.executable, "-I", str(STDIO / "tiny.py")]},
+    "sse": {"transport": "sse"},
+}
+
+
+@pytest.mark.parametrize("transport", STREAMS)
+async def test_the_stream_of_a_server_that_dies_ends_and_the_next_one_goes_on(
+    tmp_path: Path, issuer: TestIssuer, transport: str
+) -> None:
+    server = LegacyServer()
+    async with server.raw:
+        settings = STREAMS[transport] | ({"url": server.url} if transport == "sse" else {})
+        async with lab(tmp_path, issuer, settings) as to:
+            headers = {**request_headers(to.token), "mcp-protocol-version": "2025-11-25"}
+            for _ in range(2):
+                async with to.stack.http.stream("GET", to.stack.resource(), headers=headers) as stream:
+                    assert (stream.status_code, stream.headers["content-type"]) == (200, "text/event-stream")
+                    again = await to.stack.http.get(to.stack.resource(), headers=headers)
+                    assert again.status_code == 409
+                    async with asyncio.timeout(PATIENCE):
+                        while (await to.call("die")).json()["error"]["data"] != {"reason": "upstream_broken"}:
+                            await asyncio.sleep(0.05)
+                        # Nothing but comments until the end, and an end in order.
+                        assert not [line for line in await lines(stream) if line and not line.startswith(":")]
+    assert not server.streams
+
+
+async def lines(stream: httpx2.Response) -> list[str]:
+    return [line async for line in stream.aiter_lines()]
 
 
 async def test_a_call_that_outlasts_the_stop_is_told_so_and_its_outcome_is_written(

@@ -79,6 +79,10 @@ class Cluster:
 
         return _in_a_thread(work)
 
+    def cut_off(self, user: str) -> None:
+        """End every connection of a user."""
+        self.run(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{user}'")  # noqa: S608
+
     def start(self, *options: str) -> None:
         """Start the server and return once it answers."""
         command = [

@@ -39,7 +39,8 @@ async def test_the_newest_version_makes_the_tour_without_a_session(many: World) 
     met = await tour(many, EVERYTHING, "2", "2026-07-28", EVERYTHING_MODERN)
     assert not met["session"]
     assert met["asked"][:3] == ["elicitation/create", "sampling/createMessage", "roots/list"]
-    assert met["progress"] == [[0, 100], [50, 100], [100, 100]]
+    # Later the client counts its own rounds.
+    assert met["progress"][:3] == [[0, 100], [50, 100], [100, 100]]
 
 
 @pytest.mark.parametrize("generation", TYPESCRIPT_CLIENTS)

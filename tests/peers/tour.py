@@ -68,7 +68,7 @@ EVERYTHING_MODERN = (
     Stop(("call", "test_input_required_result_elicitation", {}), "Hello, Ada!"),
     Stop(("call", "test_input_required_result_sampling", {}), f"Model said: {SAMPLED}"),
     Stop(("call", "test_input_required_result_list_roots", {}), "Client exposed 1 root(s)."),
-    Stop(("call", "test_input_required_result_multi_round", {}), ANY),
+    Stop(("call", "test_input_required_result_multi_round", {}), "Ada likes blue."),
     Stop(("listen", {"toolsListChanged": True}), {"toolsListChanged": True}),
     Stop(("call", "test_trigger_tool_change", {}), "tool list changed"),
     Stop(("notified", CHANGED)),

@@ -12,7 +12,6 @@ import selectors
 from collections.abc import Callable
 from typing import cast
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -187,7 +186,7 @@ class Lease:
 
 def run(seed: int) -> World:
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        world = World(cast("VirtualLoop", runner.get_loop()), random.Random(seed))
+        world = World(cast("VirtualLoop", runner.get_loop()), random.Random(seed))  # noqa: S311 - must repeat itself
         runner.run(world.run())
     return world
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -149,16 +150,23 @@ class Sessions(RuleBasedStateMachine):
         self.runner.close()
 
 
-def few(examples: int) -> settings:
-    return settings(
-        max_examples=examples, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+def run(examples: int, new_url: Callable[[], str]) -> None:
+    class Here(Sessions):
+        def __init__(self) -> None:
+            super().__init__(new_url())
+
+    run_state_machine_as_test(
+        Here,
+        settings=settings(
+            max_examples=examples, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+        ),
     )
 
 
 def test_sessions_on_sqlite_are_as_the_model_says(tmp_path: Path) -> None:
     numbers = itertools.count()
-    run_state_machine_as_test(lambda: Sessions(f"sqlite:///{tmp_path}/{next(numbers)}.db"), settings=few(25))
+    run(25, lambda: f"sqlite:///{tmp_path}/{next(numbers)}.db")
 
 
 def test_sessions_on_postgresql_are_as_the_model_says(cluster: Cluster) -> None:
-    run_state_machine_as_test(lambda: Sessions(cluster.url(cluster.new_user())), settings=few(10))
+    run(10, lambda: cluster.url(cluster.new_user()))

@@ -133,7 +133,7 @@ class LegacyServer:
                     {"method": "", "params": {}, **message} for number, message in self.received if number == stream
                 ]
                 await self._answer(stream, identifier, {"seen": seen})
-            case "leave":
+            case "die":
                 self.streams[stream].abort()
             case _:
                 await self._answer(stream, identifier, {"echo": arguments})

@@ -314,11 +314,10 @@ class ResponseScanner:
         return self._opened(data, at)
 
     def _begin_anew(self, data: bytes, at: int, anew: Callable[[bytes], bytes]) -> None:
-        if self._anew is None:  # else the value's first token had not ended
-            self._pieces.append(data[self._start : at])
-            self._start = at
-            self._member.clear()
-            self._anew = anew
+        self._pieces.append(data[self._start : at])
+        self._start = at
+        self._member.clear()
+        self._anew = anew
 
     def _hold(self, piece: bytes) -> None:
         if len(self._member) + len(piece) > MAX_MEMBER:

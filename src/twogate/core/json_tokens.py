@@ -21,10 +21,9 @@ _PLAIN: Final = rb'[^"\\\x00-\x1f]*+'
 _CONTENT: Final = _PLAIN + rb"(?:" + _ESCAPE + _PLAIN + rb")*"
 _STRING: Final = rb'"' + _CONTENT + rb'"'
 _SPACE: Final = rb"[ \t\n\r]*+"
-# Numbers that need no closer look: they are below 1e300 and have ended.
+# Numbers that need no closer look, because they are below 1e300.
 _NUMBER: Final = (
     rb"-?(?:0|[1-9][0-9]{0,39})(?:\.[0-9]{1,64})?(?:[eE](?:[+-]?[0-9]{1,2}|-[0-9]{3}|\+?(?:1[0-9]|2[0-5])[0-9]))?"
-    rb"(?=[,\]} \t\n\r])"
 )
 _SCALAR: Final = rb"(?:" + _STRING + rb"|" + _NUMBER + rb"|true|false|null)"
 

@@ -137,7 +137,6 @@ class SsePartParser:
             self._line.clear()
             self._first = False
             self._in_data = True
-            self._utf8.reset()
             self._add_line(value)
             self._check(value)
 

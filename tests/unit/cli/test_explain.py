@@ -69,6 +69,7 @@ SCOPES = ("--scope", "look", "--scope", "alter")
         ("git.config", ("--task", "change", *SCOPES), "deny", "role_not_permitted", "role"),
         ("git.commit", ("--task", "change", "--group", "staff", *SCOPES), "deny", "user_not_permitted", "user"),
         ("git.log", ("--task", "change", "--user-role", "none", *SCOPES), "deny", "user_not_permitted", "user"),
+        ("git.log", ("--task", "change", "--user-role", "none", "--user-role", "reader", *SCOPES), "allow", None, None),
         ("git.commit", ("--task", "report", *SCOPES), "deny", "task_not_permitted", "task"),
         ("git.log", ("--task", "spare", *SCOPES), "deny", "task_unknown", "session"),
         ("git.log", ("--task", "nonsense", *SCOPES), "deny", "task_unknown", "session"),

@@ -178,6 +178,8 @@ def test_a_set_keeps_what_it_withholds_beneath_its_patterns_and_nothing_else() -
 def test_what_was_withheld_stays_out_when_its_entry_is_gone() -> None:
     reports = "files.resource:file:///reports/**"
     held = frozenset({reports}) | ENTRIES.around(frozenset({reports}))
+    # What is withheld at another server says nothing of this one.
+    held |= {WITHHELD + "notes.resource:file:///reports/x"}
     later = Entries([reports])
     for uri, gone in (
         ("file:///reports/x", False),

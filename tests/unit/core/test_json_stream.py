@@ -96,6 +96,12 @@ def test_after_a_refusal_nothing_more_is_given() -> None:
         assert caught.value.code is ErrorCode.UPSTREAM_INVALID
 
 
+def test_an_escape_may_be_cut_anywhere() -> None:
+    raw = HEAD + rb'{"a":["\ud83d\ude00\uDBFF\uDFFF\u00fc\n",{"\ud83d\ude00":0}],"\ud83d\ude00":"\ud83d\ude00"}}'
+    for step in range(1, 30):
+        assert passed(raw, step=step) == raw
+
+
 # The result's own members.
 
 

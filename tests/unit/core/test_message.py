@@ -21,6 +21,7 @@ from twogate.core.message import (
     parse_answer,
     parse_message,
 )
+from twogate.core.protocol import target_of
 
 
 def call(**changes: Any) -> dict[str, Any]:
@@ -223,6 +224,22 @@ def test_an_id_is_exact_for_every_peer() -> None:
         call(params=[1]),
         call(params=None),
         call(params="x"),
+        call(params={"name": "a", "arguments": None}),
+        call(params={"name": "a", "arguments": [1]}),
+        call(params={"name": "a", "_meta": None}),
+        call(params={"name": "a", "_meta": []}),
+        call(params={"name": "a", **{f"k{n}": 1 for n in range(MAX_MEMBERS)}}),
+        call(params={"name": "a", "_meta": {f"k{n}": 1 for n in range(MAX_MEMBERS + 1)}}),
+        call(params={"name": "a", "k" * (MAX_MEMBERS + 1): 1}),
+    ],
+)
+def test_params_of_the_wrong_shape_are_refused(message: dict[str, Any]) -> None:
+    assert refusal(message) is ErrorCode.INVALID_PARAMS
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
         call(params={}),
         call(params=...),
         call(params={"name": ""}),
@@ -231,21 +248,17 @@ def test_an_id_is_exact_for_every_peer() -> None:
         call(params={"name": "a\x00b"}),
         call(params={"name": "a\u2028b"}),
         call(params={"name": "a\u202eb"}),
-        call(params={"name": "a", "arguments": None}),
-        call(params={"name": "a", "arguments": [1]}),
-        call(params={"name": "a", "_meta": None}),
-        call(params={"name": "a", "_meta": []}),
-        call(params={"name": "a", **{f"k{n}": 1 for n in range(MAX_MEMBERS)}}),
-        call(params={"name": "a", "_meta": {f"k{n}": 1 for n in range(MAX_MEMBERS + 1)}}),
-        call(params={"name": "a", "k" * (MAX_MEMBERS + 1): 1}),
         call(method="prompts/get", params={"uri": "x"}),
         call(method="resources/read", params={"name": "x"}),
         call(method="resources/read", params={"uri": "file:///a\nb"}),
         call(method="resources/subscribe", params={}),
     ],
 )
-def test_params_of_the_wrong_shape_are_refused(message: dict[str, Any]) -> None:
-    assert refusal(message) is ErrorCode.INVALID_PARAMS
+def test_what_a_method_acts_on_must_have_a_name(message: dict[str, Any]) -> None:
+    # Only where the version has the method: a method that does not exist is told so first.
+    with pytest.raises(GateError) as caught:
+        target_of("files", parsed(message))
+    assert caught.value.code is ErrorCode.INVALID_PARAMS
 
 
 def test_members_that_mcp_may_add_later_pass() -> None:

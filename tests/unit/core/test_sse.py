@@ -215,6 +215,13 @@ def test_an_event_comes_in_parts_exactly_if_its_data_is_over_the_threshold(step:
 
 
 @pytest.mark.parametrize("step", [1, 5, 1000])
+def test_a_byte_order_mark_stands_at_the_start_of_the_stream_alone(step: int) -> None:
+    mark, long = b"\xef\xbb\xbf", b"data: " + b"x" * 50 + b"\n"
+    for stream in (mark + long + mark + b"data: y\n\n", b"\n" + mark + b"data: y\n" + long + b"\n"):
+        assert joined(pieces(stream, step, 30)) == read(stream) == [SseEvent(b"x" * 50)]
+
+
+@pytest.mark.parametrize("step", [1, 5, 1000])
 def test_the_other_fields_of_a_large_event_come_with_its_last_part(step: int) -> None:
     data = b"data: " + b"x" * 50 + b"\n"
     for before, after in ((b"event: e\nid: 7\nretry: 5\n", b""), (b"", b"event: e\nid: 7\nretry: 5\n")):
@@ -295,7 +302,8 @@ def test_parts_are_written_so_that_they_are_read_as_one_event() -> None:
     ]
     assert read(b"".join(map(encode_part, parts))) == [SseEvent(b' {"a":\n\n1\n}', "message", "7", 5)]
     assert read(b"".join(map(encode_part, parts[:-1]))) == []
-    assert read(encode_part(SsePart(b"x", first=True, last=True))) == [SseEvent(b"x")]
+    alone = SsePart(b"x", first=True, last=True, event="e", id="7")
+    assert encode_part(alone) == encode_event(SseEvent(b"x", "e", "7"))
 
 
 def test_a_part_with_half_a_line_end_is_a_mistake_of_ours() -> None:

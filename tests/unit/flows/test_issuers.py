@@ -207,15 +207,6 @@ async def test_a_failure_that_a_stranger_caused_does_not_put_off_the_fetch_that_
     assert await lab.kids() == ["k1"]
 
 
-async def test_a_key_that_the_set_gives_to_another_issuer_is_not_used(lab: Lab) -> None:
-    entries = [
-        {**PUBLIC, "kid": "k1", "issuer": ISSUER},
-        {**PUBLIC, "kid": "k2", "issuer": "https://other.example.com"},
-    ]
-    lab.fetch.documents[JWKS] = json.dumps({"keys": entries}).encode()
-    assert await lab.kids() == ["k1"]
-
-
 async def test_a_withdrawn_key_is_gone_with_the_next_fetch(lab: Lab) -> None:
     await lab.kids()
     lab.fetch.documents[JWKS] = jwks("k2")

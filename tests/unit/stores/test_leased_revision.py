@@ -164,7 +164,7 @@ async def test_a_lost_channel_ends_the_lease_and_is_opened_anew(cluster: Cluster
         one.revision.start()
         await until_leased(one.revision)
         before = one.revision.current()
-        cluster.run(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{user}'")
+        cluster.cut_off(user)
         await until(lambda: one.revision.current() not in (None, before))
 
 

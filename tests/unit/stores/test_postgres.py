@@ -25,10 +25,9 @@ from twogate.stores.sql.migrate import upgrade
 from twogate.stores.sql.opening import open_engine
 from twogate.stores.sql.postgres import WRITERS, open_postgres, read_password
 from twogate.stores.sql.registry import SqlRegistryStore
-from twogate.stores.sql.replay import SqlReplayStore
+from twogate.stores.sql.replay import PURGE_EVERY, SqlReplayStore
 from twogate.stores.sql.revision import changing
 from twogate.stores.sql.sessions import KEEP_EXPIRED, SqlSessionStore
-
 
 PHRASE = "sesame"
 
@@ -74,8 +73,8 @@ async def test_the_password_comes_from_its_file_and_is_read_anew_for_each_connec
     path = secret(tmp_path, b"sesame\n")
     engine = open_engine(cluster.url(user), password=path)
     await upgrade(engine)
-    cluster.run(f"ALTER ROLE {user} PASSWORD 'barley'; SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                f"WHERE usename = '{user}'")  # fmt: skip
+    cluster.run(f"ALTER ROLE {user} PASSWORD 'barley'")
+    cluster.cut_off(user)
     path.write_bytes(b"barley")
     async with asyncio.timeout(30):
         while True:
@@ -332,20 +331,21 @@ async def test_a_process_stopped_within_a_change_does_not_keep_others_from_makin
     await frozen.dispose()
 
 
-async def test_processes_that_purge_at_once_do_not_wait_for_each_others_rows(engine: AsyncEngine) -> None:
-    store = SqlSessionStore(engine)
-    for number in range(20):
-        principal = PrincipalKey("acme", "https://as.example", f"agent-{number}", None)
-        await store.open(session(f"s{number}", principal=principal), _agent(f"agent-{number}"), NOW)
-    later = NOW + KEEP_EXPIRED + 10_000
-
-    async def open_one(number: int) -> str:
-        principal = PrincipalKey("acme", "https://as.example", f"late-{number}", None)
-        candidate = session(f"late-{number}", principal=principal, start=later)
-        return (await store.open(candidate, _agent(f"late-{number}"), later)).id
-
-    assert await asyncio.gather(*(open_one(number) for number in range(20))) == [f"late-{n}" for n in range(20)]
-    assert await store.get("s0") is None
+@pytest.mark.parametrize("table", ["sessions", "replay"])
+async def test_a_purge_leaves_out_rows_that_another_process_is_purging(engine: AsyncEngine, table: str) -> None:
+    sessions, replay, later = SqlSessionStore(engine), SqlReplayStore(engine), NOW + KEEP_EXPIRED + 10_000
+    await sessions.open(session("old"), AGENT, NOW)
+    await replay.redeem("jti", "c", "old", NOW + 1, NOW)
+    async with writing(engine) as connection:
+        await connection.execute(text(f"SELECT * FROM {table} FOR UPDATE"))  # noqa: S608 - of the two above
+        if table == "sessions":
+            other = PrincipalKey("acme", "https://as.example", "tester", None)
+            await sessions.open(session("new", principal=other, start=later), _agent("tester"), later)
+        else:
+            for number in range(PURGE_EVERY):
+                assert await replay.redeem("jti", "c", str(number), later + 1, later) is True
+        count = text(f"SELECT count(*) FROM {table}")  # noqa: S608
+        assert (await connection.execute(count)).scalar_one() == (2 if table == "sessions" else PURGE_EVERY + 1)
 
 
 def _agent(name: str) -> Agent:
@@ -363,7 +363,7 @@ async def test_connections_that_the_server_ended_are_replaced_without_a_refusal(
     store = SqlSessionStore(engine)
     for _ in range(2):
         assert await asyncio.gather(*(store.get("s1") for _ in range(5))) == [None] * 5
-        cluster.run(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{user}'")
+        cluster.cut_off(user)
         async with asyncio.timeout(30):
             while not all(connection.driver_connection.is_closed() for connection in made):
                 await asyncio.sleep(0.01)

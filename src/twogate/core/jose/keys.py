@@ -64,12 +64,11 @@ class VerificationKey(msgspec.Struct, frozen=True):
     key: PublicKey
 
 
-def parse_jwks(document: bytes, issuer: str | None = None) -> tuple[VerificationKey, ...]:
+def parse_jwks(document: bytes) -> tuple[VerificationKey, ...]:
     """Read the usable signature keys of a JWK set.
 
     Keys of unknown types, for encryption, symmetric, private or broken are skipped (RFC 7517 section 5: "should be
-    ignored"), so that one odd key does not take an issuer down. So are keys whose member `issuer` names another issuer
-    than `issuer`: Entra ID publishes keys of several under one address, `{tenantid}` standing for any.
+    ignored"), so that one odd key does not take an issuer down.
 
     Raises:
         GateError: KEYS_UNAVAILABLE if the document itself is not a JWK set or exceeds the caps.
@@ -84,16 +83,14 @@ def parse_jwks(document: bytes, issuer: str | None = None) -> tuple[Verification
     if not isinstance(entries, list) or len(cast("list[object]", entries)) > MAX_KEYS:
         raise GateError(ErrorCode.KEYS_UNAVAILABLE, "the JWK set has no list of keys, or too many")
     keys = (
-        _parse_jwk(cast("dict[str, Any]", entry), issuer)
-        for entry in cast("list[object]", entries)
-        if isinstance(entry, dict)
+        _parse_jwk(cast("dict[str, Any]", entry)) for entry in cast("list[object]", entries) if isinstance(entry, dict)
     )
     return tuple(key for key in keys if key is not None)
 
 
-def _parse_jwk(jwk: Mapping[str, Any], issuer: str | None) -> VerificationKey | None:
+def _parse_jwk(jwk: Mapping[str, Any]) -> VerificationKey | None:
     kid, named = jwk.get("kid"), jwk.get("alg")
-    if not _is_for_signatures(jwk) or not _is_of(jwk.get("issuer"), issuer) or not isinstance(kid, str | None):
+    if not _is_for_signatures(jwk) or not isinstance(kid, str | None):
         return None
     # Only the members that make up the key itself: embedded certificates and URLs (x5c, x5u) decide nothing here.
     members = {name: jwk[name] for name in ("kty", "crv", "x", "y", "n", "e") if isinstance(jwk.get(name), str)}
@@ -112,10 +109,6 @@ def _is_for_signatures(jwk: Mapping[str, Any]) -> bool:
     if operations is not None and (not isinstance(operations, list) or "verify" not in operations):
         return False
     return jwk.get("use", "sig") == "sig" and "d" not in jwk and "k" not in jwk
-
-
-def _is_of(named: object, issuer: str | None) -> bool:
-    return named is None or issuer is None or (isinstance(named, str) and ("{tenantid}" in named or named == issuer))
 
 
 def _import_key(members: dict[str, Any]) -> tuple[PublicKey, frozenset[Algorithm]]:

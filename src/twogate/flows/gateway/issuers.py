@@ -144,7 +144,7 @@ class RemoteKeys:
     async def _refresh(self, now: float) -> None:
         uri = self._configured_uri or await self._discover()
         fetched = await self._get(uri, self._trust(uri))
-        keys = parse_jwks(fetched.body, self._issuer)
+        keys = parse_jwks(fetched.body)
         age = DEFAULT_MAX_AGE if fetched.cache_max_age is None else fetched.cache_max_age
         self._keys, self._expires = keys, now + min(max(age, MIN_AGE), MAX_AGE)
 

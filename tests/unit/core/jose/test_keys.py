@@ -149,23 +149,6 @@ def test_there_are_eight_points_of_small_order_and_each_is_skipped_in_every_spel
                 assert read({**ED, "x": urlsafe_b64encode(raw).rstrip(b"=").decode()}) == ()
 
 
-def test_a_key_of_another_issuer_is_skipped_where_the_set_says_whose_it_is() -> None:
-    ours, other = "https://login.example.com/t1/v2.0", "https://login.example.com/t2/v2.0"
-    document = json.dumps(
-        {
-            "keys": [
-                {**EC, "kid": "ours", "issuer": ours},
-                {**EC, "kid": "any", "issuer": "https://login.example.com/{tenantid}/v2.0"},
-                {**EC, "kid": "unsaid"},
-                {**EC, "kid": "theirs", "issuer": other},
-                {**EC, "kid": "odd", "issuer": 5},
-            ]
-        }
-    ).encode()
-    assert [key.kid for key in parse_jwks(document, ours)] == ["ours", "any", "unsaid"]
-    assert len(parse_jwks(document)) == 5
-
-
 @pytest.mark.parametrize(
     "document",
     [b"", b"{", b"[]", b"null", b"5", b"{}", b'{"keys":{}}', b'{"keys":null}', b"\xff", b"[" * 20_000],
