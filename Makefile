@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 # The processes of a parallel test run; tests use free ports and directories of their own.
 JOBS ?= 2
 
-.PHONY: help demo test peers unit lint format bench lock clean
+.PHONY: help demo test peers unit lint format bench fuzz lock clean
 
 help:
 	@grep -hE '^#   make' Makefile | cut -c3-
@@ -74,6 +74,17 @@ format: $(VENV)/.ready
 bench: $(VENV)/.ready
 	$(BIN)/python -m bench
 
+# Coverage-guided, on Linux with an x86-64 processor. What it finds stays in .fuzz/; a crash becomes a file of the corpus.
+MINUTES ?= 5
+fuzz: $(VENV)/.ready
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r tests/fuzz/atheris.txt
+	@for input in message:json answer:json sse:sse; do \
+		name=$${input%:*}; mkdir -p .fuzz/$$name; \
+		$(BIN)/python tests/fuzz/fuzz_$$name.py -max_total_time=$$(( 60 * $(MINUTES) )) -max_len=400 -timeout=20 -verbosity=0 \
+			-dict=tests/fuzz/$${input#*:}.dict -artifact_prefix=.fuzz/$$name- .fuzz/$$name tests/fuzz/corpus/$$name \
+			|| exit 1; \
+	done
+
 # The lock files name no index and no address, only versions and hashes.
 COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-header \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options
@@ -83,4 +94,4 @@ lock: $(VENV)/.ready
 	$(COMPILE) --output-file requirements-sqlite.lock requirements-sqlite.in
 
 clean:
-	rm -rf $(VENV) $(SQLITE) .peers $(NODE)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* bench/out
+	rm -rf $(VENV) $(SQLITE) .peers $(NODE)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* bench/out .fuzz

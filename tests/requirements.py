@@ -500,8 +500,34 @@ BEHAVIOURS: Final = (
             f"{_FLOWS}/test_relay.py::test_what_does_not_answer_this_call_is_refused_and_not_passed_on",
             f"{_FLOWS}/test_relay.py::test_what_the_server_may_not_ask_is_refused_to_it_and_does_not_pass",
             "attacks/test_upstream_answers.py::test_an_answer_that_breaks_a_rule_is_invalid",
-            "attacks/test_stdio_servers.py::test_the_server_cannot_ask_the_client_anything",
+            "attacks/test_stdio_servers.py::test_the_server_cannot_ask_a_client_that_declared_nothing",
         ),
+    ),
+    Behaviour(
+        "R-40",
+        "MCP 2024-11-05, Transports, HTTP with SSE",
+        "a server of the old transport is used like any other, and posts go to its own origin only",
+        (
+            "peers/test_sse_server.py::test_the_client_of_today_uses_it_as_any_other_server",
+            "peers/test_sse_server.py::test_an_sse_server_that_is_killed_fails_its_calls_and_is_used_again_when_it_is_back",
+            "attacks/test_sse_upstream.py::test_an_endpoint_elsewhere_is_refused_and_nobody_is_called",
+        ),
+    ),
+    Behaviour(
+        "R-40",
+        "MCP 2025-11-25, Client Features; ADR 4",
+        "what a stdio or HTTP+SSE server asks gets one answer, from the principal and session that it asked",
+        (
+            "peers/test_sse_server.py::test_it_asks_the_model_the_person_and_for_folders",
+            "unit/adapters/test_stdio_questions.py::test_nobody_answers_for_another_principal_or_session",
+            "unit/adapters/test_stdio_questions.py::test_a_late_answer_is_not_the_answer_to_the_next_processs_question",
+        ),
+    ),
+    Behaviour(
+        "R-40",
+        "R-40",
+        "a hundred thousand calls leave no task, connection or memory behind",
+        ("unit/adapters/test_upstream_http_endurance.py::test_a_hundred_thousand_calls_leave_nothing_behind",),
     ),
     # what is authorized is what is sent.
     Behaviour(

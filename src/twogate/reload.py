@@ -176,7 +176,7 @@ class Reloader:
             generation=outcome.generation,
         )
         # Places only: a message may repeat what somebody wrote into the file by mistake.
-        places = "; ".join(f"line {problem.line} {problem.key}" for problem in outcome.problems)
+        places = "; ".join(_place(problem) for problem in outcome.problems)
         event = AuditEvent(
             kind=EventKind.CONFIGURATION_REFUSED, at=self._state.clock.now_us(), reason=outcome.code, detail=places
         )
@@ -184,6 +184,10 @@ class Reloader:
             await self._state.audit.append(event)
         except GateError as error:
             log.warning("refusal_not_recorded", message=error.debug)
+
+
+def _place(problem: Problem) -> str:
+    return f"line {problem.line} {problem.key}".rstrip() if problem.line else problem.key
 
 
 def changed(old: Settings, new: Settings) -> list[str]:

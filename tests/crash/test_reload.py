@@ -25,7 +25,7 @@ from crash.holding import HoldingServer
 from harness.issuer import TestIssuer
 from harness.stack import free_port, settings_for, tool_call
 from processlab import PATIENCE, Gateway, descendants, living, request_headers, until
-from rawlab import RawServer
+from rawlab import Peer, RawServer
 from twogate.adapters.audit_files import verify_directory
 from twogate.adapters.serving import Reload, find_serving
 from twogate.cli.reload import request_reload
@@ -116,15 +116,25 @@ async def clients(*, connections: int = 1) -> AsyncIterator[httpx2.AsyncClient]:
         yield http
 
 
+async def feed(peer: Peer) -> None:
+    """A server with one stream, on which it says one thing and never another."""
+    await peer.request()
+    event = b'data: {"jsonrpc":"2.0","method":"notifications/tools/list_changed"}\n\n'
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+    await peer.send(head + b"%x\r\n%b\r\n" % (len(event), event))
+    await peer.gone()
+
+
 @pytest.fixture
 async def world(tmp_path: Path, issuer: TestIssuer) -> AsyncIterator[World]:
     release = tmp_path / "worker"
     release.mkdir()
     worker = Path(__file__).parent / "worker.py"
     upstream = HoldingServer()
-    async with RawServer(upstream.serve) as server:
+    async with RawServer(upstream.serve) as server, RawServer(feed) as feeding:
         servers = {
             "files": {"url": server.url},
+            "feed": {"url": feeding.url},
             "work": {"command": [sys.executable, "-I", str(worker), str(release)]},
         }
         settings = settings_for(tmp_path, free_port(), servers, issuer)
@@ -238,7 +248,7 @@ async def swap_servers_under_calls(world: World, dead_port: int) -> None:
         world.settings["tools"] = {
             tool: kind for tool, kind in world.settings["tools"].items() if not tool.startswith("work.")
         }
-        world.settings["tenants"]["acme"]["servers"] = ["files"]
+        world.settings["tenants"]["acme"]["servers"] = ["files", "feed"]
         world.write(json.dumps(world.settings))
         assert (await world.reload()).code == ""
         # New requests are the new generation's: one server is unknown, the other cannot be reached.
@@ -257,7 +267,7 @@ async def swap_servers_under_calls(world: World, dead_port: int) -> None:
         (world.directory / "release").unlink()
         world.settings["servers"] |= {"work": work}
         world.settings["tools"]["work.steady"] = {"class": "read"}
-        world.settings["tenants"]["acme"]["servers"] = list(SERVERS)
+        world.settings["tenants"]["acme"]["servers"] = [*SERVERS, "feed"]
         world.write(json.dumps(world.settings))
         assert (await world.reload()).code == ""
         # The session is as old as its first call and still knows the tool.
@@ -320,6 +330,30 @@ async def test_draining_is_unready_and_answers_what_comes_on_open_connections_be
         answers = await asyncio.gather(*calls)
         assert [(answer.status_code, answer.headers.get("connection")) for answer in answers] == [(200, "close")] * 2
         assert await asyncio.to_thread(world.gateway.wait) == 0
+
+
+async def test_long_lived_streams_end_in_order_at_a_reload_and_at_the_beginning_of_a_stop(world: World) -> None:
+    async with clients() as http, clients(connections=8) as others:
+        calls = await held(world, others)
+        for stops in (False, True):
+            url, headers = f"{world.gateway.url}/mcp/feed", request_headers(world.token("feed"))
+            async with http.stream("GET", url, headers=headers) as stream:
+                assert stream.status_code == 200
+                lines = stream.aiter_lines()
+                while not (await anext(lines)).startswith("data: "):
+                    pass
+                if stops:
+                    os.kill(world.gateway.pid, signal.SIGTERM)
+                else:
+                    assert (await world.reload()).code == ""
+                # An answer without its end would be an error here.
+                assert "data: " not in "".join([line async for line in lines])
+            # Not because the grace was over: it goes on for these.
+            assert not [call for call in calls if call.done()]
+        world.upstream.released.set()
+        (world.directory / "release").touch()
+        assert [answer.status_code for answer in await asyncio.gather(*calls)] == [200, 200]
+    assert await asyncio.to_thread(world.gateway.wait) == 0
 
 
 async def test_no_call_on_an_open_connection_is_lost_to_a_stop(world: World) -> None:

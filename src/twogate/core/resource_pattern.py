@@ -59,7 +59,7 @@ class _Machine(NamedTuple):
 class Pattern:
     """One resource entry's pattern. `prefix` is its literal beginning: all of it, if it is exact."""
 
-    __slots__ = ("_authority", "_machine", "_whole", "exact", "prefix", "tokens")
+    __slots__ = ("_machine", "_slashes", "_whole", "exact", "prefix", "tokens")
 
     def __init__(self, tokens: tuple[str, ...]) -> None:
         literal = next((at for at, token in enumerate(tokens) if token[0] == "*"), len(tokens))
@@ -68,7 +68,7 @@ class Pattern:
         self.exact = literal == len(tokens)
         self._whole = tokens[literal:] == (_ANY,)
         self._machine = _build(tokens[literal:])
-        self._authority = self.prefix.partition(":")[2].startswith("//")
+        self._slashes = _slashes(self.prefix)
 
     @property
     def sample(self) -> str:
@@ -78,13 +78,13 @@ class Pattern:
     def matches(self, uri: str) -> bool:
         """Whether it matches a URI that is plain (or, if it is exact, any string); see `irregularity`.
 
-        A pattern without `//` behind the scheme matches no URI that has an authority.
+        Whether a URI has an authority, and an empty one, is never a wildcard's: `x:`, `x://` and `x:///` are written.
         """
         if self.exact:
             return uri == self.prefix
         if not uri.startswith(self.prefix):
             return False
-        if not self._authority and uri.partition(":")[2].startswith("//"):
+        if _slashes(uri) != self._slashes:
             return False
         rest = uri[len(self.prefix) :]
         return _NO_ANY.isdisjoint(rest) if self._whole else _accepts(self._machine, rest)
@@ -171,7 +171,8 @@ def irregularity(uri: str) -> str | None:
 class Template(NamedTuple):
     """A URI template (RFC 6570) whose expressions are `{value}`, which holds no slash, or `{+value}`, which may.
 
-    Where a pattern matches `sample` it matches every expansion that is plain. `pattern` matches them all.
+    Where a pattern matches `sample` it matches every expansion that is plain and whose authority, if it has one, did
+    not become empty. `pattern` overlaps whatever matches an expansion.
     """
 
     sample: str
@@ -196,6 +197,11 @@ def parse_template(uri: str) -> Template | None:
         else:
             tokens.append("\\*" if found == "*" else found)
     return Template(sample, Pattern(tuple(tokens)))
+
+
+def _slashes(uri: str) -> str:
+    rest = uri.partition(":")[2]
+    return next((slashes for slashes in ("///", "//") if rest.startswith(slashes)), "")
 
 
 def _plain(token: str) -> str:

@@ -107,7 +107,8 @@ class RootApp:
         for upstream in self._upstreams:
             self._close(upstream)
         # A call that was cut off may end later still, and must find nothing to close again.
-        self._retired, self._upstreams = [], set()
+        self._retired.clear()
+        self._upstreams.clear()
         await asyncio.wait(self._closing)
 
     async def _may_enter(self, generation: Generation, scope: Scope, receive: Receive, send: Send) -> bool:

@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from rawlab import Peer, RawServer, Script, answering, breaking_off, http_answer, silent_after, until
 from twogate.adapters.upstream.http import HttpUpstream, HttpUpstreamLimits
@@ -245,6 +246,20 @@ async def test_a_stream_that_nobody_reads_holds_the_server_back_and_fails_nobody
         assert sent < 50 * 1024 * 1024
         assert answer._buffered <= 2 * READ_AHEAD
         await answer.aclose()
+
+
+SCENARIOS = [
+    test_streams_take_no_connection_of_calls,
+    test_a_refused_stream_is_told_as_it_is_and_its_connection_not_used_again,
+    test_closing_a_stream_closes_its_connection_at_once,
+    test_the_kernel_asks_whether_a_silent_server_still_exists,
+    test_closing_the_upstream_ends_its_streams_and_opens_no_more,
+]
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
+def test_the_same_holds_on_uvloop(scenario: Callable[[], Coroutine[None, None, None]]) -> None:
+    uvloop.run(scenario())
 
 
 def of_a_hundred_megabytes(head: bytes, piece: bytes) -> Script:

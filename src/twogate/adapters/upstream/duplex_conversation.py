@@ -42,7 +42,7 @@ _UNSOLICITED: Final = frozenset(
 )
 
 
-class Call:
+class OpenCall:
     """One open request of a client. `carries` says whether the server's questions and logs may travel with it."""
 
     def __init__(self, number: int, message: Message, max_bytes: int, *, carries: bool) -> None:
@@ -86,7 +86,7 @@ class Conversation:
         self._serial = serial
         self._limits = limits
         self._offer = offer
-        self._calls: dict[int, Call] = {}
+        self._calls: dict[int, OpenCall] = {}
         self._last_call = 0
         self._questions: dict[str, _Question] = {}  # by the name that the client knows
         self._names: dict[str | int, str] = {}  # the same, by the server's own id
@@ -94,7 +94,7 @@ class Conversation:
 
     # Calls.
 
-    def begin(self, message: Message, *, ours: bool = False) -> tuple[Call, bytes]:
+    def begin(self, message: Message, *, ours: bool = False) -> tuple[OpenCall, bytes]:
         """Open a call for a client's request (or one of `ours`), and what is to be sent for it.
 
         Raises:
@@ -102,13 +102,13 @@ class Conversation:
         """
         self._last_call += 1
         number = self._last_call
-        call = self._calls[number] = Call(number, message, self._limits.queued_bytes, carries=not ours)
+        call = self._calls[number] = OpenCall(number, message, self._limits.queued_bytes, carries=not ours)
         params = message.params
         if call.token is not None:
             params = {**params, "_meta": {**params["_meta"], "progressToken": number}}
         return call, encode_message(Message(Kind.REQUEST, number, message.method, params))
 
-    def abandon(self, call: Call) -> bool:
+    def abandon(self, call: OpenCall) -> bool:
         """The caller has gone. If the call is still open, which is returned, the server is told so."""
         unread = call.mailbox.close()
         still_open = self._calls.pop(call.number, None) is not None
@@ -274,13 +274,13 @@ class Conversation:
         params = {**message.params, "progressToken": call.token}
         return call.mailbox.put(encode_message(msgspec.structs.replace(message, params=params)))
 
-    def _subscription(self, message: Message) -> Call | None:
+    def _subscription(self, message: Message) -> OpenCall | None:
         meta: object = message.params.get("_meta")
         if not self._modern or not isinstance(meta, dict):
             return None
         return self._listening(cast("dict[str, Any]", meta).get(_SUBSCRIPTION))
 
-    def _listening(self, identifier: object) -> Call | None:
+    def _listening(self, identifier: object) -> OpenCall | None:
         # Some peers keep every id as text.
         if isinstance(identifier, str) and identifier.isdecimal() and len(identifier) < 16:  # noqa: PLR2004
             identifier = int(identifier)

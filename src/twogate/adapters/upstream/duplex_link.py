@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from twogate import __version__
 from twogate.adapters.upstream.duplex_channel import Channel, DuplexLimits
-from twogate.adapters.upstream.duplex_conversation import LISTEN, Call, Conversation
+from twogate.adapters.upstream.duplex_conversation import LISTEN, Conversation, OpenCall
 from twogate.adapters.upstream.duplex_mailbox import FixedAnswer, Mailbox, StreamAnswer
 from twogate.adapters.upstream.duplex_session import ClientSession
 from twogate.core.errors import ErrorCode, GateError
@@ -182,20 +182,20 @@ class Link:
         )
 
     @staticmethod
-    async def _write(channel: Channel, call: Call, data: bytes) -> None:
+    async def _write(channel: Channel, call: OpenCall, data: bytes) -> None:
         try:
             await channel.write(data)
         except GateError as error:
             call.mailbox.fail(error.code, error.debug)
 
-    def _give_up(self, call: Call, writing: asyncio.Task[None]) -> None:
+    def _give_up(self, call: OpenCall, writing: asyncio.Task[None]) -> None:
         if self._conversation.abandon(call):
             writing.cancel()
         elif not writing.done():
             # An answer may overtake the server's word that it took the request.
             asyncio.get_running_loop().call_later(_RECEIPT_SECONDS, writing.cancel)
 
-    def _close(self, call: Call, writing: asyncio.Task[None]) -> None:
+    def _close(self, call: OpenCall, writing: asyncio.Task[None]) -> None:
         self._give_up(call, writing)
         self._release(call.listens)
 
