@@ -19,7 +19,7 @@ class Behaviour(NamedTuple):
     tests: tuple[str, ...]
 
 
-ROWS: Final = ("R-01", "R-12", "R-30", "R-31", "R-32", "R-40", "R-44", "R-70", "R-90", "R-93")
+ROWS: Final = ("R-01", "R-12", "R-30", "R-31", "R-32", "R-40", "R-44", "R-61", "R-70", "R-90", "R-93")
 """The rows that the manifest must cover. A row is added with the first behaviour that shows it."""
 
 _CORE = "unit/core"
@@ -654,7 +654,58 @@ BEHAVIOURS: Final = (
             "attacks/test_floods.py::test_a_flood_of_refusals_is_a_handful_of_events",
         ),
     ),
-    # R-90: one process with SQLite.
+    # R-61: revocation, of agents and sessions.
+    Behaviour(
+        "R-61",
+        "R-61; DESIGN, decision 18",
+        "an agent or session that an operator cut off is refused by every replica at the next request",
+        (
+            "peers/test_postgres.py::test_an_agent_disabled_by_the_command_line_is_refused_by_every_replica_at_the_next_request",
+            "peers/test_postgres.py::test_a_session_ended_by_the_command_line_is_refused_by_every_replica_at_the_next_request",
+            "contracts/test_revision.py::test_the_revision_shows_a_change_of_another_process_at_once",
+        ),
+    ),
+    Behaviour(
+        "R-61",
+        "DESIGN, decision 18; ADR 7",
+        "no delay, loss or race lets a replica act on what was true before a change that is in force",
+        (
+            "stateful/test_leases.py::test_once_a_change_is_in_force_no_replica_acts_on_what_was_before",
+            "peers/test_postgres.py::test_a_replica_that_was_frozen_while_an_agent_was_disabled_refuses_as_soon_as_it_wakes",
+            "unit/stores/test_leased_revision.py::test_without_announcements_a_change_is_in_force_all_the_same",
+            "unit/stores/test_leased_revision.py::test_a_change_waits_out_the_lease_of_a_replica_that_is_gone_and_strikes_it_off",
+        ),
+    ),
+    # R-90: one process with SQLite, several with PostgreSQL.
+    Behaviour(
+        "R-90",
+        "R-90; RFC 7523 section 3",
+        "what was used once at one replica is used up at all of them, and limits hold across them",
+        (
+            "peers/test_postgres.py::test_a_client_assertion_that_one_replica_took_is_refused_by_the_other",
+            "peers/test_postgres.py::test_tasks_declared_at_once_at_both_replicas_do_not_pass_the_limit",
+            "contracts/test_replay_store.py::test_of_redemptions_in_two_processes_one_wins",
+        ),
+    ),
+    Behaviour(
+        "R-90",
+        "R-90; DESIGN, decision 17",
+        "without the database every call is refused, and with it served again without a restart",
+        (
+            "peers/test_postgres.py::test_without_the_database_every_call_is_refused_and_with_it_served_again_without_a_restart",
+        ),
+    ),
+    Behaviour(
+        "R-90",
+        "DESIGN, decision 22 and Security rules",
+        "the database's password comes from a closed file only, and a server elsewhere is verified over TLS",
+        (
+            "unit/stores/test_postgres.py::test_a_wrong_password_or_none_is_refused_whatever_the_environment_offers",
+            "unit/stores/test_postgres.py::test_a_server_elsewhere_that_speaks_no_tls_is_told_nothing",
+            "unit/stores/test_postgres.py::test_over_tls_the_servers_name_and_its_ca_are_verified",
+            "unit/test_config_store_url.py::test_a_password_in_the_url_is_refused_not_repeated_and_told_its_place",
+        ),
+    ),
     Behaviour(
         "R-90",
         "R-90",

@@ -60,6 +60,6 @@ async def test_it_reads_resources_and_prompts(many: World, tmp_path: Path) -> No
 
 
 async def test_it_does_not_find_what_the_agent_may_not_use(many: World, tmp_path: Path) -> None:
-    code, said, _ = await inspect(many, "reference", tmp_path, "--method", "tools/call", "--tool-name", "get-env")
+    code, _, complained = await inspect(many, "reference", tmp_path, "--method", "tools/call", "--tool-name", "get-env")
     assert code != 0
-    assert "tool_not_found" in said
+    assert "tool_not_found" in complained

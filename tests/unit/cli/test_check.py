@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,57 @@ def test_the_matrix_says_what_each_agent_may_do_within_each_task(check: Check) -
     assert cells["acme/reader", "change", "git.log"]["effect"] == "allow"
     assert cells["other/worker", "change", "git.log"]["reason"] == "tenant_server_refused"
     assert len(cells) == 4 * 4
+
+
+def test_the_matrix_has_resources_and_prompts_by_their_entries(check: Check) -> None:
+    entries = (
+        "  git.resource:file:///src/**: {class: read}\n  git.resource:file:///src/keys/*: {class: secrets}\n"
+        "  git.resource:https://*.example.com/**: {class: read}\n  git.prompt:review: {class: read}\ntasks:\n"
+    )
+    cells = document(check, CONFIG.replace("tasks:\n", entries))["matrix"]
+    found = {
+        cell["tool"]: (cell["class"], cell["effect"], cell["reason"])
+        for cell in cells
+        if (cell["agent"], cell["task"]) == ("acme/worker", "report") and ":" in cell["tool"]
+    }
+    assert found == {
+        "git.resource:file:///src/**": ("read", "allow", None),
+        "git.resource:file:///src/keys/*": ("secrets", "deny", "role_not_permitted"),
+        "git.resource:https://*.example.com/**": ("read", "allow", None),
+        "git.prompt:review": ("read", "allow", None),
+    }
+
+
+def test_observing_is_said_first_and_shown_in_the_matrix(check: Check) -> None:
+    until = (datetime.now(UTC) + timedelta(days=2)).strftime("%Y-%m-%d")
+    text = f"{CONFIG}enforcement: observe\nobserve_until: {until}\n"
+    made = document(check, text)
+    assert (made["enforcement"], made["observe_until"]) == ("observe", f"{until}T00:00:00+00:00")
+    cells = {(cell["agent"], cell["task"], cell["tool"]): (cell["effect"], cell["reason"]) for cell in made["matrix"]}
+    # All that writes needs an executor's operation token here, so only reading is observed.
+    assert cells["acme/worker", "report", "git.commit"] == ("deny", "task_not_permitted")
+    assert cells["other/worker", "change", "git.log"] == ("deny", "tenant_server_refused")
+    _, out, _ = check(text)
+    assert out.splitlines()[1] == (
+        f"OBSERVING until {until}T00:00:00+00:00: gate two records role and task refusals and lets the calls run."
+    )
+    enforced = document(check)
+    assert (enforced["enforcement"], enforced["observe_until"]) == ("enforce", None)
+
+
+def test_observing_warns_of_what_writes_without_a_token(check: Check) -> None:
+    until = (datetime.now(UTC) + timedelta(days=2)).strftime("%Y-%m-%d")
+    roles = "roles:\n  executor: {allow: [read, write]}\n  reader: {allow: [read], token: [git.push]}\n"
+    text = f"{CONFIG}{roles}enforcement: observe\nobserve_until: {until}\n"
+    notes = [note for note in document(check, text)["warnings"] if "while observing" in note]
+    assert [note.split(":")[0] for note in notes] == ["tools.git.commit", "tools.git.config"]
+    cells = {(cell["agent"], cell["task"], cell["tool"]): cell for cell in document(check, text)["matrix"]}
+    assert cells["acme/reader", "change", "git.commit"]["effect"] == "observed"
+    assert cells["acme/reader", "change", "git.commit"]["reason"] == "role_not_permitted"
+    _, out, _ = check(text)
+    rows = [" ".join(line.split()) for line in out.splitlines()]
+    assert "acme/worker report 1 more observed the tool is not among the task's (tasks)" in rows
+    assert "acme/reader change git.commit write observed the agent's role does not allow the tool (roles)" in rows
 
 
 def test_warnings_name_what_is_probably_not_meant(check: Check) -> None:

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,10 @@ tools:
   git.push: {class: send}
   git.config: {class: configure}
   web.get: {class: fetch}
+  git.resource:file:///src/**: {class: read}
+  git.resource:file:///src/keys/*: {class: secrets}
+  git.prompt:review: {class: read}
+  git.tool:resource:x: {class: read}
 tasks:
   report: {tools: [read]}
   change: {tools: [read, write, send, fetch, configure]}
@@ -76,6 +81,12 @@ SCOPES = ("--scope", "look", "--scope", "alter")
         ("git.log", (), "deny", "scope_insufficient", "scope"),
         ("git.push", ("--task", "change", *SCOPES), "deny", "role_not_permitted", "scope"),
         ("git.log", ("--group", "staff"), "allow", None, None),
+        ("git.resource:file:///src/a/b.py", SCOPES, "allow", None, None),
+        ("git.resource:file:///src/{+path}", SCOPES, "deny", "target_unclassified", "class"),
+        ("git.resource:file:///src/keys/a", ("--task", "change", *SCOPES), "deny", "role_not_permitted", "role"),
+        ("git.resource:file:///src/../a", SCOPES, "deny", "target_unclassified", "class"),
+        ("git.prompt:review", SCOPES, "allow", None, None),
+        ("git.tool:resource:x", SCOPES, "allow", None, None),
     ],
 )
 def test_it_gives_the_decision_its_reason_and_the_step_that_refused(
@@ -90,6 +101,29 @@ def test_it_gives_the_decision_its_reason_and_the_step_that_refused(
     assert results == ["passed"] * refused + ["refused"] * (step is not None) + ["not reached"] * (
         len(results) - refused - 1
     )
+
+
+def test_it_says_which_pattern_classifies_a_resource_or_why_none_may(explain: Explain) -> None:
+    def said(uri: str) -> str:
+        return str(explain(f"git.resource:{uri}", *SCOPES)["steps"][2]["because"])
+
+    assert said("file:///src/a.py").endswith("is classified read by git.resource:file:///src/**")
+    assert said("file:///etc/passwd").endswith("is not classified")
+    assert said("file:///src/../a").endswith("no wildcard matches it: the URI has a segment that is a dot segment, ends "
+                                             "in a dot, or begins or ends in a blank")  # fmt: skip
+
+
+def test_while_observing_it_says_what_would_be_denied(explain: Explain, config: Path) -> None:
+    tomorrow = (datetime.now(UTC) + timedelta(days=1)).strftime("%Y-%m-%dT00:00:00Z")
+    config.write_text(f"{CONFIG}enforcement: observe\nobserve_until: {tomorrow}\n")
+    document = explain("web.get", *SCOPES)
+    assert (document["decision"], document["reason"]) == ("deny", "tenant_server_refused")
+    document = explain("git.resource:file:///src/a.py", "--task", "none", *SCOPES)
+    assert (document["decision"], document["reason"]) == ("observed", "task_unknown")
+    assert document["text"].startswith(f"would be denied; observed until {tomorrow[:10]}T00:00:00+00:00: ")
+    assert document["steps"][0]["result"] == "observed"
+    document = explain("git.commit", "--task", "report", *SCOPES)
+    assert (document["decision"], document["reason"]) == ("deny", "task_not_permitted")
 
 
 def test_it_names_the_scopes_that_would_help(explain: Explain) -> None:
