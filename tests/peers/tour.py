@@ -114,7 +114,10 @@ REFUSED = (
 async def walk(
     world: World, server: str, version: str, tour: Sequence[Stop], *command: str, **environment: str
 ) -> dict[str, Any]:
-    """Let a client's script make the tour; what it met, which is what the tour says."""
+    """Let a client's script make the tour; what it met, which is what the tour says.
+
+    With `/sse` behind the server's name the client takes the HTTP+SSE transport of 2024-11-05.
+    """
     code, said, complained = await attempt(world, server, version, tour, *command, **environment)
     assert code == 0, complained
     met: dict[str, Any] = json.loads(said)
@@ -130,7 +133,7 @@ async def attempt(
     """Let a client's script try the tour; its exit code and its output."""
     go = {
         "url": world.url(server),
-        "token": world.token(server),
+        "token": world.token(server.removesuffix("/sse")),
         "ca": world.ca,
         "version": version,
         "patience": PATIENCE,

@@ -97,7 +97,8 @@ def warnings(settings: Settings, cells: list[Cell]) -> Iterator[str]:
     entries = [frozenset(task.tools) for task in settings.tasks.values()]
     for target, tool in settings.tools.items():
         if not any(covers(names, target, tool.tool_class) for names in entries):
-            yield f"tools.{target}: in no task, so it cannot be called"
+            later = "" if settings.observe_until is None else " once gate two is enforced"
+            yield f"tools.{target}: in no task, so it cannot be called{later}"
     for name, tenant in settings.tenants.items():
         if not tenant.servers:
             yield f"tenants.{name}: reaches no server"

@@ -11,6 +11,7 @@ from twogate.cli.output import CommandError, print_json, print_table, print_text
 from twogate.cli.state import with_state, with_store
 from twogate.config import load_settings
 from twogate.core.audit.record import AuditEvent, EventKind
+from twogate.core.entry import WITHHELD
 from twogate.core.session import Session
 from twogate.state import State, Store
 
@@ -93,14 +94,16 @@ def end(
 
 def _row(session: Session, now: int) -> dict[str, object]:
     principal = session.principal
+    held = {name for name in session.targets if not name.startswith(WITHHELD)}
     return {
         "session": session.id,
         "agent": f"{principal.tenant}/{principal.agent}",
         "issuer": principal.issuer,
         "user": None if principal.user is None else f"{principal.user.subject} ({principal.user.issuer})",
         "task": session.task,
-        "targets": sorted(session.targets),
-        "tools": len(session.targets),
+        "targets": sorted(held),
+        "withheld": sorted(name.removeprefix(WITHHELD) for name in session.targets - held),
+        "tools": len(held),
         "deadline": session.deadline,
         "seconds_left": session.deadline - now,
         "state": "live" if session.ended_at is None else "ended",

@@ -7,6 +7,7 @@ const first = process.argv[2] === "1";
 const sdk = first
   ? {
       ...(await import("@modelcontextprotocol/sdk/client/index.js")),
+      ...(await import("@modelcontextprotocol/sdk/client/sse.js")),
       ...(await import("@modelcontextprotocol/sdk/client/streamableHttp.js")),
       ...(await import("@modelcontextprotocol/sdk/types.js")),
     }
@@ -18,7 +19,8 @@ const asked = [];
 const notified = [];
 const progress = [];
 
-const transport = new sdk.StreamableHTTPClientTransport(new URL(tour.url), {
+const Transport = tour.url.endsWith("/sse") ? sdk.SSEClientTransport : sdk.StreamableHTTPClientTransport;
+const transport = new Transport(new URL(tour.url), {
   requestInit: { headers: { Authorization: `Bearer ${tour.token}` } },
 });
 if (first) {
@@ -94,7 +96,12 @@ const steps = {
   },
 };
 
+// The newer generation says what was settled on, the older one tells it to its transport.
+let version;
+const settled = transport.setProtocolVersion?.bind(transport);
+transport.setProtocolVersion = (told) => settled?.((version = told));
 await client.connect(transport);
+version = client.getNegotiatedProtocolVersion?.() ?? version;
 const results = [];
 for (const [step, ...args] of tour.steps) {
   try {
@@ -107,7 +114,7 @@ for (const [step, ...args] of tour.steps) {
   }
 }
 const met = {
-  version: first ? transport.protocolVersion : client.getNegotiatedProtocolVersion(),
+  version,
   server: client.getServerVersion().name,
   session: transport.sessionId !== undefined,
   results,

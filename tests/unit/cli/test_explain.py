@@ -109,8 +109,7 @@ def test_it_says_which_pattern_classifies_a_resource_or_why_none_may(explain: Ex
 
     assert said("file:///src/a.py").endswith("is classified read by git.resource:file:///src/**")
     assert said("file:///etc/passwd").endswith("is not classified")
-    assert said("file:///src/../a").endswith("no wildcard matches it: the URI has a segment that is a dot segment, ends "
-                                             "in a dot, or begins or ends in a blank")  # fmt: skip
+    assert "no wildcard matches it: the URI has a segment that is a dot segment" in said("file:///src/../a")
 
 
 def test_while_observing_it_says_what_would_be_denied(explain: Explain, config: Path) -> None:

@@ -65,7 +65,7 @@ class Lab:
 def session(name: str, *, tenant: str = "acme", age: int = 0, user: UserId | None = None) -> Session:
     now = int(time.time()) - age
     principal = PrincipalKey(tenant, ISSUER, f"agent-{name}", user)
-    return Session(name, principal, "report", frozenset({"git.log", "git.diff"}), now, now + MAX_LIFETIME)
+    return Session(name, principal, "report", frozenset({"git.log", "git.diff", "!git.resource:x:/y"}), now, now + MAX_LIFETIME)
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_it_shows_sessions_before_their_deadline_by_tenant(lab: Lab) -> None:
     assert abs(first.pop("deadline") - time.time() - left) < 30
     assert first == {
         "session": "one", "agent": "acme/agent-one", "issuer": ISSUER, "user": f"alice ({ISSUER})", "task": "report",
-        "targets": ["git.diff", "git.log"], "tools": 2, "state": "live",
+        "targets": ["git.diff", "git.log"], "withheld": ["git.resource:x:/y"], "tools": 2, "state": "live",
     }  # fmt: skip
     assert (second["session"], second["user"]) == ("two", None)
     assert [row["session"] for row in lab.json("list", "--tenant", "globex")["sessions"]] == ["two"]
