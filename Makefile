@@ -80,7 +80,7 @@ fuzz: $(VENV)/.ready
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r tests/fuzz/atheris.txt
 	@for input in message:json answer:json sse:sse; do \
 		name=$${input%:*}; mkdir -p .fuzz/$$name; \
-		$(BIN)/python tests/fuzz/fuzz_$$name.py -max_total_time=$$(( 60 * $(MINUTES) )) -max_len=400 -timeout=20 -verbosity=0 \
+		$(BIN)/python tests/fuzz/fuzz_$$name.py -max_total_time=$$(( 60 * $(MINUTES) )) -max_len=400 -timeout=20 -verbosity=0 -print_final_stats=1 \
 			-dict=tests/fuzz/$${input#*:}.dict -artifact_prefix=.fuzz/$$name- .fuzz/$$name tests/fuzz/corpus/$$name \
 			|| exit 1; \
 	done

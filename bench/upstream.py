@@ -15,7 +15,8 @@ import uvloop
 
 
 class _Request(msgspec.Struct):
-    id: int
+    id: int | str
+    method: str
 
 
 _decoder = msgspec.json.Decoder(_Request)
@@ -24,9 +25,24 @@ RESULT = msgspec.json.encode(
 )
 
 
+# What a gateway asks before it passes on a call of a version whose headers repeat arguments.
+_MODERN = {"resultType": "complete", "ttlMs": 300_000, "cacheScope": "private"}
+_OTHERS = {
+    "server/discover": {**_MODERN, "supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}},
+    "tools/list": {**_MODERN, "tools": [{"name": "look", "inputSchema": {"type": "object"}}]},
+}
+
+
 def answer_body(request_id: int) -> bytes:
-    """The body of the answer to the request of this id, as compact JSON."""
+    """The body of the answer to the call of this id, as compact JSON."""
     return b'{"jsonrpc":"2.0","id":%d,"result":%b}' % (request_id, RESULT)
+
+
+def _body(request: _Request) -> bytes:
+    if request.method == "tools/call" and isinstance(request.id, int):
+        return answer_body(request.id)
+    result = _OTHERS.get(request.method, {})
+    return msgspec.json.encode({"jsonrpc": "2.0", "id": request.id, "result": result})
 
 
 class _Connection(asyncio.Protocol):
@@ -45,7 +61,7 @@ class _Connection(asyncio.Protocol):
         self._parts.append(body)
 
     def on_message_complete(self) -> None:
-        body = answer_body(_decoder.decode(b"".join(self._parts)).id)
+        body = _body(_decoder.decode(b"".join(self._parts)))
         self._parts.clear()
         head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
         self._transport.write(head + body)

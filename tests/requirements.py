@@ -19,7 +19,7 @@ class Behaviour(NamedTuple):
     tests: tuple[str, ...]
 
 
-ROWS: Final = ("R-01", "R-12", "R-30", "R-31", "R-32", "R-40", "R-44", "R-61", "R-70", "R-90", "R-93")
+ROWS: Final = ("R-01", "R-12", "R-30", "R-31", "R-32", "R-38", "R-40", "R-44", "R-61", "R-70", "R-90", "R-93")
 """The rows that the manifest must cover. A row is added with the first behaviour that shows it."""
 
 _CORE = "unit/core"
@@ -279,6 +279,35 @@ BEHAVIOURS: Final = (
     ),
     Behaviour(
         "R-30",
+        "DESIGN decision 5",
+        "the most specific entry classifies a resource, and there is never a choice",
+        (
+            f"{_CORE}/test_entry.py::test_the_own_entry_classifies_else_the_pattern_that_begins_longest",
+            f"{_CORE}/test_entry.py::test_patterns_that_begin_alike_and_meet_are_ambiguous",
+            "unit/test_config_resources.py::test_patterns_of_which_neither_is_more_specific_are_refused",
+        ),
+    ),
+    Behaviour(
+        "R-30",
+        "RFC 3986 section 6",
+        "a pattern is matched by no URI that a server could take for another",
+        (
+            f"{_CORE}/test_resource_pattern.py::test_what_is_not_plain_is_matched_by_no_wildcard_but_by_an_exact_entry",
+            f"{_CORE}/test_resource_pattern.py::test_a_plain_uri_means_the_same_to_every_reader",
+            "attacks/test_resource_globs.py::test_another_spelling_reaches_nothing",
+        ),
+    ),
+    Behaviour(
+        "R-30",
+        "RFC 6570; MCP 2025-11-25, server/resources, Resource Templates",
+        "a template is shown and completed only if all that it may expand to is the caller's",
+        (
+            f"{_CORE}/test_entry.py::test_a_pattern_classifies_a_template_only_if_all_that_it_may_become_is_its_own",
+            "attacks/test_resource_globs.py::test_a_template_completes_nothing_that_its_expansions_might_not_be_read",
+        ),
+    ),
+    Behaviour(
+        "R-30",
         "R-30, R-33",
         "a tool that needs an operation token does not run without one",
         ("attacks/test_calls.py::test_a_token_tool_is_refused_with_its_own_code",),
@@ -294,6 +323,16 @@ BEHAVIOURS: Final = (
             "stateful/test_sessions_machine.py::TestSessions",
             "stateful/test_session_store.py::test_sessions_on_sqlite_are_as_the_model_says",
             "stateful/test_session_store.py::test_sessions_on_postgresql_are_as_the_model_says",
+        ),
+    ),
+    Behaviour(
+        "R-31",
+        "DESIGN decision 6",
+        "whatever entries come and go, a live session reaches only what it held when it was opened",
+        (
+            f"{_CORE}/test_access.py::test_whatever_the_configuration_becomes_a_session_reaches_only_what_it_held_when_it_was_opened",
+            "attacks/test_resource_globs.py::test_an_open_session_does_not_grow_when_a_stricter_entry_is_taken_out",
+            "attacks/test_resource_globs.py::test_an_open_session_does_not_grow_when_an_entry_is_added",
         ),
     ),
     Behaviour(
@@ -332,6 +371,7 @@ BEHAVIOURS: Final = (
         "R-32",
         "everything that acts on something is decided by what it acts on, before anything runs",
         (
+            "attacks/test_resource_globs.py::test_every_method_that_takes_a_uri_decides_it_alike",
             f"{_FLOWS}/test_admit.py::test_everything_that_acts_on_something_is_decided_by_what_it_acts_on",
             f"{_FLOWS}/test_pipeline.py::test_a_call_that_gate_two_refuses_is_recorded_before_it_is_answered",
             "attacks/test_calls.py::test_methods_that_nothing_allows_are_refused",
@@ -379,6 +419,37 @@ BEHAVIOURS: Final = (
         "R-36",
         "a tenant reaches its own servers only",
         ("attacks/test_calls.py::test_a_tenant_reaches_its_own_servers_only",),
+    ),
+    # R-38: staged rollout.
+    Behaviour(
+        "R-38",
+        "R-38",
+        "observing lets run what role, user, session or task would refuse, and writes it down",
+        (
+            "attacks/test_observe.py::test_what_role_session_or_task_would_refuse_runs_and_is_written_down",
+            "attacks/test_observe.py::test_every_event_says_that_it_was_written_while_observing",
+            "attacks/test_observe.py::test_a_list_shows_what_would_run",
+        ),
+    ),
+    Behaviour(
+        "R-38",
+        "DESIGN decision 12",
+        "token tools, classes, tenants, scopes, sessions and gate one are never observed",
+        (
+            f"{_CORE}/test_access.py::test_while_observing_only_refusals_by_role_user_session_and_task_let_a_call_run",
+            f"{_CORE}/test_access.py::test_observing_lets_run_only_what_no_tenant_scope_class_or_token_forbids",
+            "attacks/test_observe.py::test_what_is_not_a_matter_of_role_and_task_is_refused_as_ever",
+            "attacks/test_observe.py::test_scopes_and_gate_one_are_enforced",
+        ),
+    ),
+    Behaviour(
+        "R-38",
+        "R-38",
+        "observing is limited in time and ends by itself",
+        (
+            "unit/test_config_enforcement.py::test_observing_needs_an_end_ahead_and_near",
+            "attacks/test_observe.py::test_observing_ends_by_itself",
+        ),
     ),
     # R-40: in front of any server.
     Behaviour(
@@ -543,7 +614,29 @@ BEHAVIOURS: Final = (
         "a hundred thousand calls leave no task, connection or memory behind",
         ("unit/adapters/test_upstream_http_endurance.py::test_a_hundred_thousand_calls_leave_nothing_behind",),
     ),
+    Behaviour(
+        "R-40",
+        "R-40",
+        "a result of any size passes as it comes, in flat memory",
+        (
+            f"{_CORE}/test_json_stream.py::test_a_large_answer_passes_as_it_comes_in_flat_memory",
+            f"{_CORE}/test_sse.py::test_a_large_event_passes_in_flat_memory",
+            f"{_CORE}/test_json_stream.py::test_a_large_event_goes_through_both_and_reaches_the_client_as_one",
+        ),
+    ),
     # R-44: what is authorized is what is sent.
+    Behaviour(
+        "R-44",
+        "RFC 8259; JSON-RPC 2.0 section 5",
+        "what passes piece by piece is read alike by every parser, and is the whole answer to this very call",
+        (
+            "fuzz/test_corpus.py::test_an_answer_passes_piece_by_piece_exactly_if_it_may",
+            "fuzz/test_fuzz_answer.py::test_a_mutated_answer_passes_exactly_if_every_parser_reads_it_alike",
+            f"{_CORE}/test_json_stream.py::test_what_is_no_response_with_a_result_is_refused",
+            f"{_CORE}/test_json_stream.py::test_a_result_that_must_be_seen_whole_is_refused_whatever_its_spelling",
+            f"{_CORE}/test_json_stream.py::test_the_last_brace_comes_with_the_end_alone",
+        ),
+    ),
     Behaviour(
         "R-44",
         "RFC 8259 section 4; RFC 7493 section 2.3",

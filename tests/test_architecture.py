@@ -81,7 +81,7 @@ def test_explaining_makes_its_principal_in_the_function_that_says_it_is_none() -
 PURE = re.compile(
     r"twogate\.core(\..+)?|__future__|typing|collections(\.abc)?|enum|types|functools|dataclasses|itertools|operator"
     r"|re|json|math|hmac|hashlib|base64|binascii|unicodedata|ipaddress|urllib\.parse|datetime|msgspec|jiter|rfc8785"
-    r"|joserfc(\..+)?|cryptography(\..+)?"
+    r"|joserfc(\..+)?|cryptography(\..+)?|codecs"
 )
 
 

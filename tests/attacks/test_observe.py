@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import os
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -10,12 +13,15 @@ from typing import Any
 
 import httpx2
 import pytest
+from structlog.testing import capture_logs
 
 from harness.issuer import TestIssuer
 from harness.stack import Stack, free_port, running, settings_for
 from harness.upstream import RecordingUpstream
 from twogate.adapters.audit_files import verify_directory
 from twogate.adapters.clock import SystemClock
+from twogate.adapters.serving import Serving
+from twogate.reload import Reloader
 
 PERIOD = 200
 """Seconds that the tests observe for; tokens live longer."""
@@ -260,6 +266,43 @@ async def test_observing_ends_by_itself(
     refused = [event["reason"] for event in stack.events() if event["kind"] == "call.refused"]
     assert refused == ["task_not_permitted", "session_required", "task_unknown"]
     assert (await call(stack, issuer, "look")).status_code == 200
+
+
+async def test_a_reload_begins_and_ends_observing_at_once(
+    tmp_path: Path, issuer: TestIssuer, upstream: RecordingUpstream
+) -> None:
+    observing = settings(tmp_path, upstream, issuer)
+    enforcing = {key: value for key, value in observing.items() if key not in ("enforcement", "observe_until")}
+    async with running(tmp_path, enforcing) as stack:
+        serving = Serving(tmp_path / "state")
+        reloader = Reloader(tmp_path / "twogate.yaml", stack.app, stack.state, None, serving, asyncio.Event())
+        reloader.ready(os.getpid())
+
+        async def reload(changed: dict[str, Any]) -> None:
+            (tmp_path / "twogate.yaml").write_text(json.dumps(changed))
+            await reloader.reload()
+
+        try:
+            assert (await call(stack, issuer, "find")).status_code == 403
+            with capture_logs() as logged:
+                await reload(observing)
+            assert [entry["event"] for entry in logged if entry["log_level"] == "warning"] == ["observing"]
+            assert (await call(stack, issuer, "find")).status_code == 200
+            marked = len(stack.events())
+            await reload({**observing, "observe_until": "2020-01-01"})
+            assert stack.reasons()[-1] == "configuration_invalid"
+            await reload(enforcing)
+            assert (await call(stack, issuer, "find")).status_code == 403
+        finally:
+            serving.close()
+        events = stack.events()
+    assert [event["reason"] for event in events if event["kind"] == "call.refused"] == ["task_not_permitted"] * 2
+    assert {event.get("enforcement") for event in events if event["kind"] in ("call.intent", "call.outcome")} == {
+        "observe"
+    }
+    assert events[marked - 1]["enforcement"] == "observe"
+    assert "enforcement" not in events[-1]
+    assert upstream.calls == ["find"]
 
 
 async def test_what_was_observed_gives_no_session_that_outlives_it(

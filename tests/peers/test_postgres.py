@@ -28,7 +28,7 @@ import pytest
 from harness.postgres import Cluster, running_cluster
 from harness.stack import free_port, tool_call
 from harness.upstream import RecordingUpstream
-from processlab import PATIENCE, Gateway, cli_json, descendants, here_json, init, living, request_headers, until
+from processlab import PATIENCE, Gateway, cli, cli_json, descendants, here_json, init, living, request_headers, until
 from twogate.core.errors import ErrorCode
 
 pytestmark = pytest.mark.peer
@@ -274,6 +274,9 @@ def test_without_the_database_every_call_is_refused_and_with_it_served_again_wit
                 assert (refused.status_code, refused.json()["error"]["data"]["reason"]) == (503, "unavailable")
                 assert replica.reasons()[-1] == ErrorCode.STORE_UNAVAILABLE
                 assert replica.http.get("/readyz").status_code == 503
+            told = cli("agent", "list", "--config", world.one.config)
+            assert (told.returncode, told.stdout) == (1, "")
+            assert "Traceback" not in told.stderr
     for replica in world.both:
         answered(replica, token, lambda status: status == 200)
         assert replica.http.get("/readyz").status_code == 200

@@ -137,7 +137,7 @@ def test_the_generation_follows_the_meaning_not_the_text(load: Load) -> None:
         ("/srv/repo]}", "/srv/repo], sandbox: {network: none}}", "14 servers.git.sandbox: is not a setting"),
         ("[files, git]}", "[files, git], secrets: {}}", "31 tenants.acme.secrets: is not a setting"),
         ("max_lifetime: 1h", "max_lifetme: 1h", "11 issuers[0].max_lifetme: is not a setting of this version (did you"),
-        ("mcp}", "mcp, cwd: /}", "13 servers.files.cwd: is not a setting of this version (known here: url, ca"),
+        ("mcp}", "mcp, cwd: /}", "13 servers.files.cwd: is not a setting of this version (known here: url, "),
         ("/azp,", "/azp, name: /n,", "10 issuers[0].claims.name: is not a setting"),
         # Values.
         ("listen: 0.0.0.0:8443", "listen: 8443", "2 listen: must be"),

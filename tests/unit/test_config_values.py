@@ -5,7 +5,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from twogate.config.values import (
     Address,
-    Base,
     FetchedUrl,
     IssuerUrl,
     Pointer,

@@ -195,10 +195,12 @@ async def test_a_late_answer_is_not_the_answer_to_the_next_processs_question(tin
 
 
 async def test_questions_with_one_id_are_one_question(tiny: Client, session: str) -> None:
-    twice = [{"id": 7, "method": SAMPLING, "params": {"n": n}} for n in (1, 2)]
-    call = Reader(await tiny.start_call("emit", arguments={"messages": twice, "hold": True}, session=session))
+    told = [{"id": 7, "method": SAMPLING, "params": {"n": n}} for n in (1, 2)]
+    told.append({"method": "notifications/message", "params": {"level": "info", "data": "that was all"}})
+    call = Reader(await tiny.start_call("emit", arguments={"messages": told, "hold": True}, session=session))
     question = await call.next()
     assert question["params"] == {"n": 1}
+    assert (await call.next())["method"] == "notifications/message"
     await tiny.respond(question["id"], {}, session=session)
     await tiny.call("release", session=session)
     assert "result" in await call.next()
@@ -308,6 +310,7 @@ async def test_when_the_client_has_answered_the_server_has_its_usual_time(tiny: 
     call = Reader(await tiny.start_call("emit", arguments=arguments, session=session, timeout=1.0))
     question = await call.next()
     waiting = asyncio.create_task(call.next())
+    await asyncio.sleep(0.05)  # so that it waits for the client
     await tiny.respond(question["id"], {}, session=session)
     with pytest.raises(GateError) as caught:
         await waiting
@@ -481,7 +484,9 @@ async def test_what_names_no_open_subscription_reaches_none(tiny: Client) -> Non
     key = "io.modelcontextprotocol/subscriptionId"
     strays = [{"_meta": {key: other}} for other in (2, "2", True, 1.0, None, [1], "x" * 100, {"a": 1})]
     told = [{"method": "notifications/resources/updated", "params": params} for params in [*strays, {"_meta": 1}, {}]]
-    await tiny.call("emit", arguments={"messages": told}, modern=True)
+    told.append({"method": "notifications/cancelled", "params": {"requestId": 2}})
+    # The second request on the line is this very call, which subscribed to nothing.
+    assert len(await messages(await tiny.start_call("emit", arguments={"messages": told}, modern=True))) == 1
     await tiny.call("emit", arguments={"messages": [{**told[0], "params": {"_meta": {key: "1"}}}]}, modern=True)
     # The one in the spelling of peers that keep ids as text.
     assert (await stream.next())["params"] == {"_meta": {key: "mine"}}

@@ -65,7 +65,8 @@ class Lab:
 def session(name: str, *, tenant: str = "acme", age: int = 0, user: UserId | None = None) -> Session:
     now = int(time.time()) - age
     principal = PrincipalKey(tenant, ISSUER, f"agent-{name}", user)
-    return Session(name, principal, "report", frozenset({"git.log", "git.diff", "!git.resource:x:/y"}), now, now + MAX_LIFETIME)
+    held = frozenset({"git.log", "git.diff", "!git.resource:x:/y"})
+    return Session(name, principal, "report", held, now, now + MAX_LIFETIME)
 
 
 @pytest.fixture

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import sys
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import msgspec
@@ -17,8 +19,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from contracts.stores import AGENT, BINDING, NOW, session
 from harness.postgres import SUPERUSER, Cluster
 from harness.tls_relay import SSL_REQUEST, make_certificate, relaying
+from twogate.config import parse_settings
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.principal import Agent, AgentId, PrincipalKey
+from twogate.state import open_store, store_exists
 from twogate.stores.sql.clients import SqlClientStore
 from twogate.stores.sql.engine import exclude, reading, writing
 from twogate.stores.sql.migrate import upgrade
@@ -191,7 +195,42 @@ async def test_nobody_there_is_unavailable(tmp_path: Path) -> None:
     await refused("postgresql+asyncpg://gate@127.0.0.1:1/db")
 
 
+def test_a_missing_driver_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "asyncpg", None)
+    with pytest.raises(GateError, match=r"pip install 'twogate\[postgres\]'") as error:
+        open_postgres("postgresql+asyncpg://gate@localhost/db")
+    assert error.value.code is ErrorCode.STORE_UNAVAILABLE
+
+
+async def test_looking_whether_there_is_a_store_makes_none(cluster: Cluster, user: str, tmp_path: Path) -> None:
+    document = {
+        "public_url": "http://localhost:8443", "listen": "127.0.0.1:8443", "state": "state", "tenants": {"acme": {}},
+        "store": cluster.url(user),
+    }  # fmt: skip
+    settings = parse_settings(json.dumps(document), tmp_path / "twogate.yaml")  # JSON is YAML
+    assert await store_exists(settings) is False
+    assert cluster.run("SELECT 1 FROM pg_tables WHERE schemaname = current_user", user) == []
+    await (await open_store(settings)).close()
+    assert await store_exists(settings) is True
+
+
 # What its errors become.
+
+
+@pytest.mark.parametrize("use", ["read", "write", "change"])
+async def test_a_database_that_was_never_migrated_makes_every_store_unavailable(
+    cluster: Cluster, user: str, use: str
+) -> None:
+    engine = open_engine(cluster.url(user))
+    uses: dict[str, Callable[[], Awaitable[object]]] = {
+        "read": lambda: SqlSessionStore(engine).get("s1"),
+        "write": lambda: SqlReplayStore(engine).redeem("jti", "c", "v", NOW + 1, NOW),
+        "change": lambda: SqlRegistryStore(engine).disable_agent(AGENT.id, NOW),
+    }
+    with pytest.raises(GateError, match="does not exist") as error:
+        await uses[use]()
+    assert error.value.code is ErrorCode.STORE_UNAVAILABLE
+    await engine.dispose()
 
 
 async def test_errors_name_the_cause_and_repeat_no_value(engine: AsyncEngine) -> None:
