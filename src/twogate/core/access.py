@@ -101,13 +101,18 @@ class Policy(msgspec.Struct, frozen=True, dict=True):
     tenants: Mapping[str, Tenant]
     observe_until: int | None = None
 
-    @cached_property
-    def entries(self) -> Entries:
-        """The classified entries.
+    def __post_init__(self) -> None:
+        """Work out now what is derived, and not within the first call.
 
         Raises:
-            ValueError: one is malformed.
+            ValueError: an entry is malformed.
         """
+        for derived in ("own", "token_names"):
+            getattr(self, derived)
+
+    @cached_property
+    def entries(self) -> Entries:
+        """The classified entries."""
         return Entries(self.classes)
 
     @cached_property

@@ -203,7 +203,7 @@ async def test_a_call_without_answer_times_out_and_is_cancelled_at_the_server(ti
 
 async def test_a_stream_without_events_times_out(tiny: Client) -> None:
     await tiny.pid()
-    answer = await tiny.start_call("hold", meta={"progressToken": 1}, timeout=0.2)
+    answer = await tiny.start_call("hold", meta={"progressToken": 1}, timeout=1.0)
     with pytest.raises(GateError) as caught:
         await raw(answer)
     assert caught.value.code is ErrorCode.UPSTREAM_TIMEOUT

@@ -447,9 +447,10 @@ async def test_a_subscription_is_a_stream_with_the_callers_id(tiny: Client) -> N
 
 
 async def test_a_subscription_may_be_silent_for_longer_than_the_timeout(tiny: Client) -> None:
-    stream = await subscribe(tiny, timeout=0.5)
+    await tiny.pid(modern=True)
+    stream = await subscribe(tiny, timeout=1.0)
     waiting = asyncio.create_task(stream.next())
-    await asyncio.sleep(1.0)
+    await asyncio.sleep(1.5)
     await tiny.call("publish", modern=True)
     assert (await waiting)["method"] == "notifications/resources/updated"
 
