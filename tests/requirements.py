@@ -825,7 +825,7 @@ BEHAVIOURS: Final = (
         "no state is held by one replica that another lacks",
         (
             "contracts/test_session_store.py::test_two_processes_declaring_tasks_at_once_get_one_session",
-            f"{_FLOWS}/test_upstream_session.py::test_another_replica_with_the_same_key_opens_it_and_one_with_another_key_does_not",
+            f"{_FLOWS}/test_seal.py::test_another_replica_with_the_same_key_opens_it_and_one_with_another_key_does_not",
         ),
     ),
     Behaviour(

@@ -10,7 +10,7 @@ import pytest
 
 from attacks.test_handles import ASK, ENVELOPE, MODERN, VERSION, answered, events, shown
 from harness.issuer import TestIssuer
-from harness.stack import Stack, free_port, running, settings_for, tool_call
+from harness.stack import Stack, free_port, running, settings_for
 from harness.upstream import RecordingUpstream
 
 DONE = {"jsonrpc": "2.0", "id": 1, "result": {"content": []}}

@@ -10,7 +10,6 @@ import msgspec
 import pytest
 
 from gatelab import CountingRng
-
 from twogate.core.errors import ErrorCode, GateError
 from twogate.flows.gateway.exchange import Exchange, Head, Refusal
 from twogate.flows.gateway.pipeline import Pipeline

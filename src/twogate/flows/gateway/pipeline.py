@@ -39,8 +39,8 @@ from twogate.flows.gateway.read import (
     Authenticated,
     Call,
     CallError,
-    read_body,
     read_call,
+    read_messages,
     read_session_end,
     read_stream,
 )
@@ -148,7 +148,7 @@ class Pipeline:
     ) -> Call | Message | tuple[Message | GateError, ...]:
         match authenticated.head.method:
             case "POST":
-                return await read_body(authenticated, exchange, self._seal, self._max_body)
+                return await read_messages(authenticated, exchange, self._seal, self._max_body)
             case "GET":
                 return read_stream(authenticated, self._seal)
             case "DELETE":

@@ -103,7 +103,7 @@ class CallError(GateError):
         self.message = message
 
 
-async def read_body(
+async def read_messages(
     authenticated: Authenticated, exchange: Exchange, seal: Seal, max_body: int
 ) -> Message | tuple[Message | GateError, ...]:
     """Read the body of a POST: one message or, where the version in force has them, a batch.
