@@ -12,6 +12,7 @@ from twogate.core.errors import ErrorCode, GateError
 
 MAX_EVENT: Final = 4 * 1024 * 1024
 MAX_WHOLE: Final = 1024 * 1024
+"""Bytes of data up to which an event is given whole by a parser that gives parts."""
 MAX_RETRY_DIGITS: Final = 9
 
 _BOM: Final = b"\xef\xbb\xbf"

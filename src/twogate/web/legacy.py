@@ -3,9 +3,9 @@
 `GET /mcp/{server}/sse` opens a stream, `POST /mcp/{server}/messages/{id}` sends a message.
 
 A client opens one event stream, is told where to POST, and reads every answer from the stream. Each POST goes through
-both gates like any other; only its answer takes another way. A stream belongs to the principal that opened it, and what it
-brings is shown only as long as that principal is proven. Streams live in one process: with several replicas, a client's
-requests must reach the same one.
+both gates like any other; only its answer takes another way. A stream belongs to the principal that opened it, and what
+it brings is shown only as long as that principal is proven. Streams live in one process: with several replicas, a
+client's requests must reach the same one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ MAX_STREAMS_PER_PRINCIPAL: Final = 16
 MAX_MESSAGES: Final = 32
 """Messages of one stream that may be under way at once."""
 QUEUED: Final = 16
-"""Events that wait for a client that does not read; then what brings more waits too."""
+"""Events that wait for a client that does not read, and"""
+QUEUED_BYTES: Final = 1024 * 1024
+"""bytes of them, or one larger event; then what brings more waits too."""
 
 _EVENTS: Final[tuple[Header, ...]] = (
     (b"content-type", b"text/event-stream"),
@@ -55,6 +57,8 @@ class _Stream:
         self.server = server
         self.session: str | None = None
         self.events: asyncio.Queue[bytes | None] = asyncio.Queue(QUEUED)  # None ends the stream
+        self._room = asyncio.Condition()
+        self._queued = 0
         self.under_way: set[asyncio.Task[None]] = set()
         self.listener: asyncio.Task[None] | None = None
 
@@ -65,8 +69,21 @@ class _Stream:
 
     async def show(self, block: bytes) -> None:
         """Bring one block to the client, unless it is a comment."""
-        if not block.startswith(b":"):
-            await self.events.put(block)
+        if block.startswith(b":"):
+            return
+        async with self._room:
+            await self._room.wait_for(lambda: not self._queued or self._queued + len(block) <= QUEUED_BYTES)
+            self._queued += len(block)
+        await self.events.put(block)
+
+    async def next(self) -> bytes | None:
+        """The next block for the client; None at the end."""
+        block = await self.events.get()
+        if block is not None:
+            async with self._room:
+                self._queued -= len(block)
+                self._room.notify_all()
+        return block
 
     def run(self, task: asyncio.Task[None]) -> None:
         """Count a task in until it is done."""
@@ -145,7 +162,7 @@ class LegacyStreams:
             event: bytes | None = b""
             with suppress(TimeoutError):
                 async with asyncio.timeout(TICK):
-                    event = await stream.events.get()
+                    event = await stream.next()
             try:
                 await caller.renewed()
             except GateError:
@@ -164,7 +181,7 @@ class _ListenExchange:
 
     def __init__(self, stream: _Stream) -> None:
         self._stream = stream
-        self._block = b""
+        self._block = bytearray()
         self._json = False
         self._shown = False
 
@@ -188,14 +205,16 @@ class _ListenExchange:
     async def send(self, chunk: bytes, *, more: bool) -> None:
         if not self._shown:
             return
-        self._block += chunk
-        if len(self._block) > MAX_ANSWER:
+        if len(self._block) + len(chunk) > MAX_ANSWER:
+            self._block.clear()  # an error may come in its place
             raise GateError(ErrorCode.UPSTREAM_INVALID, f"an answer of more than {MAX_ANSWER} bytes on HTTP+SSE")
+        self._block += chunk
         if self._json and more:
             return
         # Blocks of several answers must not mix, so each goes as a whole.
         if self._json or self._block.endswith(b"\n\n"):
-            block, self._block = self._block, b""
+            block = bytes(self._block)
+            self._block.clear()
             await self._stream.show(_event(block) if self._json else block)
 
     async def abort(self) -> None:

@@ -110,7 +110,8 @@ async def _session(call: Call, sessions: Sessions, now: int) -> Session | None:
     named = next(iter(sources), None)
     session = None if named is None else await sessions.find(named, principal, now)
     task = headers.get(TASK_HEADER)
-    if session is None and task is None and call.kind is not MethodKind.OPEN:
+    # A stream brings what the caller may see, which its task decides.
+    if session is None and task is None and (call.kind is not MethodKind.OPEN or call.stream):
         task = principal.agent.default_task
     if task is not None:
         if session is not None and session.task != task:

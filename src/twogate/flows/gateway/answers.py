@@ -13,15 +13,17 @@ import msgspec
 
 from twogate.core.access import Policy, visible
 from twogate.core.errors import ErrorCode, GateError
-from twogate.core.message import Kind, Message, reads_as
+from twogate.core.message import MAX_MEMBERS, Kind, Message, reads_as
 from twogate.core.protocol import MethodKind, list_member, method_kind, resource_target
 from twogate.flows.gateway.admit import Admitted
 from twogate.flows.gateway.meta import ASKS, RELATED_TASK
-from twogate.flows.gateway.seal import RequestState, Seal, Sealed, ServerRequest, StreamEvent, TaskId
+from twogate.flows.gateway.seal import MAX_HANDLE, RequestState, Seal, Sealed, ServerRequest, StreamEvent, TaskId
 from twogate.flows.gateway.tool_list import annotations_fault
 
 MAX_ASKED: Final = 1000
 """Requests that a server may make of a client on one answer."""
+MAX_LISTED: Final = 20_000
+"""Entries of one page of a list: each is decided, while everybody else waits."""
 
 # Notifications that concern the call whose answer they come with, or lists that the caller may ask for again.
 _PASSED_ON: Final = frozenset(
@@ -43,6 +45,8 @@ _TASK_NOTIFICATIONS: Final = frozenset({"notifications/tasks/status", "notificat
 _INPUT_REQUESTS: Final = "inputRequests"
 _REQUEST_STATE: Final = "requestState"
 _URL_ELICITATION_REQUIRED: Final = -32042
+# Members of one of those requests.
+_QUESTION: Final = frozenset({"method", "params"})
 # Members that honest results have, which need no closer look.
 _USUAL: Final = frozenset({"resultType", "content", "structuredContent", "isError", "_meta", "ttlMs", "cacheScope"})
 
@@ -50,7 +54,7 @@ _USUAL: Final = frozenset({"resultType", "content", "structuredContent", "isErro
 class Shown:
     """What one call's caller may see of what the server sends. `asks` is what the server may ask clients for."""
 
-    __slots__ = ("_asked", "_asks", "_call", "_origin", "_policy", "_seal", "admitted")
+    __slots__ = ("_asked", "_asks", "_call", "_count", "_origin", "_policy", "_seal", "admitted", "questions")
 
     def __init__(self, admitted: Admitted, seal: Seal, policy: Policy, asks: frozenset[str]) -> None:
         self.admitted = admitted
@@ -60,6 +64,9 @@ class Shown:
         self._policy = policy
         self._asks = asks
         self._asked: dict[str | int, str] = {}  # the server's open requests on this answer, and their sealed ids
+        self._count = 0  # of all its requests
+        self.questions: list[tuple[str, bool]] = []
+        """What the response asks of the client, and whether that passes; to be written down before anything does."""
 
     def response(self, message: Message) -> Message:
         """Check that a message answers this very call; give what the caller may see of it, to be encoded anew.
@@ -76,9 +83,11 @@ class Shown:
         if message.id is None or message.id != wanted or type(message.id) is not type(wanted):
             raise GateError(ErrorCode.UPSTREAM_INVALID, "the answer carries the id of another request")
         if message.is_error:
-            self._check_error(message)
+            self._check_error(message.payload)
             return message
         payload = cast("dict[str, Any]", message.payload)
+        if len(payload) > MAX_MEMBERS:
+            raise GateError(ErrorCode.UPSTREAM_INVALID, f"a result with more than {MAX_MEMBERS} members")
         if method_kind(self._call.version, self._origin.method) is MethodKind.LIST:
             payload = self._filtered(payload)
         elif self._origin.method == "initialize":
@@ -94,7 +103,7 @@ class Shown:
         """
         if message.kind is not Kind.RESPONSE or not message.is_error:
             raise GateError(ErrorCode.UPSTREAM_INVALID, "the answer is no JSON-RPC error")
-        self._check_error(message)
+        self._check_error(message.payload)
         return Message(Kind.RESPONSE, self._origin.id, "", {}, message.payload, is_error=True)
 
     def notification(self, message: Message) -> Message | None:
@@ -108,13 +117,14 @@ class Shown:
                 return None
         elif message.method == _CANCELLED:
             # Of a request of the server's own, which the client knows under another id.
-            sealed = self._asked.get(cast("str | int", params.get("requestId")))
+            asked = params.get("requestId")
+            sealed = self._asked.get(asked) if isinstance(asked, str | int) else None
             if sealed is None:
                 return None
             params = {**params, "requestId": sealed}
         elif message.method in _TASK_NOTIFICATIONS:
             sealed = self._task(params.get("taskId"))
-            if sealed is None or _INPUT_REQUESTS in params:
+            if sealed is None or _asks_for_input(params):
                 return None
             params = {**params, "taskId": sealed}
         elif message.method == _ACKNOWLEDGED:
@@ -125,10 +135,18 @@ class Shown:
         return message if params is message.params else msgspec.structs.replace(message, params=params)
 
     def request(self, message: Message) -> Message | None:
-        """A request of the server's as the client may see it, or None if this server may not ask that."""
+        """A request of the server's as the client may see it, or None if this server may not ask that.
+
+        Raises:
+            GateError: UPSTREAM_INVALID, past `MAX_ASKED`: each is written down and answered, and none may be for ever.
+        """
+        self._count += 1
+        if self._count > MAX_ASKED:
+            raise GateError(ErrorCode.UPSTREAM_INVALID, f"more than {MAX_ASKED} requests of the server on one answer")
         if message.method != "ping" and ASKS.get(message.method) not in self._asks:
             return None
-        if self._call.modern or message.id is None or len(self._asked) >= MAX_ASKED:
+        # A client can be asked once it has its answer to `initialize`.
+        if self._call.modern or message.id is None or self._origin.method == "initialize":
             return None
         asked = ServerRequest(message.id, message.method, self._call.upstream_session)
         sealed = self._asked[message.id] = self._sealed_as(asked)
@@ -153,7 +171,10 @@ class Shown:
     # What the server named.
 
     def _sealed_as(self, handle: Sealed) -> str:
-        return self._seal.seal(handle, self._call.principal.key, self._call.head.server)
+        sealed = self._seal.seal(handle, self._call.principal.key, self._call.head.server)
+        if len(sealed) > MAX_HANDLE:
+            raise GateError(ErrorCode.UPSTREAM_INVALID, f"a handle that comes to over {MAX_HANDLE} characters")
+        return sealed
 
     def _task(self, upstream_id: object) -> str | None:
         """The caller's name of a task: of one that the call names, or of one that the call made."""
@@ -179,6 +200,8 @@ class Shown:
                 self._check_input(name, payload[name])
             elif reads_as(name, _REQUEST_STATE):
                 result[name] = self._state(name, payload[name])
+            elif name in ("result", "error") and isinstance(payload[name], dict):
+                self._check_outcome(name, payload[name])
             elif name == "taskId":
                 result[name] = self._task(payload[name])
             elif name == "task" and isinstance(payload[name], dict):
@@ -200,16 +223,31 @@ class Shown:
 
     def _check_input(self, name: str, requests: object) -> None:
         asked = list(cast("dict[str, Any]", requests).values()) if isinstance(requests, dict) else None
-        if name != _INPUT_REQUESTS or asked is None:
+        if name != _INPUT_REQUESTS or asked is None or len(asked) > MAX_MEMBERS:
             raise GateError(ErrorCode.UPSTREAM_INVALID, "input requests in another form than MCP's")
         for request in asked:
-            method = cast("dict[str, Any]", request).get("method") if isinstance(request, dict) else None
-            if not isinstance(method, str) or ASKS.get(method) not in self._asks:
-                raise GateError(ErrorCode.UPSTREAM_INVALID, "the answer asks the client for what this server may not")
+            members = cast("dict[str, Any]", request) if isinstance(request, dict) else {}
+            method = members.get("method")
+            # No other member may be read as the method: `Method` is to the Go SDK.
+            if not isinstance(method, str) or not members.keys() <= _QUESTION:
+                raise GateError(ErrorCode.UPSTREAM_INVALID, "input requests in another form than MCP's")
+            self._question(method)
 
-    def _check_error(self, message: Message) -> None:
-        code = cast("dict[str, Any]", message.payload).get("code")
-        if code == _URL_ELICITATION_REQUIRED and "elicitation" not in self._asks:
+    def _check_error(self, error: dict[str, Any]) -> None:
+        if error.get("code") == _URL_ELICITATION_REQUIRED:
+            self._question("elicitation/create")
+
+    def _check_outcome(self, name: str, value: dict[str, Any]) -> None:
+        # A finished task's result or error stands inside of the result that tells of the task (MCP 2026-07-28).
+        if name == "error":
+            self._check_error(value)
+        elif _asks_for_input(value):
+            raise GateError(ErrorCode.UPSTREAM_INVALID, "the result of a task asks for input")
+
+    def _question(self, method: str) -> None:
+        passes = ASKS.get(method) in self._asks
+        self.questions.append((method, passes))
+        if not passes:
             raise GateError(ErrorCode.UPSTREAM_INVALID, "the answer asks the client for what this server may not")
 
     def _acknowledged(self, params: dict[str, Any]) -> dict[str, Any]:
@@ -222,8 +260,12 @@ class Shown:
 
     def _filtered(self, payload: dict[str, Any]) -> dict[str, Any]:
         member, server = list_member(self._origin.method), self._call.head.server
-        if not isinstance(payload.get(member.key), list):
-            raise GateError(ErrorCode.UPSTREAM_INVALID, f"the result of {self._origin.method} has no {member.key}")
+        listed: Any = payload.get(member.key)
+        if not isinstance(listed, list) or len(cast("list[object]", listed)) > MAX_LISTED:
+            raise GateError(
+                ErrorCode.UPSTREAM_INVALID,
+                f"no {member.key}, or over {MAX_LISTED}, in the result of {self._origin.method}",
+            )
         result = dict(payload)
         entries = [
             item
@@ -244,6 +286,16 @@ class Shown:
         if payload.get("cacheScope", "private") == "private":
             return payload
         return {**payload, "cacheScope": "private"}
+
+
+def _asks_for_input(members: dict[str, Any]) -> bool:
+    """Whether a task's notification, or what stands inside of it or of a task's result, asks the client something."""
+    if len(members) > MAX_MEMBERS or any(reads_as(name, _INPUT_REQUESTS) for name in members):
+        return True
+    result, error = members.get("result"), members.get("error")
+    return (isinstance(result, dict) and _asks_for_input(cast("dict[str, Any]", result))) or (
+        isinstance(error, dict) and cast("dict[str, Any]", error).get("code") == _URL_ELICITATION_REQUIRED
+    )
 
 
 def _name(item: object, key: str) -> object:

@@ -37,6 +37,11 @@ _EVENT_ID: Final = re.compile(r"[\x20-\x7e]{0,1024}")
 _TASK_PREFIX: Final = "tasks/"
 
 
+def resumable(event_id: str) -> bool:
+    """Whether a server's event id can come back to it in `Last-Event-ID`."""
+    return _EVENT_ID.fullmatch(event_id) is not None
+
+
 def check_headers(message: Message, headers: Mapping[str, str], assumed: str = ASSUMED_VERSION) -> str:
     """Return the protocol version in force for a message, once its headers agree with its body.
 
@@ -171,7 +176,7 @@ def upstream_headers(
             raise GateError(ErrorCode.UPSTREAM_INVALID, "the upstream's session id is not visible ASCII")
         made.append((MCP_SESSION_ID_HEADER.encode(), upstream_session.encode()))
     if last_event is not None:
-        if not _EVENT_ID.fullmatch(last_event):
+        if not resumable(last_event):
             raise GateError(ErrorCode.UPSTREAM_INVALID, "the upstream's event id is no header value")
         made.append((b"last-event-id", last_event.encode()))
     return tuple(made)

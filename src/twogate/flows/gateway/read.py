@@ -173,8 +173,9 @@ def read_stream(authenticated: Authenticated, seal: Seal) -> Call:
     event = seal.open(last, StreamEvent, authenticated.principal.key, head.server)
     if event is None or event.upstream != call.upstream_session:
         raise GateError(ErrorCode.EVENT_UNKNOWN, "Last-Event-ID of another principal, server or session")
-    # What the stream still brings is decided as the call was that it began with.
-    kind = MethodKind.OPEN if not event.target else MethodKind.TARGET
+    # What the stream still brings is decided as the call was that it began with; a list is filtered by a session.
+    lists = method_kind(call.version, event.method) is MethodKind.LIST
+    kind = MethodKind.TARGET if event.target else MethodKind.LIST if lists else MethodKind.OPEN
     return msgspec.structs.replace(call, resumed=event, kind=kind, targets=(event.target,) if event.target else ())
 
 

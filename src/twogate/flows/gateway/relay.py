@@ -7,10 +7,10 @@ complete: a stream ends with an error for this call, or without its end where th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from twogate.core.audit.record import Outcome
 from twogate.core.errors import ErrorCode, GateError
@@ -21,6 +21,7 @@ from twogate.core.sse import SseEvent, SsePart, SsePartParser, encode_event, enc
 from twogate.flows.gateway.answers import Shown
 from twogate.flows.gateway.bodies import collect, collect_small, scan
 from twogate.flows.gateway.exchange import Exchange, Header, Refusal
+from twogate.flows.gateway.headers import resumable
 from twogate.flows.gateway.read import SESSION_END, STREAM
 from twogate.flows.gateway.record import Recorded, Recorder
 from twogate.flows.gateway.seal import McpSession, Seal
@@ -29,6 +30,11 @@ from twogate.flows.gateway.upstream import UpstreamAnswer
 
 WHOLE: Final = 1024 * 1024
 """Bytes up to which a response is parsed as a whole; a larger one is checked while it passes, in flat memory."""
+
+FEED: Final = 16 * 1024
+"""Bytes of an event stream to be read at once, and"""
+EVENTS_IN_A_ROW: Final = 64
+"""events to be passed on, before other calls get their turn: both can be many, and small."""
 
 LAST_WORD_SECONDS: Final = 1.0
 """How long a caller is tried to be told that Twogate stops."""
@@ -47,6 +53,14 @@ _STREAM_REFUSALS: Final = MappingProxyType(
 )
 _NOT_FOUND: Final = 404
 _NOT_ALLOWED: Final = 405
+
+
+class _Response(NamedTuple):
+    """A response, written. What it was parsed into takes twenty times the memory, and a client may read slowly."""
+
+    body: bytes
+    outcome: Outcome
+    headers: tuple[Header, ...]
 
 
 class ServerSide(Protocol):
@@ -119,7 +133,7 @@ class Relay:
             await self._json(answer)
         elif status in (400, _NOT_FOUND):
             message = parse_answer(await collect_small(answer))
-            await self._complete(status, self._shown.error(message))
+            await self._complete(status, await self._judged(self._shown.error, message))
         else:
             raise GateError(ErrorCode.UPSTREAM_INVALID, f"status {status}, type {media!r}")
 
@@ -162,7 +176,7 @@ class Relay:
         if not self._started:
             notification = call.message.kind is not Kind.REQUEST
             await self._exchange.refuse(Refusal(error, call.origin.id, notification=notification))
-        elif error.code is ErrorCode.OUTCOME_UNRECORDED or self._large or not self._exchange.events:
+        elif error.code is ErrorCode.OUTCOME_UNRECORDED or self._large or not self._as_events:
             await self._exchange.abort()
         elif call.stream or suspended or call.origin.id is None:
             await self._exchange.send(b"", more=False)
@@ -189,7 +203,7 @@ class Relay:
         chunks = answer.chunks()
         begun = await collect(chunks, self._whole)
         if begun.complete:
-            await self._complete(_OK, self._shown.response(parse_answer(begun.data)))
+            await self._complete(_OK, await self._judged(self._shown.response, parse_answer(begun.data)))
             return
         scanner = self._scanner()
         await self._send_large(await scan(scanner, begun.data))
@@ -197,13 +211,22 @@ class Relay:
             await self._send_large(await scan(scanner, chunk))
         await self._finish_large(scanner)
 
-    async def _complete(self, status: int, message: Message) -> None:
-        body = encode_message(message)
-        self._sent += len(body)
-        await self._outcome(Outcome.UPSTREAM_ERROR if message.is_error else Outcome.ANSWERED, status)
+    async def _judged(self, judge: Callable[[Message], Message], message: Message) -> _Response:
+        """The response as the caller may see it; what it asks of the client is written down first, passed or not."""
+        try:
+            message = judge(message)
+        finally:
+            for method, passes in self._shown.questions:
+                await self._recorder.server_request(self._recorded, method, passed=passes)
+        outcome = Outcome.UPSTREAM_ERROR if message.is_error else Outcome.ANSWERED
+        return _Response(encode_message(message), outcome, self._session_header(message))
+
+    async def _complete(self, status: int, response: _Response) -> None:
+        self._sent += len(response.body)
+        await self._outcome(response.outcome, status)
         self._started = True
-        await self._exchange.start(status, _JSON + self._session_header(message), length=len(body))
-        await self._exchange.send(body, more=False)
+        await self._exchange.start(status, _JSON + response.headers, length=len(response.body))
+        await self._exchange.send(response.body, more=False)
 
     # An answer as events.
 
@@ -218,9 +241,12 @@ class Relay:
             async for chunk in chunks:
                 if not chunk:
                     await self._tick()
-                for event in parser.feed(chunk):
-                    if await self._event(event):
-                        return
+                for start in range(0, len(chunk), FEED):
+                    for count, event in enumerate(parser.feed(chunk[start : start + FEED])):
+                        if await self._event(event):
+                            return
+                        if count % EVENTS_IN_A_ROW == EVENTS_IN_A_ROW - 1:
+                            await asyncio.sleep(0)
         finally:
             if isinstance(chunks, AsyncGenerator):
                 await chunks.aclose()
@@ -242,14 +268,15 @@ class Relay:
             return False
         message = parse_answer(event.data)
         if message.kind is Kind.RESPONSE:
-            message = self._shown.response(message)
+            response = await self._judged(self._shown.response, message)
+            del message
             if not self._exchange.events:
-                await self._complete(_OK, message)
+                await self._complete(_OK, response)
                 return True
-            encoded = self._encoded(event, message)
+            encoded = self._encoded(event, response.body)
             self._sent += len(encoded)
-            await self._outcome(Outcome.UPSTREAM_ERROR if message.is_error else Outcome.ANSWERED, _OK)
-            await self._start_events(message)
+            await self._outcome(response.outcome, _OK)
+            await self._start_events(response.headers)
             await self._exchange.send(encoded, more=False)
             return True
         if message.kind is Kind.REQUEST:
@@ -259,7 +286,7 @@ class Relay:
                 self._server.list_changed()
             shown = self._shown.notification(message)
             if shown is not None:
-                await self._send_event(self._encoded(event, shown))
+                await self._send_event(self._encoded(event, encode_message(shown)))
         return False
 
     async def _ask(self, event: SseEvent, message: Message) -> None:
@@ -269,7 +296,7 @@ class Relay:
         if shown is None:
             await self._server.refuse(message)
         else:
-            await self._send_event(self._encoded(event, shown))
+            await self._send_event(self._encoded(event, encode_message(shown)))
 
     async def _send_event(self, encoded: bytes) -> None:
         # The head of the answer to `initialize` names the session, which its response decides on: nothing goes before.
@@ -278,18 +305,19 @@ class Relay:
             self._sent += len(encoded)
             await self._exchange.send(encoded, more=True)
 
-    async def _start_events(self, message: Message | None = None) -> None:
+    async def _start_events(self, headers: tuple[Header, ...] = ()) -> None:
         if not self._started:
             self._started = True
-            await self._exchange.start(_OK, _EVENTS + self._session_header(message), length=None)
+            await self._exchange.start(_OK, _EVENTS + headers, length=None)
 
-    def _encoded(self, event: SseEvent, message: Message) -> bytes:
+    def _encoded(self, event: SseEvent, message: bytes) -> bytes:
         named = self._named(event)
-        return encode_event(SseEvent(encode_message(message), "message", named.id, named.retry))
+        return encode_event(SseEvent(message, "message", named.id, named.retry))
 
     def _named(self, event: SseEvent) -> SseEvent:
         """The event with the id under which this caller may resume; later versions resume nothing."""
-        if not event.id or self._call.modern or not self._exchange.events or self._call.message.method == "initialize":
+        unnamed = self._call.modern or not self._exchange.events or self._call.message.method == "initialize"
+        if not event.id or unnamed or not resumable(event.id):
             return SseEvent(event.data, retry=event.retry)
         self._resumable = True
         return SseEvent(event.data or b"", "", self._shown.event_id(event.id), event.retry)
@@ -301,7 +329,8 @@ class Relay:
 
     async def _tick(self) -> None:
         self._silent += 1
-        if self._silent % KEEP_ALIVE_TICKS == 0:
+        # In a large event it would end that, and let the server begin a line of the stream as it likes.
+        if self._silent % KEEP_ALIVE_TICKS == 0 and not self._large:
             await self._send_event(_KEEP_ALIVE)
 
     # Responses too large to be parsed as a whole: checked piece by piece while they pass.
@@ -311,6 +340,10 @@ class Relay:
         # Lists are filtered, and what opens a session is looked into: such answers are never taken piecewise.
         kind = method_kind(self._call.version, self._call.origin.method)
         return WHOLE if kind in (MethodKind.TARGET, MethodKind.TASK) else MAX_ANSWER
+
+    @property
+    def _as_events(self) -> bool:
+        return self._exchange.events and self._answer_media == "text/event-stream"
 
     def _scanner(self) -> ResponseScanner:
         if self._whole == MAX_ANSWER or self._call.origin.id is None:
@@ -332,7 +365,7 @@ class Relay:
         if not piece:
             return
         first, self._large = not self._large, True
-        events = self._exchange.events and self._answer_media == "text/event-stream"
+        events = self._as_events
         if not self._started:
             self._started = True
             await self._exchange.start(_OK, _EVENTS if events else _JSON, length=None)
@@ -345,9 +378,9 @@ class Relay:
         await self._outcome(Outcome.ANSWERED, _OK)
         await self._send_large(last, last=True)
 
-    def _session_header(self, message: Message | None) -> tuple[Header, ...]:
+    def _session_header(self, message: Message) -> tuple[Header, ...]:
         """`Mcp-Session-Id` of the answer to `initialize`, if the upstream keeps a session or one of ours is bound."""
-        if message is None or message.is_error or self._call.message.method != "initialize":
+        if message.is_error or self._call.message.method != "initialize":
             return ()
         session = self._recorded.admitted.session
         if self._upstream_session is None and session is None:
