@@ -165,6 +165,7 @@ async def connected(
 async def test_the_client_of_today_uses_it_as_any_other_server(world: World, transport: str, mode: str) -> None:
     async with connected(world, transport, mode=mode) as client:
         assert client.protocol_version == "2025-11-25"
+        assert client.server_info is not None
         assert client.server_info.name == "asking"
         assert sorted(tool.name for tool in (await client.list_tools()).tools) == TOOLS
         assert text(await client.call_tool("wait", {"seconds": 0})) == "waited"

@@ -57,7 +57,7 @@ class _Stream:
         self.server = server
         self.session: str | None = None
         self.events: asyncio.Queue[bytes | None] = asyncio.Queue(QUEUED)  # None ends the stream
-        self._room = asyncio.Condition()
+        self._room = asyncio.Event()
         self._queued = 0
         self.under_way: set[asyncio.Task[None]] = set()
         self.listener: asyncio.Task[None] | None = None
@@ -71,18 +71,18 @@ class _Stream:
         """Bring one block to the client, unless it is a comment."""
         if block.startswith(b":"):
             return
-        async with self._room:
-            await self._room.wait_for(lambda: not self._queued or self._queued + len(block) <= QUEUED_BYTES)
-            self._queued += len(block)
+        while self._queued and self._queued + len(block) > QUEUED_BYTES:
+            self._room.clear()
+            await self._room.wait()
+        self._queued += len(block)
         await self.events.put(block)
 
     async def next(self) -> bytes | None:
-        """The next block for the client; None at the end."""
+        """The next block for the client; None at the end. Cancelled, it takes nothing."""
         block = await self.events.get()
         if block is not None:
-            async with self._room:
-                self._queued -= len(block)
-                self._room.notify_all()
+            self._queued -= len(block)
+            self._room.set()
         return block
 
     def run(self, task: asyncio.Task[None]) -> None:

@@ -152,6 +152,10 @@ class Shown:
         sealed = self._asked[message.id] = self._sealed_as(asked)
         return msgspec.structs.replace(message, id=sealed, params=_unrelated(message.params))
 
+    def meta(self, meta: dict[str, Any]) -> dict[str, Any]:
+        """The `_meta` of a result as the caller may see it."""
+        return self._related(meta) if RELATED_TASK in meta else meta
+
     def event_id(self, upstream_id: str) -> str:
         """The id under which the caller may resume this stream after an event."""
         call, origin = self._call, self._origin

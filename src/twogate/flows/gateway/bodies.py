@@ -14,6 +14,10 @@ from twogate.flows.gateway.upstream import UpstreamAnswer
 
 MAX_ERROR: Final = 64 * 1024
 """Bytes that the body of an answer other than 200 may have."""
+FEED: Final = 16 * 1024
+"""Bytes of an event stream to be read at once, and"""
+EVENTS_IN_A_ROW: Final = 64
+"""events to be passed on, before other calls get their turn: both can be many, and small."""
 
 
 class Body(msgspec.Struct, frozen=True):

@@ -19,7 +19,7 @@ from twogate.core.message import MAX_ANSWER, Kind, Message, encode_error, encode
 from twogate.core.protocol import HANDSHAKE_VERSIONS, MethodKind, method_kind
 from twogate.core.sse import SseEvent, SsePart, SsePartParser, encode_event, encode_part
 from twogate.flows.gateway.answers import Shown
-from twogate.flows.gateway.bodies import collect, collect_small, scan
+from twogate.flows.gateway.bodies import EVENTS_IN_A_ROW, FEED, collect, collect_small, scan
 from twogate.flows.gateway.exchange import Exchange, Header, Refusal
 from twogate.flows.gateway.headers import resumable
 from twogate.flows.gateway.read import SESSION_END, STREAM
@@ -30,11 +30,6 @@ from twogate.flows.gateway.upstream import UpstreamAnswer
 
 WHOLE: Final = 1024 * 1024
 """Bytes up to which a response is parsed as a whole; a larger one is checked while it passes, in flat memory."""
-
-FEED: Final = 16 * 1024
-"""Bytes of an event stream to be read at once, and"""
-EVENTS_IN_A_ROW: Final = 64
-"""events to be passed on, before other calls get their turn: both can be many, and small."""
 
 LAST_WORD_SECONDS: Final = 1.0
 """How long a caller is tried to be told that Twogate stops."""
@@ -348,7 +343,7 @@ class Relay:
     def _scanner(self) -> ResponseScanner:
         if self._whole == MAX_ANSWER or self._call.origin.id is None:
             raise GateError(ErrorCode.UPSTREAM_INVALID, f"an answer of more than {MAX_ANSWER} bytes")
-        return ResponseScanner(self._call.origin.id)
+        return ResponseScanner(self._call.origin.id, meta=self._shown.meta)
 
     async def _part(self, part: SsePart) -> bool:
         if part.first:
