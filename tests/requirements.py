@@ -515,6 +515,8 @@ BEHAVIOURS: Final = (
         (
             "attacks/test_server_requests.py::test_a_question_that_the_settings_do_not_allow_is_refused_to_the_server",
             "attacks/test_handles.py::test_an_answer_to_what_another_agent_was_asked",
+            "attacks/test_review_breadth.py::test_a_task_does_not_bring_a_question_that_is_not_allowed",
+            "attacks/test_review_breadth.py::test_questions_inside_a_result_are_on_the_audit_trail",
         ),
     ),
     Behaviour(

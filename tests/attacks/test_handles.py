@@ -225,9 +225,7 @@ async def test_a_subscription_under_another_spelling(
         "jsonrpc": "2.0", "id": 1, "method": "subscriptions/listen",
         "params": {"notifications": {spelling: ["file:///etc/passwd"]}, "_meta": ENVELOPE},
     }  # fmt: skip
-    response = await asking.post(
-        mine, message, mcp_protocol_version=MODERN, mcp_method="subscriptions/listen"
-    )
+    response = await asking.post(mine, message, mcp_protocol_version=MODERN, mcp_method="subscriptions/listen")
     await refused(response, 400, "invalid_params", upstream, 0)
 
 

@@ -115,7 +115,7 @@ async def test_a_result_that_asks_the_client_for_input_is_not_passed_on(
     answer = await stack.post(issuer.token(stack.resource()), message, **MODERN)
     assert answer.status_code == 502
     assert "sampling" not in answer.text
-    assert stack.reasons() == ["upstream_invalid"]
+    assert stack.reasons()[-1] == "upstream_invalid"
 
 
 @pytest.mark.parametrize("status", [200, 400])
@@ -130,7 +130,7 @@ async def test_an_error_that_asks_the_client_to_open_a_url_is_not_passed_on(
     answer = await stack.call(issuer.token(stack.resource()), "look")
     assert answer.status_code == 502
     assert "evil" not in answer.text
-    assert stack.reasons() == ["upstream_invalid"]
+    assert stack.reasons()[-1] == "upstream_invalid"
 
 
 # --- sessions

@@ -14,15 +14,17 @@ import pytest
 
 from attacks.test_handles import ASK, ENVELOPE, MODERN, START, VERSION, answered, asking, events, shown
 from attacks.test_streams import EVENTS
-from gatelab import FakeAnswer, sse
+from gatelab import FakeAnswer, response, sse
 from harness.issuer import TestIssuer
 from harness.stack import Stack, free_port, running, settings_for, tool_call
 from harness.upstream import RecordingUpstream
 from rawlab import PATIENCE, Peer, RawServer, http_answer, until
+from twogate.core.audit.record import EventKind
+from twogate.core.errors import ErrorCode
 from twogate.core.message import MAX_ANSWER, MAX_MEMBERS
 from twogate.flows.gateway import relay, streams
 from twogate.flows.gateway.answers import MAX_ASKED, MAX_LISTED
-from twogate.web.legacy import _ListenExchange, _Stream
+from twogate.web.legacy import QUEUED_BYTES, _ListenExchange, _Stream
 from unit.flows.test_relay import Lab
 
 __all__ = ["asking"]
@@ -191,6 +193,30 @@ async def test_many_small_events_leave_other_calls_their_turn() -> None:
     assert turns >= 1000 - 8 * 1000 // 128  # one for 64 events, but for what is left of each piece
 
 
+async def test_a_batch_is_no_way_to_send_more_than_an_address_may(
+    tmp_path: Path, issuer: TestIssuer, upstream: RecordingUpstream
+) -> None:
+    settings = settings_for(tmp_path, free_port(), {"files": {"url": upstream.url}}, issuer)
+    settings["limits"] = {"requests": 1, "burst": 10}
+    async with running(tmp_path, settings) as stack:
+        members = [{**tool_call("look"), "id": n} for n in range(50)]
+        token = issuer.token(stack.resource())
+        response = await stack.post(token, json.dumps(members).encode(), mcp_protocol_version="2025-03-26")
+        refused = [answer["error"]["data"]["reason"] for answer in response.json() if "error" in answer]
+        assert set(refused) == {"rate_limited"}
+        assert len(refused) + len(upstream.calls) == 50
+        assert len(upstream.calls) < 20  # ten, and one for each second that this takes
+
+
+async def test_no_question_passes_that_could_not_be_written_down() -> None:
+    lab = Lab()
+    lab.audit.refuses = frozenset({EventKind.SERVER_REQUEST})
+    result = {"resultType": "input_required", "inputRequests": {"a": SAMPLING}}
+    await lab.run(FakeAnswer([response(result)]), asks=frozenset({"sampling"}))
+    assert lab.exchange.refused is ErrorCode.OUTCOME_UNRECORDED
+    assert lab.exchange.sent == []
+
+
 # --- handles that could never come back
 
 
@@ -211,6 +237,46 @@ async def test_an_event_id_that_no_header_can_bring_back_resumes_nothing(
     response = await stack.call(issuer.token(stack.resource()), "look")
     assert "id:" not in response.text.replace('"id":', "")
     assert outcomes(stack) == [("failed", "upstream_broken")]
+
+
+async def test_an_answer_to_a_question_comes_back_however_long_the_servers_names_are(
+    tmp_path: Path, issuer: TestIssuer
+) -> None:
+    session, identifier = "s" * 1024, "\u00e9" * 256
+    result = {"protocolVersion": "2025-11-25", "capabilities": {}, "serverInfo": {"name": "s", "version": "1"}}
+    got: list[Any] = []
+
+    async def script(peer: Peer) -> None:
+        while True:
+            message = json.loads((await peer.request()).partition(b"\r\n\r\n")[2])
+            if message.get("method") == "initialize":
+                opened = {"jsonrpc": "2.0", "id": 1, "result": result}
+                header = b"mcp-session-id: " + session.encode()
+                await peer.send(http_answer(json.dumps(opened).encode(), header))
+            elif "method" in message:
+                await peer.send(events({**ASK, "id": identifier}, DONE))
+            else:
+                got.append(message["id"])
+                await peer.send(http_answer(b"", status=b"202 Accepted"))
+
+    async with RawServer(script) as server:
+        servers = {"files": {"url": server.url, "client_requests": ["sampling"]}}
+        async with running(tmp_path, settings_for(tmp_path, free_port(), servers, issuer)) as stack:
+            token = issuer.token(stack.resource())
+            opened = await stack.post(token, START, **VERSION)
+            headers = {**VERSION, "mcp_session_id": opened.headers["mcp-session-id"]}
+            asked, _ = shown(await stack.post(token, tool_call("look"), **headers))
+            answer = {"jsonrpc": "2.0", "id": asked["id"], "result": {"role": "assistant", "model": "m"}}
+            assert (await stack.post(token, answer, **headers)).status_code == 202
+            assert got == [identifier]
+
+
+async def test_a_task_whose_name_could_not_come_back_is_not_given_out(
+    stack: Stack, issuer: TestIssuer, upstream: RecordingUpstream
+) -> None:
+    upstream.raw_answer = answered({"task": {"taskId": "t" * 1000, "status": "working"}})
+    response = await stack.call(issuer.token(stack.resource()), "look")
+    assert response.json()["error"]["data"]["reason"] == "upstream_invalid"
 
 
 # --- resumed streams
@@ -314,7 +380,7 @@ async def test_an_answer_too_large_for_the_old_transport_is_told_and_the_stream_
     stack: Stack, issuer: TestIssuer, upstream: RecordingUpstream
 ) -> None:
     token = issuer.token(stack.resource())
-    padding = MAX_ANSWER - len(json.dumps({"jsonrpc": "2.0", "id": 1, "result": {"tools": [], "p": ""}}))
+    padding = MAX_ANSWER - len(json.dumps({"jsonrpc": "2.0", "id": 1, "result": {"tools": list[str](), "p": ""}}))
     large = {"jsonrpc": "2.0", "id": 1, "result": {"tools": [], "p": "x" * padding}}
     async with old_client(stack, token) as (path, heard), asyncio.timeout(PATIENCE):
         upstream.raw_answer = events(large)
@@ -337,3 +403,34 @@ async def test_an_answer_in_many_pieces_costs_no_more_than_one_in_few() -> None:
     await exchange.send(b"", more=False)
     assert time.monotonic() - before < 20  # minutes if each piece copies all before it
     assert len((await stream.events.get()) or b"") > 10_000_000
+
+
+async def test_large_events_wait_with_the_calls_that_bring_them_for_a_client_that_does_not_read() -> None:
+    stream = _Stream("s", None, "files")  # type: ignore[arg-type] # nobody is asked for
+    block = b"x" * (QUEUED_BYTES // 2 + 1)
+    bringing = [asyncio.create_task(stream.show(block)) for _ in range(3)]
+    for count in range(1, 4):
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert [task.done() for task in bringing].count(True) == count
+        assert stream.events.qsize() == 1
+        assert await stream.next() == block
+    await asyncio.gather(*bringing)
+    larger = b"x" * (QUEUED_BYTES + 1)
+    await stream.show(larger)
+    assert await stream.next() == larger
+
+
+async def test_a_stream_at_a_server_of_another_tenant_does_not_open(
+    tmp_path: Path, issuer: TestIssuer, upstream: RecordingUpstream, other_upstream: RecordingUpstream
+) -> None:
+    servers = {"files": {"url": upstream.url}, "notes": {"url": other_upstream.url}}
+    settings = settings_for(tmp_path, free_port(), servers, issuer)
+    settings["tenants"] = {"acme": {"servers": ["files"]}, "umbrella": {"servers": ["notes"]}}
+    settings["tasks"] = {"report": {"tools": ["files.look"]}, "edit": {"tools": ["files.find"]}}
+    async with running(tmp_path, settings) as stack:
+        headers = {"authorization": f"Bearer {issuer.token(stack.resource('notes'))}"}
+        answer = await stack.http.get(f"{stack.resource('notes')}/sse", headers=headers)
+        assert answer.status_code == 403
+        assert stack.reasons() == ["tenant_server_refused"]
+        assert other_upstream.seen == []

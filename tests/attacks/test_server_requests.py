@@ -135,5 +135,3 @@ async def test_no_modern_result_is_shared(
         issuer.token(stack.resource()), body, mcp_protocol_version=MODERN, mcp_method="server/discover"
     )
     assert response.json()["result"]["cacheScope"] == "private"
-
-

@@ -229,7 +229,7 @@ async def test_an_answer_to_a_request_that_was_not_read_ends_the_connection() ->
         answer = await upstream.send(big)
         assert answer.status == 200
         await answer.aclose()
-        await until(lambda: not upstream._connections)
+        await until(lambda: not upstream._pool._connections)
         assert server.connections == 1
 
 

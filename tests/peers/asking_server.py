@@ -13,64 +13,62 @@ from typing import Any
 # By name, since another generation is installed where this file is checked.
 fastmcp: Any = importlib.import_module("mcp.server.fastmcp")
 types: Any = importlib.import_module("mcp.types")
-BaseModel: Any = importlib.import_module("pydantic").BaseModel
+
+SERVER: Any = fastmcp.FastMCP("asking", host="127.0.0.1", log_level="ERROR")
 
 
-def build(port: int) -> Any:
-    """The server."""
-    server = fastmcp.FastMCP("asking", host="127.0.0.1", port=port, log_level="ERROR")
+def session() -> Any:
+    """The connection to the client."""
+    return SERVER.get_context().request_context.session
 
-    def session() -> Any:
-        return server.get_context().request_context.session
 
-    @server.tool()
-    async def ask_model(prompt: str) -> str:
-        """Let the client's model answer."""
-        text = types.TextContent(type="text", text=prompt)
-        message = types.SamplingMessage(role="user", content=text)
-        answer = await session().create_message([message], max_tokens=10)
-        return f"the model said: {answer.content.text}"
+async def ask_model(prompt: str) -> str:
+    """Let the client's model answer."""
+    message = types.SamplingMessage(role="user", content=types.TextContent(type="text", text=prompt))
+    answer = await session().create_message([message], max_tokens=10)
+    return f"the model said: {answer.content.text}"
 
-    @server.tool()
-    async def ask_person(question: str) -> str:
-        """Let the person at the client answer."""
-        schema = {"type": "object", "properties": {"name": {"type": "string"}}}
-        answer = await session().elicit(question, schema)
-        return f"{answer.action}: {answer.content}"
 
-    @server.tool()
-    async def ask_folders() -> str:
-        """Where the client lets us work."""
-        return ", ".join(str(root.uri) for root in (await session().list_roots()).roots)
+async def ask_person(question: str) -> str:
+    """Let the person at the client answer."""
+    answer = await session().elicit(question, {"type": "object", "properties": {"name": {"type": "string"}}})
+    return f"{answer.action}: {answer.content}"
 
-    @server.tool()
-    async def work(steps: int) -> str:
-        """Tell how far it is, and log."""
-        context = server.get_context()
-        for step in range(steps):
-            await context.report_progress(step + 1, steps)
-            await context.info(f"step {step + 1}")
-        return "done"
 
-    @server.tool()
-    async def change() -> str:
-        """Tell that the list of tools changed."""
-        await session().send_tool_list_changed()
-        return "changed"
+async def ask_folders() -> str:
+    """Where the client lets us work."""
+    return ", ".join(str(root.uri) for root in (await session().list_roots()).roots)
 
-    @server.tool()
-    async def whose() -> str:
-        """Which connection this is."""
-        return str(id(session()))
 
-    @server.tool()
-    async def wait(seconds: float) -> str:
-        """Take that long."""
-        await asyncio.sleep(seconds)
-        return "waited"
+async def work(steps: int) -> str:
+    """Tell how far it is, and log."""
+    context = SERVER.get_context()
+    for step in range(steps):
+        await context.report_progress(step + 1, steps)
+        await context.info(f"step {step + 1}")
+    return "done"
 
-    return server
+
+async def change() -> str:
+    """Tell that the list of tools changed."""
+    await session().send_tool_list_changed()
+    return "changed"
+
+
+async def whose() -> str:
+    """Which connection this is."""
+    return str(id(session()))
+
+
+async def wait(seconds: float) -> str:
+    """Take that long."""
+    await asyncio.sleep(seconds)
+    return "waited"
 
 
 if __name__ == "__main__":
-    build(int(sys.argv[2]) if len(sys.argv) > 2 else 0).run(transport=sys.argv[1])
+    for tool in (ask_model, ask_person, ask_folders, work, change, whose, wait):
+        SERVER.add_tool(tool)
+    if len(sys.argv) > 2:
+        SERVER.settings.port = int(sys.argv[2])
+    SERVER.run(transport=sys.argv[1])

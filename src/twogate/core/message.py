@@ -23,6 +23,8 @@ MAX_BODY: Final = 4 * 1024 * 1024
 MAX_ANSWER: Final = 16 * 1024 * 1024
 MAX_DEPTH: Final = 64
 MAX_ID: Final = 256
+MAX_SEALED_ID: Final = 4096
+"""Characters in the id of a client's response: that of a server's request, sealed with the server's session id."""
 MAX_NAME: Final = 1024
 MAX_BATCH: Final = 50
 MAX_MEMBERS: Final = 256
@@ -272,15 +274,15 @@ def _parse_call(envelope: dict[str, Any]) -> tuple[str, str | int | None]:
     return method, _identifier(envelope["id"]) if "id" in envelope else None
 
 
-def _identifier(value: object) -> str | int:
-    if isinstance(value, str) and len(value) <= MAX_ID:
+def _identifier(value: object, longest: int = MAX_ID) -> str | int:
+    if isinstance(value, str) and len(value) <= longest:
         return value
     # bool is a subclass of int.
     if isinstance(value, int) and not isinstance(value, bool):
         if abs(value) > MAX_SAFE_INTEGER:
             raise GateError(ErrorCode.BAD_NUMBER, "the id is beyond 2^53-1")
         return value
-    raise GateError(ErrorCode.INVALID_REQUEST, f"the id is not an integer or a string of at most {MAX_ID} characters")
+    raise GateError(ErrorCode.INVALID_REQUEST, f"the id is not an integer or a string of at most {longest} characters")
 
 
 def _check_params(params: object) -> None:
@@ -313,5 +315,5 @@ def _parse_response(envelope: dict[str, Any], *, server: bool = False) -> Messag
             raise GateError(ErrorCode.INVALID_REQUEST, "an error without integer code and string message")
     identifier: Any = envelope.get("id")
     if not (server and is_error and identifier is None):
-        identifier = _identifier(identifier)
+        identifier = _identifier(identifier, MAX_ID if server else MAX_SEALED_ID)
     return Message(Kind.RESPONSE, identifier, "", {}, body, is_error)

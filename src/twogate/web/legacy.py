@@ -105,6 +105,8 @@ class LegacyStreams:
         caller = await pipeline.meet(head, exchange)
         if caller is None:
             return
+        if not await pipeline.enter(caller.of(_inner(head, "GET", None)), exchange):
+            return
         owner = caller.authenticated.principal.key
         mine = sum(stream.owner == owner for stream in self._streams.values())
         if mine >= MAX_STREAMS_PER_PRINCIPAL or len(self._streams) >= MAX_STREAMS:

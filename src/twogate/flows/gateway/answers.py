@@ -13,7 +13,7 @@ import msgspec
 
 from twogate.core.access import Policy, visible
 from twogate.core.errors import ErrorCode, GateError
-from twogate.core.message import MAX_MEMBERS, Kind, Message, reads_as
+from twogate.core.message import MAX_MEMBERS, MAX_NAME, MAX_SEALED_ID, Kind, Message, reads_as
 from twogate.core.protocol import MethodKind, list_member, method_kind, resource_target
 from twogate.flows.gateway.admit import Admitted
 from twogate.flows.gateway.meta import ASKS, RELATED_TASK
@@ -149,7 +149,7 @@ class Shown:
         if self._call.modern or message.id is None or self._origin.method == "initialize":
             return None
         asked = ServerRequest(message.id, message.method, self._call.upstream_session)
-        sealed = self._asked[message.id] = self._sealed_as(asked)
+        sealed = self._asked[message.id] = self._sealed_as(asked, MAX_SEALED_ID)
         return msgspec.structs.replace(message, id=sealed, params=_unrelated(message.params))
 
     def meta(self, meta: dict[str, Any]) -> dict[str, Any]:
@@ -174,10 +174,11 @@ class Shown:
 
     # What the server named.
 
-    def _sealed_as(self, handle: Sealed) -> str:
+    def _sealed_as(self, handle: Sealed, longest: int = MAX_HANDLE) -> str:
         sealed = self._seal.seal(handle, self._call.principal.key, self._call.head.server)
-        if len(sealed) > MAX_HANDLE:
-            raise GateError(ErrorCode.UPSTREAM_INVALID, f"a handle that comes to over {MAX_HANDLE} characters")
+        if len(sealed) > longest:
+            # A longer one could not come back.
+            raise GateError(ErrorCode.UPSTREAM_INVALID, f"a handle that comes to over {longest} characters")
         return sealed
 
     def _task(self, upstream_id: object) -> str | None:
@@ -188,7 +189,7 @@ class Shown:
             return self._call.tasks[upstream_id]
         if self._call.kind is MethodKind.LISTEN or len(self._call.targets) != 1:
             return None
-        return self._sealed_as(TaskId(upstream_id, self._call.targets[0]))
+        return self._sealed_as(TaskId(upstream_id, self._call.targets[0]), MAX_NAME)
 
     def _sealed(self, payload: dict[str, Any]) -> dict[str, Any]:
         meta = payload.get("_meta")

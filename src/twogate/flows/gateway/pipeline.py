@@ -111,11 +111,24 @@ class Pipeline:
             return
         if isinstance(read, tuple):
             batch = BatchExchange(exchange)
-            for member in read:
-                await self._one(caller, alone(member), batch.member())
+            for place, member in enumerate(read):
+                await self._one(caller, self._counted(alone(member), caller, place), batch.member())
             await batch.finish()
         else:
             await self._one(caller, read, exchange)
+
+    async def enter(self, caller: Caller, exchange: Exchange) -> bool:
+        """Whether a caller may open a stream of the old transport; if not, it is refused, and the request answered."""
+        try:
+            decided = await self._admit(
+                await caller.current(), caller.now, read_stream(caller.authenticated, self._seal)
+            )
+        except GateError as error:
+            await self.refuse(caller, error, exchange)
+            return False
+        if isinstance(decided, Refused):
+            await self._refuse(decided, exchange)
+        return isinstance(decided, Admitted)
 
     def take(self, address: str) -> None:
         """Count one request of an address; every request is counted once, whatever comes of it.
@@ -155,6 +168,15 @@ class Pipeline:
                 return read_session_end(authenticated, self._seal)
             case _:
                 raise GateError(ErrorCode.METHOD_NOT_ALLOWED, "neither POST, GET nor DELETE")
+
+    def _counted(self, member: Message | GateError, caller: Caller, place: int) -> Message | GateError:
+        # A batch must not be a way to send more: its first member was counted as the request.
+        try:
+            if place:
+                self.take(caller.authenticated.head.address)
+        except GateError as error:
+            return CallError(error, member) if isinstance(member, Message) else error
+        return member
 
     async def _one(self, caller: Caller, read: Call | Message | GateError, exchange: Exchange) -> None:
         """Take one message on from where it was read."""
