@@ -294,7 +294,7 @@ async def test_a_resumed_list_is_filtered_as_it_would_have_been(
     listing = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
     upstream.raw_answer = http_answer(b"id: 7\ndata: \n\n", content_type=b"text/event-stream")
     broken = await stack.post(token, listing, **VERSION)
-    tools = [{"name": name, "inputSchema": {}} for name in ("look", "find", "wipe")]
+    tools: list[Any] = [{"name": name, "inputSchema": {}} for name in ("look", "find", "wipe")]
     upstream.raw_answer = events({"jsonrpc": "2.0", "id": 1, "result": {"tools": tools}})
     headers = {"authorization": f"Bearer {token}", "accept": "text/event-stream"}
     resumed = await stack.http.get(stack.resource(), headers={**headers, "last-event-id": last_id(broken.text)})

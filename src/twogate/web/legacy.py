@@ -105,7 +105,9 @@ class LegacyStreams:
         caller = await pipeline.meet(head, exchange)
         if caller is None:
             return
-        if not await pipeline.enter(caller.of(_inner(head, "GET", None)), exchange):
+        # Each message names its task and session; to open a stream must not declare one.
+        opening = msgspec.structs.replace(head, headers={"accept": "text/event-stream"})
+        if not await pipeline.enter(caller.of(opening), exchange):
             return
         owner = caller.authenticated.principal.key
         mine = sum(stream.owner == owner for stream in self._streams.values())
