@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from attacks.test_handles import ASK, ENVELOPE, MODERN, START, VERSION, answered, asking, events, shown
+from attacks.test_handles import ASK, START, VERSION, answered, asking, events, shown
 from attacks.test_streams import EVENTS
 from gatelab import FakeAnswer, response, sse
 from harness.issuer import TestIssuer
@@ -40,14 +40,6 @@ def outcomes(stack: Stack) -> list[tuple[str, str]]:
 
 def questions(stack: Stack) -> list[tuple[str, str]]:
     return [(e["method"], e["decision"]) for e in stack.events() if e["kind"] == "server.request"]
-
-
-async def modern(stack: Stack, token: str, method: str, **params: Any) -> Any:
-    body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {**params, "_meta": ENVELOPE}}
-    headers = {"mcp_name": params["name"]} if "name" in params else {}
-    if "taskId" in params:
-        headers["mcp_name"] = params["taskId"]
-    return await stack.post(token, body, mcp_protocol_version=MODERN, mcp_method=method, **headers)
 
 
 # --- questions in disguise
@@ -191,6 +183,26 @@ async def test_many_small_events_leave_other_calls_their_turn() -> None:
         await asyncio.gather(running_others, return_exceptions=True)
     assert lab.outcome()[0] == "answered"
     assert turns >= 1000 - 8 * 1000 // 128  # one for 64 events, but for what is left of each piece
+
+
+async def test_a_long_list_leaves_other_calls_their_turn() -> None:
+    lab, turns = Lab(), 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    running_others = asyncio.create_task(others())
+    try:
+        listed = [{"uri": f"file:///{number}"} for number in range(MAX_LISTED)]
+        await lab.run(FakeAnswer([response({"resources": listed})]), "resources/list")
+    finally:
+        running_others.cancel()
+        await asyncio.gather(running_others, return_exceptions=True)
+    assert lab.exchange.message()["result"]["resources"] == []
+    assert turns >= MAX_LISTED // 16
 
 
 async def test_a_batch_is_no_way_to_send_more_than_an_address_may(

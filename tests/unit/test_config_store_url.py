@@ -132,7 +132,7 @@ def test_postgresql_needs_a_directory_for_what_is_no_database(tmp_path: Path) ->
     settings = parse_settings(CONFIG.format(store=DATABASE, rest="state: state"), tmp_path / "twogate.yaml")
     assert (settings.store_path, settings.state_directory) == (None, tmp_path / "state")
     with pytest.raises(ValueError, match="state"):
-        assert settings.model_copy(update={"state": None}).state_directory
+        _ = settings.model_copy(update={"state": None}).state_directory
 
 
 def test_the_password_file_must_be_there_and_closed_to_others(tmp_path: Path) -> None:

@@ -545,6 +545,15 @@ async def test_an_answer_to_a_request_of_another_session_is_refused(
     assert lab.upstream.seen == []
 
 
+async def test_an_answer_to_what_the_server_may_not_ask_any_more_is_refused(lab: Lab) -> None:
+    session = lab.seal.seal(McpSession("up-1", None, ""), PRINCIPAL.key, "files")
+    asked = lab.seal.seal(ServerRequest(9, "elicitation/create", "up-1"), PRINCIPAL.key, "files")
+    message = {"jsonrpc": "2.0", "id": asked, "result": {"action": "accept"}}
+    exchange = await lab.handle(message, headers={"mcp-session-id": session})
+    assert exchange.refused is ErrorCode.METHOD_NOT_PERMITTED
+    assert lab.upstream.seen == []
+
+
 async def test_a_state_comes_back_only_for_the_call_that_it_was_given_for(lab: Lab) -> None:
     state = lab.seal.seal(RequestState("s-1", "tools/call", "files.look"), PRINCIPAL.key, "files")
     await lab.handle({**tool_call("look"), "params": {"name": "look", "requestState": state}})

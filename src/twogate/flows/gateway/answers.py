@@ -7,6 +7,7 @@ agent past both gates.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final, cast
 
 import msgspec
@@ -23,7 +24,9 @@ from twogate.flows.gateway.tool_list import annotations_fault
 MAX_ASKED: Final = 1000
 """Requests that a server may make of a client on one answer."""
 MAX_LISTED: Final = 20_000
-"""Entries of one page of a list: each is decided, while everybody else waits."""
+"""Entries of one page of a list."""
+IN_A_ROW: Final = 16
+"""Entries to decide on before other calls get their turn: the slowest take a millisecond each."""
 
 # Notifications that concern the call whose answer they come with, or lists that the caller may ask for again.
 _PASSED_ON: Final = frozenset(
@@ -54,7 +57,18 @@ _USUAL: Final = frozenset({"resultType", "content", "structuredContent", "isErro
 class Shown:
     """What one call's caller may see of what the server sends. `asks` is what the server may ask clients for."""
 
-    __slots__ = ("_asked", "_asks", "_call", "_count", "_origin", "_policy", "_seal", "admitted", "questions")
+    __slots__ = (
+        "_asked",
+        "_asks",
+        "_call",
+        "_count",
+        "_decided",
+        "_origin",
+        "_policy",
+        "_seal",
+        "admitted",
+        "questions",
+    )
 
     def __init__(self, admitted: Admitted, seal: Seal, policy: Policy, asks: frozenset[str]) -> None:
         self.admitted = admitted
@@ -65,8 +79,22 @@ class Shown:
         self._asks = asks
         self._asked: dict[str | int, str] = {}  # the server's open requests on this answer, and their sealed ids
         self._count = 0  # of all its requests
+        self._decided: dict[str, bool] = {}  # a list's targets, as far as `prepare` came
         self.questions: list[tuple[str, bool]] = []
         """What the response asks of the client, and whether that passes; to be written down before anything does."""
+
+    async def prepare(self, message: Message) -> None:
+        """Decide on a list's entries ahead of `response`: that takes long for many, and other calls must get turns."""
+        if message.is_error or method_kind(self._call.version, self._origin.method) is not MethodKind.LIST:
+            return
+        member, server = list_member(self._origin.method), self._call.head.server
+        listed: Any = cast("dict[str, Any]", message.payload or {}).get(member.key)
+        for count, item in enumerate(cast("list[object]", listed)[:MAX_LISTED] if isinstance(listed, list) else ()):
+            if isinstance(name := _name(item, member.name), str):
+                target = member.target(server, name)
+                self._decided[target] = self.visible(target)
+            if count % IN_A_ROW == IN_A_ROW - 1:
+                await asyncio.sleep(0)
 
     def response(self, message: Message) -> Message:
         """Check that a message answers this very call; give what the caller may see of it, to be encoded anew.
@@ -172,6 +200,10 @@ class Shown:
         principal, server = admitted.call.principal, self._call.head.server
         return visible(principal, admitted.session, server, target, self._policy, observing=admitted.observing)
 
+    def _lists(self, target: str) -> bool:
+        decided = self._decided.get(target)
+        return self.visible(target) if decided is None else decided
+
     # What the server named.
 
     def _sealed_as(self, handle: Sealed, longest: int = MAX_HANDLE) -> str:
@@ -275,7 +307,7 @@ class Shown:
         entries = [
             item
             for item in cast("list[object]", result[member.key])
-            if isinstance(name := _name(item, member.name), str) and self.visible(member.target(server, name))
+            if isinstance(name := _name(item, member.name), str) and self._lists(member.target(server, name))
         ]
         if self._call.modern and self._origin.method == "tools/list":
             # MCP 2026-07-28: clients must leave such tools out, so calls of them are refused.

@@ -15,6 +15,7 @@ from twogate.core.message import Kind, Message, encode_message
 from twogate.flows.gateway.answers import Shown
 from twogate.flows.gateway.exchange import Exchange
 from twogate.flows.gateway.headers import upstream_headers
+from twogate.flows.gateway.meta import ASKS
 from twogate.flows.gateway.read import Call
 from twogate.flows.gateway.record import Recorded, Recorder
 from twogate.flows.gateway.relay import Relay
@@ -65,6 +66,10 @@ class Forwarder:
     def asks(self, server: str) -> frozenset[str]:
         """What a configured server may ask of clients."""
         return self._servers[server].asks
+
+    def may_ask(self, server: str, method: str) -> bool:
+        """Whether a configured server may make this request of clients."""
+        return method == "ping" or ASKS.get(method) in self.asks(server)
 
     async def forward(self, recorded: Recorded, exchange: Exchange, renew: Renew) -> None:
         """Send the call on and its answer back; record how it ended, whatever happens.

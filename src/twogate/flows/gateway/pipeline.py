@@ -184,6 +184,8 @@ class Pipeline:
             if isinstance(read, GateError):
                 raise read
             call = read if isinstance(read, Call) else read_call(caller.authenticated, read, self._seal)
+            if call.answered is not None and not self._forwarder.may_ask(call.head.server, call.answered.method):
+                raise GateError(ErrorCode.METHOD_NOT_PERMITTED, "an answer to what this server may not ask any more")
             decided = await self._admit(await caller.current(), caller.now, call)
         except GateError as error:
             await self.refuse(caller, error, exchange)

@@ -209,6 +209,7 @@ class Relay:
     async def _judged(self, judge: Callable[[Message], Message], message: Message) -> _Response:
         """The response as the caller may see it; what it asks of the client is written down first, passed or not."""
         try:
+            await self._shown.prepare(message)
             message = judge(message)
         finally:
             for method, passes in self._shown.questions:
