@@ -14,6 +14,7 @@ import pytest
 
 from harness.issuer import TestIssuer
 from harness.stack import Stack, free_port, running, settings_for
+from harness.upstream import RecordingUpstream
 from rawlab import PATIENCE, Peer, RawServer
 from twogate.core.principal import AgentId
 
@@ -166,3 +167,44 @@ async def test_a_stream_of_one_principal_takes_no_place_of_its_calls(tmp_path: P
                 for client in clients:
                     client.cancel()
                 await asyncio.gather(*clients, return_exceptions=True)
+
+
+async def test_an_old_stream_lives_as_long_as_its_client_shows_good_tokens(
+    stack: Stack, issuer: TestIssuer, upstream: RecordingUpstream
+) -> None:
+    now = int(time.time())
+    old, new = (issuer.token(stack.resource(), iat=now, exp=now + seconds) for seconds in (3, 60))
+    address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    answers: asyncio.Queue[Any] = asyncio.Queue()
+    ended = asyncio.Event()
+
+    async def listen() -> None:
+        headers = {"authorization": f"Bearer {old}", "accept": "text/event-stream"}
+        async with stack.http.stream("GET", f"{stack.resource()}/sse", headers=headers) as stream:
+            async for line in stream.aiter_lines():
+                if line.startswith("data: ") and not address.done():
+                    address.set_result(line[6:])
+                elif line.startswith("data: "):
+                    answers.put_nowait(json.loads(line[6:]))
+        ended.set()
+
+    async def post(request_id: int) -> Any:
+        message = {"jsonrpc": "2.0", "id": request_id, "method": "tools/call", "params": {"name": "look"}}
+        headers = {"authorization": f"Bearer {new}", "content-type": "application/json"}
+        response = await stack.http.post(f"{stack.url}{await address}", content=json.dumps(message), headers=headers)
+        assert response.status_code == 202
+        return await answers.get()
+
+    listening = asyncio.create_task(listen())
+    try:
+        async with asyncio.timeout(PATIENCE):
+            assert "result" in await post(1)
+            while time.time() < now + 4:  # until the token that opened the stream has expired
+                await asyncio.sleep(0.1)
+            assert "result" in await post(2)
+            assert not ended.is_set()
+            await disable(stack)
+            await ended.wait()
+    finally:
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)

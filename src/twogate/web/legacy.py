@@ -51,10 +51,11 @@ _OK: Final = 200
 class _Stream:
     """One client's event stream, the MCP session behind it, and what is under way for it."""
 
-    def __init__(self, identifier: str, owner: PrincipalKey, server: str) -> None:
+    def __init__(self, identifier: str, caller: Caller) -> None:
         self.id = identifier
-        self.owner = owner
-        self.server = server
+        self.owner: PrincipalKey = caller.authenticated.principal.key
+        self.server = caller.authenticated.head.server
+        self.caller = caller  # as last proven, since a stream may outlive the token that opened it
         self.session: str | None = None
         self.events: asyncio.Queue[bytes | None] = asyncio.Queue(QUEUED)  # None ends the stream
         self._room = asyncio.Event()
@@ -114,13 +115,13 @@ class LegacyStreams:
         if mine >= MAX_STREAMS_PER_PRINCIPAL or len(self._streams) >= MAX_STREAMS:
             await pipeline.refuse(caller, GateError(ErrorCode.RATE_LIMITED, "too many event streams"), exchange)
             return
-        stream = _Stream(urlsafe_b64encode(self._rng.token(18)).decode(), owner, head.server)
+        stream = _Stream(urlsafe_b64encode(self._rng.token(18)).decode(), caller)
         self._streams[stream.id] = stream
         try:
             await exchange.start(200, _EVENTS, length=None)
             address = f"/mcp/{head.server}{MESSAGES_PATH}{stream.id}"
             await exchange.send(encode_event(SseEvent(address.encode(), "endpoint")), more=True)
-            await self._serve(stream, caller, exchange, closing)
+            await self._serve(stream, exchange, closing)
             await exchange.send(b"", more=False)
         finally:
             del self._streams[stream.id]
@@ -143,6 +144,7 @@ class LegacyStreams:
             limited = GateError(ErrorCode.RATE_LIMITED, "too many messages of one stream", data={"retry_after": 1})
             await pipeline.refuse(caller, limited, exchange)
             return
+        stream.caller = caller
         answer = _MessageExchange(exchange, stream)
         inner = caller.of(_inner(head, "POST", stream.session))
         task = asyncio.get_running_loop().create_task(pipeline.serve(inner, answer))
@@ -158,9 +160,7 @@ class LegacyStreams:
             listening = caller.of(_inner(head, "GET", stream.session))
             stream.listener = asyncio.get_running_loop().create_task(pipeline.serve(listening, _ListenExchange(stream)))
 
-    async def _serve(
-        self, stream: _Stream, caller: Caller, exchange: Exchange, closing: tuple[asyncio.Event, ...]
-    ) -> None:
+    async def _serve(self, stream: _Stream, exchange: Exchange, closing: tuple[asyncio.Event, ...]) -> None:
         silent = 0
         while not (any(event.is_set() for event in closing) and stream.idle):
             event: bytes | None = b""
@@ -168,7 +168,7 @@ class LegacyStreams:
                 async with asyncio.timeout(TICK):
                     event = await stream.next()
             try:
-                await caller.renewed()
+                await stream.caller.renewed()
             except GateError:
                 return
             if event is None:
