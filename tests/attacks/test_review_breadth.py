@@ -406,7 +406,7 @@ async def test_an_answer_too_large_for_the_old_transport_is_told_and_the_stream_
 
 
 async def test_an_answer_in_many_pieces_costs_no_more_than_one_in_few() -> None:
-    stream = _Stream("s", None, "files")  # type: ignore[arg-type] # nobody is asked for
+    stream = _Stream("s", None, "files", None)  # type: ignore[arg-type] # nobody is asked for
     exchange = _ListenExchange(stream)
     await exchange.start(200, ((b"content-type", b"application/json"),), length=None)
     before = time.monotonic()
@@ -418,7 +418,7 @@ async def test_an_answer_in_many_pieces_costs_no_more_than_one_in_few() -> None:
 
 
 async def test_large_events_wait_with_the_calls_that_bring_them_for_a_client_that_does_not_read() -> None:
-    stream = _Stream("s", None, "files")  # type: ignore[arg-type] # nobody is asked for
+    stream = _Stream("s", None, "files", None)  # type: ignore[arg-type] # nobody is asked for
     block = b"x" * (QUEUED_BYTES // 2 + 1)
     bringing = [asyncio.create_task(stream.show(block)) for _ in range(3)]
     for count in range(1, 4):

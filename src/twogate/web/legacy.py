@@ -51,10 +51,10 @@ _OK: Final = 200
 class _Stream:
     """One client's event stream, the MCP session behind it, and what is under way for it."""
 
-    def __init__(self, identifier: str, caller: Caller) -> None:
+    def __init__(self, identifier: str, owner: PrincipalKey, server: str, caller: Caller) -> None:
         self.id = identifier
-        self.owner: PrincipalKey = caller.authenticated.principal.key
-        self.server = caller.authenticated.head.server
+        self.owner = owner
+        self.server = server
         self.caller = caller  # as last proven, since a stream may outlive the token that opened it
         self.session: str | None = None
         self.events: asyncio.Queue[bytes | None] = asyncio.Queue(QUEUED)  # None ends the stream
@@ -115,7 +115,7 @@ class LegacyStreams:
         if mine >= MAX_STREAMS_PER_PRINCIPAL or len(self._streams) >= MAX_STREAMS:
             await pipeline.refuse(caller, GateError(ErrorCode.RATE_LIMITED, "too many event streams"), exchange)
             return
-        stream = _Stream(urlsafe_b64encode(self._rng.token(18)).decode(), caller)
+        stream = _Stream(urlsafe_b64encode(self._rng.token(18)).decode(), owner, head.server, caller)
         self._streams[stream.id] = stream
         try:
             await exchange.start(200, _EVENTS, length=None)
