@@ -411,9 +411,11 @@ def test_a_process_that_ends_instead_of_answering_is_an_error(tmp_path: Path) ->
     try:
         gateway.start()
         os.kill(gateway.pid, signal.SIGSTOP)
+        pending = Path(f"/proc/{gateway.pid}/status")
+        # Of signals that wait together the lowest is taken first, so SIGHUP must not come before the process stands.
+        until(lambda: "\nState:\tT" in pending.read_text(), "it was not stopped")
         asking = threading.Thread(target=ask)
         asking.start()
-        pending = Path(f"/proc/{gateway.pid}/status")
         # Bit 0 of the pending signals is SIGHUP.
         until(lambda: any(int(line.split()[1], 16) & 1 for line in pending.read_text().splitlines()
                           if line.startswith(("SigPnd", "ShdPnd"))), "it was not signalled")  # fmt: skip

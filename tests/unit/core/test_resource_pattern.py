@@ -201,7 +201,7 @@ URIS = st.builds(lambda scheme, bits: scheme + "".join(bits), SCHEMES, st.lists(
 
 
 @given(URIS)
-@settings(max_examples=500, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.filter_too_much])
 def test_a_plain_uri_means_the_same_to_every_reader(uri: str) -> None:
     assume(irregularity(uri) is None)
     # To a browser's parser (WHATWG), which normalises; the same code reads URIs for the MCP Python SDK.
