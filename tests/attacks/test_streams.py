@@ -138,6 +138,8 @@ async def test_a_client_that_goes_away_is_gone_for_the_server_too(tmp_path: Path
                 client.cancel()
                 await feed.closed.wait()
             await asyncio.gather(client, return_exceptions=True)
+            (ended,) = [event for event in stack.events() if event["kind"] == "call.outcome"]
+            assert (ended["method"], ended["outcome"]) == ("GET", "aborted")
 
 
 async def test_a_stream_of_one_principal_takes_no_place_of_its_calls(tmp_path: Path, issuer: TestIssuer) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import Final
 
 import msgspec
 
 from twogate.core.audit.accessor import Accessors
-from twogate.core.audit.record import AuditEvent, EventKind, Outcome
+from twogate.core.audit.record import OBSERVE, OBSERVED, AuditEvent, EventKind, Outcome
 from twogate.core.errors import FACES, GATE_ONE, ErrorCode, GateError
 from twogate.core.message import Message
 from twogate.core.principal import Principal
@@ -40,10 +39,6 @@ _ANOMALIES = frozenset(
         ErrorCode.MCP_TASK_UNKNOWN,
     }
 )
-
-
-OBSERVE: Final = "observe"
-"""What events say while gate two is observed and not enforced."""
 
 
 class Recorded(msgspec.Struct, frozen=True):
@@ -106,7 +101,7 @@ class Recorder:
             event = msgspec.structs.replace(
                 event,
                 enforcement=OBSERVE,
-                decision="allow" if code is None else "observed",
+                decision="allow" if code is None else OBSERVED,
                 reason=code or "",
                 anomaly=code in _ANOMALIES,
             )
@@ -142,10 +137,7 @@ class Recorder:
             reason="" if error is None else error.code,
             detail="" if error is None else error.debug,
         )
-        try:
-            await self._audit.append(event)
-        except GateError as unavailable:
-            raise GateError(ErrorCode.OUTCOME_UNRECORDED, unavailable.debug) from unavailable
+        await self._append_later(event)
 
     async def server_request(self, recorded: Recorded, method: str, *, passed: bool) -> None:
         """Write that the server asks something of the client, before it is passed on or refused.
@@ -161,7 +153,12 @@ class Recorder:
             method=method,
             decision="allow" if passed else "deny",
             reason="" if passed else ErrorCode.METHOD_NOT_PERMITTED,
+            anomaly=False,  # of the agent's; what a call is observed for stands in its intent
         )
+        await self._append_later(event)
+
+    async def _append_later(self, event: AuditEvent) -> None:
+        # After the call was forwarded nobody may be told any more that nothing was run.
         try:
             await self._audit.append(event)
         except GateError as unavailable:
