@@ -21,22 +21,34 @@ from starlette.applications import Starlette
 from twogate.adapters.clock import SystemClock
 from twogate.adapters.rng import SystemRng
 from twogate.adapters.signers.local import LocalSigner
+from twogate.core.access import Policy, Role, Tenant
 from twogate.core.audit.record import AuditEvent
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.oauth.client_auth import ASSERTION_TYPE
+from twogate.core.oauth.metadata import TOKEN_PATH
 from twogate.core.oauth.resource import tenant_resources
 from twogate.core.principal import Agent, AgentId
+from twogate.flows.authserver.access_tokens import AccessTokens, TokenSettings
+from twogate.flows.authserver.authenticate_client import ClientAuthenticator
+from twogate.flows.authserver.client_credentials import ClientCredentials
 from twogate.flows.authserver.clients import Client, ClientAuth, SecretDigest
+from twogate.flows.authserver.directory import Directory
+from twogate.flows.authserver.dpop import NoProofs
+from twogate.flows.authserver.form import Forms
+from twogate.flows.authserver.grant import Grant
 from twogate.flows.authserver.metadata import PublicDocuments, build_documents
-from twogate.flows.authserver.token import TokenEndpoint, TokenSettings
+from twogate.flows.authserver.token import TokenEndpoint
 from twogate.flows.registry import Registry
+from twogate.flows.sessions import Sessions
 from twogate.stores.sql.clients import SqlClientStore
 from twogate.stores.sql.migrate import upgrade
 from twogate.stores.sql.opening import open_engine
 from twogate.stores.sql.registry import SqlRegistryStore
 from twogate.stores.sql.replay import SqlReplayStore
 from twogate.stores.sql.revision import SqliteRevision
-from twogate.web.authserver import authserver_routes
+from twogate.stores.sql.sessions import SqlSessionStore
+from twogate.stores.sql.users import SqlUserStore
+from twogate.web.authserver import form_route
 from twogate.web.wellknown import wellknown_routes
 
 ISSUER = "https://mcp.example.com"
@@ -119,6 +131,7 @@ class Lab:
     http: httpx2.AsyncClient
     app: Starlette
     endpoint: TokenEndpoint
+    tokens: AccessTokens
     documents: PublicDocuments
     clients: SqlClientStore
     registry: SqlRegistryStore
@@ -178,30 +191,40 @@ async def open_lab(directory: Path) -> AsyncGenerator[Lab]:
     clock, audit, rng = StepClock(), RecordingAudit(), SystemRng()
     signer = LocalSigner.open(directory / "keys")
     store, clients = SqlRegistryStore(engine), SqlClientStore(engine)
-    agents = {agent: Agent(agent, "reader", ()) for agent in (REPORTER, ROBOT, MAILER)}
+    agents = {agent: Agent(agent, "reader", ("review",)) for agent in (REPORTER, ROBOT, MAILER)}
     resources = tenant_resources(ISSUER, {"acme": {"files", "git"}, "globex": {"mail"}})
     settings = TokenSettings(ISSUER, resources, frozenset({"reports", "admin"}))
-    endpoint = TokenEndpoint(
-        settings,
-        clients,
-        SqlReplayStore(engine),
-        Registry(store, revision, agents, {}),
-        signer,
-        audit,
-        audit,
-        clock,
-        rng,
+    registry = Registry(store, revision, agents, {})
+    policy = Policy(
+        generation="lab",
+        classes={},
+        roles={"reader": Role("reader", frozenset({"read"}))},
+        tasks={"review": frozenset({"read"})},
+        scopes={},
+        groups={},
+        tenants={"acme": Tenant(frozenset({"files", "git"})), "globex": Tenant(frozenset({"mail"}))},
     )
+    sessions = Sessions(SqlSessionStore(engine), revision, lambda: policy, audit, clock, rng)
+    replay = SqlReplayStore(engine)
+    authenticator = ClientAuthenticator(ISSUER, Directory(clients), clients, replay, registry)
+    forms = Forms(ISSUER, authenticator, NoProofs(), audit, clock)
+    tokens = AccessTokens(settings, SqlUserStore(engine), sessions, signer, audit, clock, rng)
+    grants: list[Grant] = [ClientCredentials(tokens)]
+    endpoint = TokenEndpoint(forms, grants)
     every = frozenset().union(*resources.values())
-    documents = build_documents(ISSUER, [signer.public_jwk()], every, [ISSUER], settings.scopes)
-    app = Starlette(routes=[*authserver_routes(endpoint), *wellknown_routes(ISSUER, lambda: documents)])
+    documents = build_documents(ISSUER, [signer.public_jwk()], every, [ISSUER], settings.scopes, endpoint.grants)
+    routes = [
+        form_route(TOKEN_PATH, endpoint.respond, ISSUER, cors=True),
+        *wellknown_routes(ISSUER, lambda: documents),
+    ]
+    app = Starlette(routes=routes)
     # Starlette would answer /token/ with a redirect to whatever Host says.
     app.router.redirect_slashes = False
     key = ec.generate_private_key(ec.SECP256R1())
     transport = httpx2.ASGITransport(app=app, client=("203.0.113.7", 40000))
     try:
         async with httpx2.AsyncClient(transport=transport, base_url=ISSUER) as http:
-            lab = Lab(http, app, endpoint, documents, clients, store, clock, audit, key)
+            lab = Lab(http, app, endpoint, tokens, documents, clients, store, clock, audit, key)
             await lab.add_client("reporter", REPORTER, secret=SECRET)
             await lab.add_client("robot", ROBOT, jwks=public_jwks(key))
             await lab.add_client("mailer", MAILER, secret=OTHER_SECRET)

@@ -10,23 +10,21 @@ from pathlib import Path
 
 import structlog
 from starlette.applications import Starlette
-from starlette.routing import Route
 
 from twogate.adapters.clock import SystemClock
+from twogate.adapters.envelope import KEY_FILE, LocalEnvelope
 from twogate.adapters.fetch import GuardedFetch
 from twogate.adapters.refusal_log import RefusalLog
 from twogate.adapters.signers.local import LocalSecret, LocalSigner
+from twogate.authserver import Parts, authserver_routes
 from twogate.config import Settings
 from twogate.config.issuers import trusted_issuer
 from twogate.config.policy import compile_policy, configured_agents
 from twogate.config.settings import HttpServer
-from twogate.core.access import Policy
 from twogate.core.audit.accessor import Accessors
 from twogate.core.jose.keys import parse_jwks
-from twogate.core.oauth.resource import SESSIONS_PATH, server_path, tenant_resources
+from twogate.core.oauth.resource import SESSIONS_PATH, server_path
 from twogate.flows.authserver.jwks import jwks_document
-from twogate.flows.authserver.metadata import build_documents
-from twogate.flows.authserver.token import TokenEndpoint, TokenSettings
 from twogate.flows.declare import DeclareTask
 from twogate.flows.gateway.authenticate import Authenticator
 from twogate.flows.gateway.catalogue import Catalogue
@@ -41,14 +39,12 @@ from twogate.flows.registry import Registry
 from twogate.flows.sessions import Sessions
 from twogate.state import State
 from twogate.upstreams import open_upstream
-from twogate.web.authserver import authserver_routes
 from twogate.web.edge_limits import EdgeLimits
 from twogate.web.gateway import GatewayApp
 from twogate.web.generation import Generation
 from twogate.web.legacy import LegacyStreams
 from twogate.web.root import RootApp, health_routes, plain_refusals
 from twogate.web.sessions import session_routes
-from twogate.web.wellknown import wellknown_routes
 
 log = structlog.get_logger("twogate")
 
@@ -61,6 +57,8 @@ class Process:
     signer: LocalSigner
     accessors: Accessors
     seal: Seal
+    envelope: LocalEnvelope
+    page_secret: bytes
     refusals: RefusalLog
     recorder: Recorder
     legacy: LegacyStreams
@@ -114,6 +112,8 @@ def build_app(state: State) -> Application:
         signer=LocalSigner.open(keys_directory),
         accessors=accessors,
         seal=Seal(LocalSecret.open(keys_directory, "mcp-sessions.key")),
+        envelope=LocalEnvelope(LocalSecret.open(keys_directory, KEY_FILE), state.rng),
+        page_secret=LocalSecret.open(keys_directory, "pages.key"),
         refusals=RefusalLog(state.audit, state.clock),
         recorder=Recorder(state.audit, accessors, state.clock, state.rng),
         legacy=LegacyStreams(state.rng),
@@ -188,7 +188,19 @@ def _build_generation(process: Process, settings: Settings, last: Generation | N
 
     control = Starlette(
         routes=[
-            *_authserver_routes(process, settings, policy, registry),
+            *authserver_routes(
+                Parts(
+                    state=state,
+                    settings=settings,
+                    policy=policy,
+                    registry=registry,
+                    sessions=sessions,
+                    signer=process.signer,
+                    refusals=refusals,
+                    envelope=process.envelope,
+                    page_secret=process.page_secret,
+                )
+            ),
             *session_routes(declare, settings.public_url, scopes),
             *health_routes(ready, process.draining.is_set, settings.public_url),
         ],
@@ -284,39 +296,18 @@ def _trusted(settings: Settings, signer: LocalSigner) -> dict[str, TrustedIssuer
             algorithms=frozenset([signer.algorithm]),
             types=frozenset(["at+jwt"]),
             tenants=frozenset(settings.tenants),
-            roles=frozenset(),
-            pointers=ClaimPointers(agent="/client_id", tenant="/tenant", scope="/scope"),
-            max_lifetime=settings.embedded.token_lifetime,
+            roles=frozenset(settings.roles),
+            pointers=ClaimPointers(
+                agent="/client_id",
+                assigned="/agent",
+                tenant="/tenant",
+                role="/roles",
+                user="/user",
+                user_optional=True,
+                groups="/groups",
+                scope="/scope",
+                session="/sid",
+            ),
+            max_lifetime=settings.embedded.lifetimes.access_token,
         )
     return trusted
-
-
-def _authserver_routes(process: Process, settings: Settings, policy: Policy, registry: Registry) -> list[Route]:
-    state, signer = process.state, process.signer
-    resources = tenant_resources(
-        settings.public_url, {tenant: entry.servers for tenant, entry in policy.tenants.items()}
-    )
-    issuers = [issuer.issuer for issuer in settings.issuers]
-    routes: list[Route] = []
-    if settings.embedded.enabled:
-        issuers.insert(0, settings.public_url)
-        endpoint = TokenEndpoint(
-            TokenSettings(settings.public_url, resources, frozenset(settings.scopes), settings.embedded.token_lifetime),
-            state.clients,
-            state.replay,
-            registry,
-            signer,
-            state.audit,
-            process.refusals,
-            state.clock,
-            state.rng,
-        )
-        routes += authserver_routes(endpoint)
-    documents = build_documents(
-        settings.public_url,
-        [signer.public_jwk()],
-        sorted(frozenset[str]().union(*resources.values())),
-        issuers,
-        settings.scopes,
-    )
-    return [*routes, *wellknown_routes(settings.public_url, lambda: documents)]

@@ -95,7 +95,7 @@ def test_the_design_s_example_is_accepted(load: Load, tmp_path: Path) -> None:
     assert settings.agents["acme/reporter"].concurrent_tasks == 1
     assert settings.limits.body == 4 * 1024 * 1024
     assert settings.embedded.enabled
-    assert settings.embedded.token_lifetime == 300
+    assert settings.embedded.lifetimes.access_token == 300
     assert not settings.audit.fsync
 
 
@@ -186,7 +186,11 @@ def test_the_generation_follows_the_meaning_not_the_text(load: Load) -> None:
         ("tenants:\n  acme: {", "limits: {burst: '5'}\ntenants:\n  acme: {", "30 limits.burst: must be a whole number"),
         ("tenants:\n  acme: {", "audit: {fsync: yes}\ntenants:\n  acme: {", "30 audit.fsync: must be true or false"),
         ("tenants:\n  acme: {", "audit:\ntenants:\n  acme: {", "30 audit: has no value"),
-        ("tenants:\n  acme: {", "embedded: {token_lifetime: 1h}\ntenants:\n  acme: {", "30 embedded.token_lifetime: "),
+        (
+            "tenants:\n  acme: {",
+            "embedded: {lifetimes: {access_token: 1h}}\ntenants:\n  acme: {",
+            "30 embedded.lifetimes.access_token: must be at most 900 seconds",
+        ),
         # Between settings.
         ("role: analyst, tasks", "role: analist, tasks", "26 agents.acme/reporter.role: unknown role 'analist'"),
         ("tasks: [quarterly-report]", "tasks: [x]", "26 agents.acme/reporter.tasks[0]: unknown task 'x'"),

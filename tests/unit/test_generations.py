@@ -210,7 +210,7 @@ async def test_what_cannot_change_while_serving_is_named(world: World) -> None:
         "limits.calls_per_agent": 7,
         "agents": {},
         "allowed_origins": ["https://app.example.com"],
-        "embedded.token_lifetime": "1m",
+        "embedded.lifetimes.access_token": "1m",
     }
     for path, value in free.items():
         assert changed(before, parse(world.changed(path, value), world.directory)) == []

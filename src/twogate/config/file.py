@@ -219,7 +219,7 @@ def _is_choice(part: str | int) -> bool:
 
 
 def _unit(place: KeyPath) -> str:
-    if place[-1] in ("max_lifetime", "token_lifetime", "timeout", "expected"):
+    if place[-1] in ("max_lifetime", "timeout", "expected") or "lifetimes" in place:
         return " seconds"
     return " bytes" if place[-1] == "body" else ""
 

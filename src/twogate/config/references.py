@@ -12,6 +12,7 @@ from twogate.config.store_url import is_postgresql
 from twogate.config.values import UnixAddress, is_loopback
 from twogate.core.access import ToolClass
 from twogate.core.entry import Entries
+from twogate.core.principal import PUBLIC_CLIENT
 
 Found = tuple[KeyPath, str]
 """A problem: where, and what to do."""
@@ -162,6 +163,8 @@ class References:
                 yield from self._name("tasks", task, "task", (*place, "tasks", index))
             if agent.default_task is not None and agent.default_task not in agent.tasks:
                 yield (*place, "default_task"), f"{agent.default_task!r} is not among this agent's tasks; add it there"
+            if (not agent.bindings) != (name.partition("/")[2] == PUBLIC_CLIENT):
+                yield (*place, "bindings"), f"belong to every agent but {PUBLIC_CLIENT}, which clients without one are"
             yield from self._bindings(name, tenant, agent, bound)
 
     def _bindings(

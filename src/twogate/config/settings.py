@@ -17,6 +17,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
+from twogate.config.authserver import Embedded
 from twogate.config.enforcement import ObserveUntil
 from twogate.config.store_url import SQLITE, StoreUrl, is_postgresql
 from twogate.config.values import (
@@ -133,13 +134,6 @@ class Issuer(_Model):
         return self
 
 
-class Embedded(_Model):
-    """The embedded authorization server; its issuer is `public_url`. Lifetime in seconds."""
-
-    enabled: bool = True
-    token_lifetime: Annotated[Duration, Field(ge=1, le=900)] = 300
-
-
 class ClientRequest(StrEnum):
     """What a server may ask of a client."""
 
@@ -254,13 +248,13 @@ class BindingSettings(_Model):
 
 
 class AgentSettings(_Model):
-    """A registered agent."""
+    """A registered agent. `bindings` may be left out for the built-in `TENANT/public-client` only."""
 
     role: Name
     tasks: NonEmpty[Name]
     default_task: Name | None = None
     concurrent_tasks: Annotated[int, Field(ge=1, le=100)] = 1
-    bindings: NonEmpty[BindingSettings]
+    bindings: NonEmpty[BindingSettings] = ()
 
 
 class GroupSettings(_Model):

@@ -64,6 +64,8 @@ class ErrorCode(StrEnum):
     TOKEN_BINDING_REFUSED = "token_binding_refused"
     AGENT_UNBOUND = "agent_unbound"
     AGENT_DISABLED = "agent_disabled"
+    TOKEN_REVOKED = "token_revoked"
+    USER_DISABLED = "user_disabled"
     # Gate two: whether this call may run.
     TENANT_SERVER_REFUSED = "tenant_server_refused"
     METHOD_NOT_PERMITTED = "method_not_permitted"
@@ -108,6 +110,30 @@ class ErrorCode(StrEnum):
     PARAMETER_REPEATED = "parameter_repeated"
     SCOPE_INVALID = "scope_invalid"
     RESOURCE_INVALID = "resource_invalid"
+    GRANT_INVALID = "grant_invalid"
+    GRANT_REUSED = "grant_reused"
+    CONSENT_MISSING = "consent_missing"
+    AUTHORIZATION_PENDING = "authorization_pending"
+    SLOW_DOWN = "slow_down"
+    DEVICE_CODE_EXPIRED = "device_code_expired"
+    ACCESS_DENIED = "access_denied"
+    DPOP_INVALID = "dpop_invalid"
+    DPOP_NONCE_REQUIRED = "dpop_nonce_required"
+    DETAILS_INVALID = "details_invalid"
+    RESPONSE_TYPE_UNSUPPORTED = "response_type_unsupported"
+    REQUEST_URI_INVALID = "request_uri_invalid"
+    REDIRECT_INVALID = "redirect_invalid"
+    CLIENT_METADATA_INVALID = "client_metadata_invalid"
+    REGISTRATION_REFUSED = "registration_refused"
+    INTERACTION_EXPIRED = "interaction_expired"
+    FORM_REFUSED = "form_refused"
+    LOGIN_REFUSED = "login_refused"
+    LOGIN_LOCKED = "login_locked"
+    LOGIN_REQUIRED = "login_required"
+    LINK_INVALID = "link_invalid"
+    PASSKEY_REFUSED = "passkey_refused"
+    IDENTITY_PROVIDER_REFUSED = "identity_provider_refused"
+    IDENTITY_PROVIDER_UNAVAILABLE = "identity_provider_unavailable"
 
 
 class Face(msgspec.Struct, frozen=True):
@@ -138,6 +164,7 @@ UNSUPPORTED_PROTOCOL_VERSION: Final = -32022
 _TOKEN = Face(GATE_ONE, "invalid_token", "The access token is not valid here.")
 _NOT_PERMITTED = Face(GATE_TWO, "not_permitted", "This call is not permitted for this agent within its task.")
 _SESSION = Face(GATE_TWO, "session_refused", "The session is not valid; declare a task to open one.")
+_GRANT = Face(INVALID_REQUEST, "invalid_grant", "The code, token or assertion is not valid here.")
 _UNAVAILABLE = Face(UNAVAILABLE, "unavailable", "Twogate cannot serve the call right now; nothing was run.")
 
 FACES: Final[Mapping[ErrorCode, Face]] = MappingProxyType(
@@ -197,6 +224,8 @@ FACES: Final[Mapping[ErrorCode, Face]] = MappingProxyType(
         ErrorCode.TOKEN_BINDING_REFUSED: _TOKEN,
         ErrorCode.AGENT_UNBOUND: _TOKEN,
         ErrorCode.AGENT_DISABLED: _TOKEN,
+        ErrorCode.TOKEN_REVOKED: _TOKEN,
+        ErrorCode.USER_DISABLED: _TOKEN,
         ErrorCode.TENANT_SERVER_REFUSED: _NOT_PERMITTED,
         ErrorCode.METHOD_NOT_PERMITTED: _NOT_PERMITTED,
         ErrorCode.TARGET_UNCLASSIFIED: _NOT_PERMITTED,
@@ -272,6 +301,58 @@ FACES: Final[Mapping[ErrorCode, Face]] = MappingProxyType(
         ErrorCode.SCOPE_INVALID: Face(INVALID_REQUEST, "invalid_scope", "A requested scope does not exist."),
         ErrorCode.RESOURCE_INVALID: Face(
             INVALID_REQUEST, "invalid_target", "`resource` must name one resource of this server."
+        ),
+        ErrorCode.GRANT_INVALID: _GRANT,
+        ErrorCode.GRANT_REUSED: _GRANT,
+        ErrorCode.CONSENT_MISSING: _GRANT,
+        ErrorCode.AUTHORIZATION_PENDING: Face(
+            INVALID_REQUEST, "authorization_pending", "Nobody has decided yet; ask again later."
+        ),
+        ErrorCode.SLOW_DOWN: Face(INVALID_REQUEST, "slow_down", "Asked too often; wait longer between two requests."),
+        ErrorCode.DEVICE_CODE_EXPIRED: Face(
+            INVALID_REQUEST, "expired_token", "The device code has expired; begin again."
+        ),
+        ErrorCode.ACCESS_DENIED: Face(INVALID_REQUEST, "access_denied", "The person said no."),
+        ErrorCode.DPOP_INVALID: Face(INVALID_REQUEST, "invalid_dpop_proof", "The DPoP proof is not valid."),
+        ErrorCode.DPOP_NONCE_REQUIRED: Face(
+            INVALID_REQUEST, "use_dpop_nonce", "The DPoP proof needs the nonce of this answer."
+        ),
+        ErrorCode.DETAILS_INVALID: Face(
+            INVALID_REQUEST,
+            "invalid_authorization_details",
+            "authorization_details must be one mcp_session with a task.",
+        ),
+        ErrorCode.RESPONSE_TYPE_UNSUPPORTED: Face(
+            INVALID_REQUEST, "unsupported_response_type", "response_type must be code."
+        ),
+        ErrorCode.REQUEST_URI_INVALID: Face(
+            INVALID_REQUEST, "invalid_request_uri", "The pushed request is unknown, used or expired."
+        ),
+        ErrorCode.REDIRECT_INVALID: Face(
+            INVALID_REQUEST, "invalid_redirect_uri", "The redirect URI is not registered for this client."
+        ),
+        ErrorCode.CLIENT_METADATA_INVALID: Face(
+            INVALID_REQUEST, "invalid_client_metadata", "The client's metadata is not valid."
+        ),
+        ErrorCode.REGISTRATION_REFUSED: Face(GATE_ONE, "invalid_token", "The token does not allow this registration."),
+        ErrorCode.INTERACTION_EXPIRED: Face(
+            INVALID_REQUEST, "interaction_expired", "This page has expired; go back to the application and begin again."
+        ),
+        ErrorCode.FORM_REFUSED: Face(
+            INVALID_REQUEST, "form_refused", "The form did not come from our page; load the page again."
+        ),
+        ErrorCode.LOGIN_REFUSED: Face(GATE_ONE, "login_refused", "Name or password is wrong."),
+        ErrorCode.LOGIN_LOCKED: Face(LIMITED, "login_locked", "Too many failed attempts; wait and try again."),
+        ErrorCode.LOGIN_REQUIRED: Face(INVALID_REQUEST, "login_required", "A person must log in first."),
+        ErrorCode.LINK_INVALID: Face(
+            INVALID_REQUEST, "link_invalid", "The link is unknown, used or expired; ask an operator for another."
+        ),
+        ErrorCode.PASSKEY_REFUSED: Face(GATE_ONE, "passkey_refused", "The passkey could not be verified."),
+        ErrorCode.IDENTITY_PROVIDER_REFUSED: Face(
+            INVALID_REQUEST, "identity_provider_refused", "The identity provider did not let this person in."
+        ),
+        ErrorCode.IDENTITY_PROVIDER_UNAVAILABLE: Face(
+            UNAVAILABLE, "unavailable", "The identity provider cannot be reached right now."
         ),
     }
 )

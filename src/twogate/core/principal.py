@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from enum import StrEnum
 from functools import cached_property
-from typing import NewType
+from typing import Final, NewType
 
 import msgspec
 
 AgentName = NewType("AgentName", str)
 """`tenant/agent`, the name under which an operator registered an agent."""
+
+
+PUBLIC_CLIENT: Final = "public-client"
+"""The built-in agent of each tenant that clients without an agent of their own act as (DESIGN decision 1)."""
 
 
 class Method(StrEnum):

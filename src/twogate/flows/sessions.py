@@ -7,6 +7,8 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol, TypeVar
 
+import msgspec
+
 from twogate.core.access import Policy, session_targets
 from twogate.core.audit.record import AuditEvent, EventKind
 from twogate.core.errors import ErrorCode, GateError
@@ -19,6 +21,18 @@ from twogate.flows.registry import Revision
 CACHE_ENTRIES: Final = 20_000
 
 _K = TypeVar("_K")
+
+
+class Grantee(msgspec.Struct, frozen=True):
+    """Whom a token is about to name; `credential` names, for the audit trail, by what that was proven."""
+
+    key: PrincipalKey
+    agent: Agent
+    credential: str = ""
+
+
+Holder = Principal | Grantee
+"""Whose session it is."""
 
 
 async def nothing() -> None:
@@ -93,8 +107,8 @@ class Sessions:
             self._remember(self._by_id, session_id, session, revision)
         return verify_session(session, principal.key, now)
 
-    async def declare(self, task: str, principal: Principal, now: int, address: str = "") -> Session:
-        """The principal's session for a task, opened now if there is none (DESIGN decision 6).
+    async def declare(self, task: str, holder: Holder, now: int, address: str = "") -> Session:
+        """The holder's session for a task, opened now if there is none (DESIGN decision 6).
 
         Raises:
             GateError: TASK_UNKNOWN, TASK_LIMIT, SESSION_ENDED, STORE_UNAVAILABLE, AUDIT_UNAVAILABLE.
@@ -103,32 +117,32 @@ class Sessions:
         if revision is None:
             revision = await self._revision.read()
         self._forget_if_changed(revision)
-        cached = self._by_task.get((principal.key, task))
+        cached = self._by_task.get((holder.key, task))
         if cached is not None and now < cached.deadline:
-            return verify_session(cached, principal.key, now)
-        if task not in principal.agent.tasks:
+            return verify_session(cached, holder.key, now)
+        if task not in holder.agent.tasks:
             # Before the store, so that guessing tasks costs nobody else a transaction.
-            error = GateError(ErrorCode.TASK_UNKNOWN, f"agent {principal.agent.id} has no task {task[:64]!r}")
-            await self._audit.append(self._event(EventKind.SESSION_REFUSED, principal, task[:64], address, error))
+            error = GateError(ErrorCode.TASK_UNKNOWN, f"agent {holder.agent.id} has no task {task[:64]!r}")
+            await self._audit.append(self._event(EventKind.SESSION_REFUSED, holder, task[:64], address, error))
             raise error
         candidate = Session(
             id=base64.urlsafe_b64encode(self._rng.token(18)).decode(),
-            principal=principal.key,
+            principal=holder.key,
             task=task,
-            targets=session_targets(self._policy(), principal.agent.role, task),
+            targets=session_targets(self._policy(), holder.agent.role, task),
             created_at=now,
             deadline=now + MAX_LIFETIME,
         )
 
         async def announce() -> None:
-            await self._audit.append(self._event(EventKind.SESSION_OPENED, principal, task, address, session=candidate))
+            await self._audit.append(self._event(EventKind.SESSION_OPENED, holder, task, address, session=candidate))
 
         try:
-            session = await self._store.open(candidate, principal.agent, now, announce)
+            session = await self._store.open(candidate, holder.agent, now, announce)
         except GateError as error:
-            await self._audit.append(self._event(EventKind.SESSION_REFUSED, principal, task, address, error))
+            await self._audit.append(self._event(EventKind.SESSION_REFUSED, holder, task, address, error))
             raise
-        self._remember(self._by_task, (principal.key, task), session, revision)
+        self._remember(self._by_task, (holder.key, task), session, revision)
         return session
 
     def _forget_if_changed(self, revision: int) -> None:
@@ -148,7 +162,7 @@ class Sessions:
     def _event(
         self,
         kind: EventKind,
-        principal: Principal,
+        holder: Holder,
         task: str,
         address: str,
         error: GateError | None = None,
@@ -158,15 +172,15 @@ class Sessions:
             kind=kind,
             at=self._clock.now_us(),
             address=address,
-            tenant=principal.tenant,
-            issuer=principal.issuer,
-            agent=principal.agent.id.agent,
-            user_issuer="" if principal.user is None else principal.user.issuer,
-            user="" if principal.user is None else principal.user.subject,
-            role=principal.agent.role,
+            tenant=holder.key.tenant,
+            issuer=holder.key.issuer,
+            agent=holder.agent.id.agent,
+            user_issuer="" if holder.key.user is None else holder.key.user.issuer,
+            user="" if holder.key.user is None else holder.key.user.subject,
+            role=holder.agent.role,
             task=task,
             session="" if session is None else session.id,
-            credential=principal.credential,
+            credential=holder.credential,
             reason="" if error is None else error.code,
             detail="" if error is None else error.debug,
             # Declaring other tasks while one lives is how a hijacked agent would collect the union of their tools.

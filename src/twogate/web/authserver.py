@@ -1,4 +1,4 @@
-"""The authorization server's endpoints as Starlette routes: HTTP to flow and back, nothing decided here."""
+"""The authorization server's form endpoints as Starlette routes: HTTP to flow and back, nothing decided here."""
 
 from __future__ import annotations
 
@@ -12,58 +12,61 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from twogate.core.errors import ErrorCode
-from twogate.core.oauth.metadata import AUTHORIZE_PATH, TOKEN_PATH
 from twogate.core.oauth.token_request import MAX_BODY
-from twogate.flows.authserver.token import TokenEndpoint, TokenHttpRequest, TokenIssued
+from twogate.flows.authserver.form import Answer, FormRefused, FormRequest
 from twogate.web.errors import oauth_error
 from twogate.web.headers import security_headers
 from twogate.web.peer import peer_address
 
 JSON: Final = "application/json"
+DPOP_NONCE: Final = "DPoP-Nonce"
 
-Answer = Callable[[Request], Awaitable[Response]]
+# Browser clients may use these endpoints; cookies never matter here, so no credentials are allowed along.
+_CORS: Final = {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": f"{DPOP_NONCE}, WWW-Authenticate"}
+_PREFLIGHT: Final = {
+    **_CORS,
+    "Access-Control-Allow-Methods": "POST",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, DPoP, MCP-Protocol-Version",
+    "Access-Control-Max-Age": "86400",
+}
+
+Respond = Callable[[Request], Awaitable[Response]]
+Serve = Callable[[FormRequest], Awaitable[Answer]]
 
 
-def authserver_routes(endpoint: TokenEndpoint) -> list[Route]:
-    """`POST /token`, and `/authorize`, which refuses: no grant that uses it exists yet."""
-    base = security_headers(endpoint.settings.issuer)
+def form_route(path: str, serve: Serve, public_url: str, *, cors: bool = False) -> Route:
+    """A POST endpoint for forms. `cors` lets browser clients of any origin use it (DESIGN decision 21)."""
+    base = {**security_headers(public_url), **(_CORS if cors else {})}
 
-    async def token(request: Request) -> Response:
-        answer = await endpoint.respond(
-            TokenHttpRequest(
+    async def post(request: Request) -> Response:
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers={**base, **_PREFLIGHT})
+        answer = await serve(
+            FormRequest(
                 content_type=tuple(request.headers.getlist("content-type")),
                 authorization=tuple(request.headers.getlist("authorization")),
                 query=request.url.query,
-                body=await _read_capped(request),
+                body=await read_capped(request, MAX_BODY),
                 address=peer_address(request.scope),
+                path=path,
+                proofs=tuple(request.headers.getlist("dpop")),
             )
         )
-        if not isinstance(answer, TokenIssued):
-            return error_response(answer.code, base, with_header=answer.with_header)
-        body: dict[str, str | int] = {
-            "access_token": answer.access_token,
-            "token_type": "Bearer",
-            "expires_in": answer.expires_in,
-        }
-        if answer.scope is not None:
-            body["scope"] = answer.scope
         headers = {**base, "Cache-Control": "no-store"}
-        return Response(msgspec.json.encode(body), headers=headers, media_type=JSON)
+        if answer.nonce is not None:
+            headers[DPOP_NONCE] = answer.nonce
+        if isinstance(answer, FormRefused):
+            return error_response(answer.code, headers, with_header=answer.with_header, description=answer.description)
+        return Response(msgspec.json.encode(answer.body), answer.status, headers, JSON)
 
-    async def authorize(request: Request) -> Response:  # noqa: ARG001 - nothing in a request could change the answer
-        # RFC 6749 section 4.1.2.1: `unauthorized_client`; never redirected, for no redirect URI is registered.
-        return error_response(ErrorCode.CLIENT_UNAUTHORIZED, base)
-
-    return [
-        Route(TOKEN_PATH, OnlyMethods(token, base, "POST")),
-        Route(AUTHORIZE_PATH, OnlyMethods(authorize, base, "GET", "POST")),
-    ]
+    methods = ("POST", "OPTIONS") if cors else ("POST",)
+    return Route(path, OnlyMethods(post, base, *methods))
 
 
 class OnlyMethods:
     """An ASGI endpoint for some HTTP methods; the others get the error table's answer with every header."""
 
-    def __init__(self, answer: Answer, base: Mapping[str, str], *methods: str) -> None:
+    def __init__(self, answer: Respond, base: Mapping[str, str], *methods: str) -> None:
         self._answer = answer
         self._base = base
         self._methods = methods
@@ -82,17 +85,19 @@ class OnlyMethods:
         await response(scope, receive, send)
 
 
-def error_response(code: ErrorCode, base: Mapping[str, str], *, with_header: bool = False) -> Response:
-    """A refusal as an OAuth JSON error."""
-    error = oauth_error(code, with_header=with_header)
+def error_response(
+    code: ErrorCode, base: Mapping[str, str], *, with_header: bool = False, description: str | None = None
+) -> Response:
+    """A refusal as an OAuth JSON error; `description` instead of the code's own text."""
+    error = oauth_error(code, with_header=with_header, description=description)
     return Response(error.body, error.status, {**base, **error.headers}, media_type=JSON)
 
 
-async def _read_capped(request: Request) -> bytes:
-    # One byte over the cap is enough to be refused by; the rest is never held.
+async def read_capped(request: Request, max_bytes: int) -> bytes:
+    """The body, cut one byte after its cap: enough to be refused by, and the rest is never held."""
     body = bytearray()
     async for chunk in request.stream():
-        body += chunk[: MAX_BODY + 1 - len(body)]
-        if len(body) > MAX_BODY:
+        body += chunk[: max_bytes + 1 - len(body)]
+        if len(body) > max_bytes:
             break
     return bytes(body)

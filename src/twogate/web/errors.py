@@ -88,6 +88,8 @@ HTTP_FACES: Final[Mapping[ErrorCode, HttpFace]] = MappingProxyType(
         ErrorCode.TOKEN_BINDING_REFUSED: _TOKEN,
         ErrorCode.AGENT_UNBOUND: _TOKEN,
         ErrorCode.AGENT_DISABLED: _TOKEN,
+        ErrorCode.TOKEN_REVOKED: _TOKEN,
+        ErrorCode.USER_DISABLED: _TOKEN,
         ErrorCode.TENANT_SERVER_REFUSED: _FORBIDDEN,
         ErrorCode.METHOD_NOT_PERMITTED: _FORBIDDEN,
         ErrorCode.TARGET_UNCLASSIFIED: _FORBIDDEN,
@@ -128,6 +130,30 @@ HTTP_FACES: Final[Mapping[ErrorCode, HttpFace]] = MappingProxyType(
         ErrorCode.PARAMETER_REPEATED: _MALFORMED,
         ErrorCode.SCOPE_INVALID: HttpFace(400, "invalid_scope"),
         ErrorCode.RESOURCE_INVALID: HttpFace(400, "invalid_target"),
+        ErrorCode.GRANT_INVALID: HttpFace(400, "invalid_grant"),
+        ErrorCode.GRANT_REUSED: HttpFace(400, "invalid_grant"),
+        ErrorCode.CONSENT_MISSING: HttpFace(400, "invalid_grant"),
+        ErrorCode.AUTHORIZATION_PENDING: HttpFace(400, "authorization_pending"),
+        ErrorCode.SLOW_DOWN: HttpFace(400, "slow_down"),
+        ErrorCode.DEVICE_CODE_EXPIRED: HttpFace(400, "expired_token"),
+        ErrorCode.ACCESS_DENIED: HttpFace(400, "access_denied"),
+        ErrorCode.DPOP_INVALID: HttpFace(400, "invalid_dpop_proof"),
+        ErrorCode.DPOP_NONCE_REQUIRED: HttpFace(400, "use_dpop_nonce"),
+        ErrorCode.DETAILS_INVALID: HttpFace(400, "invalid_authorization_details"),
+        ErrorCode.RESPONSE_TYPE_UNSUPPORTED: HttpFace(400, "unsupported_response_type"),
+        ErrorCode.REQUEST_URI_INVALID: HttpFace(400, "invalid_request_uri"),
+        ErrorCode.REDIRECT_INVALID: HttpFace(400, "invalid_redirect_uri"),
+        ErrorCode.CLIENT_METADATA_INVALID: HttpFace(400, "invalid_client_metadata"),
+        ErrorCode.REGISTRATION_REFUSED: HttpFace(401, "invalid_token"),
+        ErrorCode.INTERACTION_EXPIRED: HttpFace(400, "access_denied"),
+        ErrorCode.FORM_REFUSED: HttpFace(403, "access_denied"),
+        ErrorCode.LOGIN_REFUSED: HttpFace(401, "access_denied"),
+        ErrorCode.LOGIN_LOCKED: HttpFace(429, "access_denied"),
+        ErrorCode.LOGIN_REQUIRED: HttpFace(400, "login_required"),
+        ErrorCode.LINK_INVALID: HttpFace(400, "access_denied"),
+        ErrorCode.PASSKEY_REFUSED: HttpFace(401, "access_denied"),
+        ErrorCode.IDENTITY_PROVIDER_REFUSED: HttpFace(403, "access_denied"),
+        ErrorCode.IDENTITY_PROVIDER_UNAVAILABLE: HttpFace(503, "temporarily_unavailable"),
     }
 )
 
@@ -160,17 +186,20 @@ def www_authenticate(code: ErrorCode, resource_metadata_url: str, scopes: Collec
     return "Bearer " + ", ".join(f'{name}="{_quotable(value)}"' for name, value in parameters)
 
 
-def oauth_error(code: ErrorCode, *, with_header: bool = False) -> HttpError:
+def oauth_error(code: ErrorCode, *, with_header: bool = False, description: str | None = None) -> HttpError:
     """A refusal of the authorization server (RFC 6749 section 5.2).
 
     `with_header`: the client tried to authenticate by an Authorization header, so a 401 "MUST … include the
-    `WWW-Authenticate` response header field matching the authentication scheme used by the client".
+    `WWW-Authenticate` response header field matching the authentication scheme used by the client". `description`
+    stands instead of the code's own text; it must hold nothing that the caller may not know.
     """
     face = HTTP_FACES[code]
     headers = {"Cache-Control": "no-store"}
     if face.status == 401 and with_header:  # noqa: PLR2004 - Unauthorized
         headers["WWW-Authenticate"] = 'Basic realm="twogate"'
-    error = {"error": face.oauth or "invalid_request", "error_description": FACES[code].text.translate(_TELLABLE)}
+    text = (description or FACES[code].text).translate(_TELLABLE)
+    told = "".join(char if " " <= char <= "~" else "?" for char in text)
+    error = {"error": face.oauth or "invalid_request", "error_description": told}
     return HttpError(face.status, headers, msgspec.json.encode(error))
 
 

@@ -30,6 +30,24 @@ class EventKind(StrEnum):
     TOKEN_REFUSED = "token.refused"
     AGENT_ADDED = "agent.added"
     AGENT_DISABLED = "agent.disabled"
+    TOKEN_REVOKED = "token.revoked"
+    GRANT_REVOKED = "grant.revoked"
+    AUTHORIZATION_GRANTED = "authorization.granted"
+    AUTHORIZATION_REFUSED = "authorization.refused"
+    CONSENT_WITHDRAWN = "consent.withdrawn"
+    CLIENT_ADDED = "client.added"
+    CLIENT_CHANGED = "client.changed"
+    CLIENT_REMOVED = "client.removed"
+    REGISTRATION_REFUSED = "registration.refused"
+    USER_ADDED = "user.added"
+    USER_CHANGED = "user.changed"
+    USER_DISABLED = "user.disabled"
+    LINK_ISSUED = "link.issued"
+    PASSKEY_ADDED = "passkey.added"
+    PASSKEY_REMOVED = "passkey.removed"
+    LOGIN_SUCCEEDED = "login.succeeded"
+    LOGIN_REFUSED = "login.refused"
+    LOGOUT = "logout"
     CONFIGURATION_RELOADED = "configuration.reloaded"
     CONFIGURATION_REFUSED = "configuration.refused"
 
@@ -53,6 +71,7 @@ OBSERVE: Final = "observe"
 class AuditEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
     """One event. `at` is Unix microseconds; `request` ties intent and outcome; empty fields are left out.
 
+    `client` is an OAuth client's id, of the embedded server's own events.
     `credential` and `arguments` are accessors (`core.audit.accessor`): keyed digests that name without revealing.
     `detail` is the exact reason in words for the analyst. `anomaly` marks what an honest agent does not do, such as an
     unauthorized call. `count` is how many refusals a coalesced event stands for. `decision` is `allow`, `deny` or
@@ -66,6 +85,7 @@ class AuditEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, 
     tenant: str = ""
     issuer: str = ""
     agent: str = ""
+    client: str = ""
     user_issuer: str = ""
     user: str = ""
     role: str = ""

@@ -36,6 +36,7 @@ _NO_DIGEST: Final = hashlib.sha256(b"twogate: a client that does not exist").dig
 class AuthMethod(StrEnum):
     """The registered name of a client authentication method (RFC 7591 section 2, OpenID Connect Core section 9)."""
 
+    NONE = "none"
     BASIC = "client_secret_basic"
     POST = "client_secret_post"
     PRIVATE_KEY_JWT = "private_key_jwt"
@@ -65,7 +66,20 @@ class PresentedAssertion(msgspec.Struct, frozen=True):
         return f"PresentedAssertion({self.unverified_client_id!r})"
 
 
-Presented = PresentedSecret | PresentedAssertion
+class PresentedNothing(msgspec.Struct, frozen=True):
+    """A client id alone, as public clients send it; it proves nothing (RFC 6749 section 3.2.1)."""
+
+    unverified_client_id: str
+    method: AuthMethod = AuthMethod.NONE
+
+
+Presented = PresentedSecret | PresentedAssertion | PresentedNothing
+
+
+def names_client(authorization: Sequence[str], form: Mapping[str, str]) -> bool:
+    """Whether a request names or authenticates a client at all, well or badly."""
+    members = ("client_id", "client_secret", "client_assertion", "client_assertion_type")
+    return bool(authorization) or any(name in form for name in members)
 
 
 def parse_presented(authorization: Sequence[str], form: Mapping[str, str]) -> Presented:
@@ -90,6 +104,8 @@ def parse_presented(authorization: Sequence[str], form: Mapping[str, str]) -> Pr
         presented = _secret(AuthMethod.POST, named or "", form["client_secret"])
     elif with_assertion:
         presented = _parse_assertion(form)
+    elif named is not None:
+        presented = PresentedNothing(named)
     else:
         raise GateError(ErrorCode.CLIENT_INVALID, "no client authentication")
     # RFC 7521 section 4.2: client_id beside an assertion "MUST identify the same client"; so beside Basic.

@@ -7,7 +7,7 @@ from typing import Final
 
 from twogate.core.oauth.client_assertion import ALGORITHMS
 from twogate.core.oauth.client_auth import AuthMethod
-from twogate.core.oauth.token_request import GRANTS
+from twogate.core.oauth.grant_type import GrantType
 
 AUTHORIZE_PATH: Final = "/authorize"
 TOKEN_PATH: Final = "/token"
@@ -20,7 +20,9 @@ def token_endpoint(issuer: str) -> str:
     return issuer + TOKEN_PATH
 
 
-def authorization_server_metadata(issuer: str, scopes: Collection[str]) -> dict[str, object]:
+def authorization_server_metadata(
+    issuer: str, scopes: Collection[str], grants: Collection[GrantType]
+) -> dict[str, object]:
     """The metadata document of this issuer (RFC 8414 section 2).
 
     `authorization_endpoint` is there although no grant uses it: clients in the field, the MCP SDK's among them, cannot
@@ -32,7 +34,7 @@ def authorization_server_metadata(issuer: str, scopes: Collection[str]) -> dict[
         "token_endpoint": token_endpoint(issuer),
         "jwks_uri": issuer + JWKS_PATH,
         "response_types_supported": [],
-        "grant_types_supported": list(GRANTS),
+        "grant_types_supported": sorted(grants),
         "token_endpoint_auth_methods_supported": [method.value for method in AuthMethod],
         "token_endpoint_auth_signing_alg_values_supported": [algorithm.value for algorithm in ALGORITHMS],
     }

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 WELL_KNOWN: Final = "/.well-known/oauth-protected-resource"
 SESSIONS_PATH: Final = "/sessions"
+OPERATIONS_PATH: Final = "/operations"
 
 
 def server_path(server: str) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 from urllib.parse import parse_qsl
 
 import msgspec
 
 from twogate.core.errors import ErrorCode, GateError
+from twogate.core.oauth.authorization_details import parse_details
+from twogate.core.oauth.grant_type import GrantType
 
 MAX_BODY: Final = 16 * 1024
 """Bytes that the body of a token request may have at most."""
@@ -20,19 +22,17 @@ MAX_PARAMETERS: Final = 64
 MAX_SCOPES: Final = 64
 """Scopes that one request may ask for at most."""
 
-GRANTS: Final = ("client_credentials",)
-"""The grant types that exist here."""
-
 # What an encoded form can hold at all (RFC 6749 appendix B): printable ASCII, and every % begins an octet.
 _FORM: Final = re.compile(rb"(?:[!-$&-~]|%[0-9A-Fa-f]{2})*")
 _SCOPE_TOKEN: Final = re.compile(r"[!#-\[\]-~]{1,128}")
 
 
-class TokenRequest(msgspec.Struct, frozen=True):
+class Wanted(msgspec.Struct, frozen=True):
     """What a well-formed request asks for. `resource` is not compared with anything yet, nor do the scopes exist."""
 
     resource: str
     scopes: tuple[str, ...]
+    task: str | None = None
 
 
 def parse_form(body: bytes) -> Mapping[str, str]:
@@ -68,37 +68,52 @@ def parse_form(body: bytes) -> Mapping[str, str]:
     return {name: value for name, value in form.items() if value}
 
 
-def parse_token_request(form: Mapping[str, str]) -> TokenRequest:
-    """Read what a form asks for; unknown parameters are ignored (RFC 6749 section 3.2).
+def parse_grant_type(form: Mapping[str, str]) -> GrantType:
+    """The grant that a form asks for.
 
     Raises:
-        GateError: REQUEST_MALFORMED, GRANT_UNSUPPORTED, RESOURCE_INVALID, SCOPE_INVALID.
+        GateError: REQUEST_MALFORMED, GRANT_UNSUPPORTED.
     """
     grant = form.get("grant_type")
     if grant is None:
         raise GateError(ErrorCode.REQUEST_MALFORMED, "grant_type is missing")
-    if grant not in GRANTS:
-        raise GateError(ErrorCode.GRANT_UNSUPPORTED, "the grant type does not exist here")
+    try:
+        return GrantType(grant)
+    except ValueError:
+        raise GateError(ErrorCode.GRANT_UNSUPPORTED, "the grant type does not exist here") from None
+
+
+def parse_wanted(form: Mapping[str, str]) -> Wanted:
+    """Read what a form asks for; unknown parameters are ignored (RFC 6749 section 3.2).
+
+    Raises:
+        GateError: RESOURCE_INVALID, SCOPE_INVALID, DETAILS_INVALID.
+    """
     resource = form.get("resource")
     if resource is None:
         raise GateError(ErrorCode.RESOURCE_INVALID, "resource is missing")
-    return TokenRequest(resource, _parse_scope(form.get("scope")))
+    return Wanted(resource, parse_scope(form.get("scope")), parse_details(form.get("authorization_details")))
 
 
-def verify_request(request: TokenRequest, resources: frozenset[str], scopes: frozenset[str]) -> None:
+def verify_wanted(wanted: Wanted, resources: Collection[str], scopes: frozenset[str]) -> None:
     """Check that the resource is one that this client may name and that every scope exists.
 
     Raises:
         GateError: RESOURCE_INVALID, SCOPE_INVALID.
     """
     # By simple string comparison: two spellings of one resource would be two audiences.
-    if request.resource not in resources:
+    if wanted.resource not in resources:
         raise GateError(ErrorCode.RESOURCE_INVALID, "resource is none of this client's")
-    if unknown := len(set(request.scopes) - scopes):
+    if unknown := len(set(wanted.scopes) - scopes):
         raise GateError(ErrorCode.SCOPE_INVALID, f"{unknown} scope(s) do not exist")
 
 
-def _parse_scope(scope: str | None) -> tuple[str, ...]:
+def parse_scope(scope: str | None) -> tuple[str, ...]:
+    """The scopes of a `scope` parameter, each once; none without it (RFC 6749 section 3.3).
+
+    Raises:
+        GateError: SCOPE_INVALID.
+    """
     # scope = scope-token *( SP scope-token ) (RFC 6749 section 3.3)
     if scope is None:
         return ()

@@ -9,7 +9,8 @@ from typing import Final, Protocol
 
 import msgspec
 
-from twogate.core.principal import Agent, AgentId, Binding
+from twogate.core.oauth.grant_type import GrantType
+from twogate.core.principal import PUBLIC_CLIENT, Agent, AgentId, Binding
 
 MAX_SECRETS: Final = 2
 """Secrets that may be valid together: the old and the new one of a rotation."""
@@ -18,11 +19,38 @@ _SHA256_HEX: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class ClientAuth(StrEnum):
-    """How a client authenticates (RFC 6749 section 2.3.1, RFC 7523 section 2.2)."""
+    """How a client authenticates (RFC 6749 section 2.3.1, RFC 7523 section 2.2, RFC 7591 section 2)."""
 
+    NONE = "none"
+    """A public client, which has nothing to authenticate with."""
     CLIENT_SECRET = "client_secret"
     """`client_secret_basic` or `client_secret_post`."""
     PRIVATE_KEY_JWT = "private_key_jwt"
+
+
+class ClientKind(StrEnum):
+    """What a client is for (DESIGN decisions 1 and 7)."""
+
+    AGENT = "agent"
+    """It is one registered agent."""
+    HOST = "host"
+    """An application that a person runs agents with; it may mint operation tokens for its own user's sessions."""
+    AUTHORIZER = "authorizer"
+    """A service that mints operation tokens for the agents and tools that its registration lists; calls nothing."""
+    PUBLIC = "public"
+    """Anything else that a person logs in with; it acts as its tenant's built-in `public-client`."""
+
+
+class ClientSource(StrEnum):
+    """Who says that the client exists."""
+
+    CONFIGURED = "configured"
+    ADDED = "added"
+    """`twogate agent add` or `twogate client add`."""
+    REGISTERED = "registered"
+    """Dynamic registration (RFC 7591)."""
+    DOCUMENT = "document"
+    """Its client ID metadata document."""
 
 
 class SecretDigest(msgspec.Struct, frozen=True):
@@ -41,29 +69,69 @@ class SecretDigest(msgspec.Struct, frozen=True):
 
 
 class Client(msgspec.Struct, frozen=True):
-    """A confidential client and the agent that it acts as. Times are Unix seconds; `jwks` is a public JWK set as JSON.
+    """A client of one tenant. Times are Unix seconds; `jwks` is a public JWK set as JSON.
 
-    `secret_digests` are for CLIENT_SECRET, `jwks` is for PRIVATE_KEY_JWT, and a client has only its method's.
+    `secret_digests` are for CLIENT_SECRET, `jwks` or `jwks_uri` for PRIVATE_KEY_JWT; a client has only its method's.
+    `agent` is whom it acts as: None for an authorizer, which calls nothing. `grants` are the only ones it may use.
     """
 
     client_id: str
     tenant: str
-    agent: AgentId
+    agent: AgentId | None
     auth: ClientAuth
     secret_digests: tuple[SecretDigest, ...] = ()
     jwks: str | None = None
     created_at: int = 0
     last_used_at: int | None = None
+    kind: ClientKind = ClientKind.AGENT
+    grants: frozenset[GrantType] = frozenset({GrantType.CLIENT_CREDENTIALS})
+    name: str = ""
+    redirect_uris: tuple[str, ...] = ()
+    jwks_uri: str | None = None
+    source: ClientSource = ClientSource.ADDED
+    expires_at: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse a client of another tenant than its agent's, and one whose keys do not fit its method."""
-        if not self.client_id or self.tenant != self.agent.tenant:
+        if not self.client_id or (self.agent is not None and self.tenant != self.agent.tenant):
             raise ValueError("a client has an id, and its agent's tenant")
-        if self.auth is ClientAuth.CLIENT_SECRET:
-            if not 1 <= len(self.secret_digests) <= MAX_SECRETS or self.jwks is not None:
-                raise ValueError(f"a client with a secret has 1 to {MAX_SECRETS} digests and no keys")
-        elif self.jwks is None or self.secret_digests:
+        if (self.agent is None) != (self.kind is ClientKind.AUTHORIZER):
+            raise ValueError("every client acts as an agent but an authorizer")
+        built_in = self.agent is not None and self.agent.agent == PUBLIC_CLIENT
+        if self.kind is not ClientKind.HOST and built_in != (self.kind is ClientKind.PUBLIC):
+            raise ValueError(f"public clients, and no agents, are {PUBLIC_CLIENT}")
+        if self.kind is ClientKind.AGENT and self.auth is ClientAuth.NONE:
+            raise ValueError("an agent authenticates")
+        keys = self.jwks is not None or self.jwks_uri is not None
+        if (self.auth is ClientAuth.CLIENT_SECRET) != (1 <= len(self.secret_digests) <= MAX_SECRETS):
+            raise ValueError(f"a client with a secret has 1 to {MAX_SECRETS} digests and no keys")
+        if (self.auth is ClientAuth.PRIVATE_KEY_JWT) != keys or len(self.secret_digests) > MAX_SECRETS:
             raise ValueError("a client with keys has a JWK set and no secret")
+
+    @property
+    def label(self) -> str:
+        """What people are shown: its name, or its id."""
+        return self.name or self.client_id
+
+
+class ClientDirectory(Protocol):
+    """Finds clients, whoever says that they exist."""
+
+    async def find(self, unverified_client_id: str, now: int) -> Client | None:
+        """The client of this id as of now; None if there is none, or if it has expired.
+
+        Raises:
+            GateError: CLIENT_METADATA_INVALID if the client's own document is wrong; STORE_UNAVAILABLE.
+        """
+        ...
+
+    async def jwks(self, client: Client, unverified_kid: str | None, now: int) -> str | None:
+        """The client's public keys as a JWK set, fetched if need be; None if it has none.
+
+        Raises:
+            GateError: KEYS_UNAVAILABLE.
+        """
+        ...
 
 
 class ClientStore(Protocol):

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from twogate.core.oauth.grant_type import GrantType
 from twogate.core.oauth.metadata import authorization_server_metadata
 from twogate.core.oauth.resource import resource_metadata
 from twogate.flows.authserver.jwks import jwks_document
@@ -32,6 +33,7 @@ def build_documents(
     resources: Collection[str],
     authorization_servers: Collection[str],
     scopes: Collection[str],
+    grants: Collection[GrantType] = (),
 ) -> PublicDocuments:
     """Build the documents of one configuration. `resources` are the full names of all of them, of every tenant.
 
@@ -48,7 +50,7 @@ def build_documents(
             raise ValueError(f"resource {resource!r} does not lie under {issuer!r}")
         document = resource_metadata(resource, authorization_servers, scopes)
         documents[resource.removeprefix(issuer)] = msgspec.json.encode(document)
-    own = (
-        msgspec.json.encode(authorization_server_metadata(issuer, scopes)) if issuer in authorization_servers else None
-    )
+    own = None
+    if issuer in authorization_servers:
+        own = msgspec.json.encode(authorization_server_metadata(issuer, scopes, grants))
     return PublicDocuments(own, jwks_document(keys), documents)

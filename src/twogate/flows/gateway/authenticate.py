@@ -32,7 +32,7 @@ from twogate.core.errors import ErrorCode, GateError
 from twogate.core.jose.claims import resolve_pointer, string_at, strings_at, time_at
 from twogate.core.jose.jwt import SignedClaims, parse_jwt, verify_jwt
 from twogate.core.jose.kind import media_type, require_access_token
-from twogate.core.principal import Binding, Method, Principal, UserId
+from twogate.core.principal import AgentId, Binding, Method, Principal, UserId
 from twogate.flows.gateway.credential import BearerToken
 from twogate.flows.gateway.issuers import Issuers, TrustedIssuer
 from twogate.flows.registry import RegistryView
@@ -52,12 +52,13 @@ MAX_AUDIENCES: Final = 50
 class VerifiedToken(msgspec.Struct, frozen=True):
     """What one good token says, after steps 1 to 10. Times are Unix seconds.
 
-    `roles` are those that the issuer may assert and did. `audiences` are resources, by whatever name the issuer knows
-    them.
+    `assigned` is the agent that our own server names where no binding does. `roles` are those that the issuer may
+    assert and did. `audiences` are resources, by whatever name the issuer knows them.
     """
 
     tenant: str
     binding: Binding
+    assigned: str | None
     user: UserId | None
     roles: tuple[str, ...]
     groups: tuple[str, ...]
@@ -165,6 +166,7 @@ def _verified_token(signed: SignedClaims, issuer: TrustedIssuer, credential: str
     return VerifiedToken(
         tenant=tenant,
         binding=Binding(Method.JWT, issuer.issuer, identifier),
+        assigned=string_at(claims, pointers.assigned),
         user=None if subject is None else UserId(issuer.issuer, subject),
         roles=roles,
         groups=strings_at(claims, pointers.groups, spaced=False),
@@ -224,6 +226,8 @@ def _tenant(claimed: str | None, issuer: TrustedIssuer) -> str:
 
 def _principal(token: VerifiedToken, view: RegistryView) -> Principal:
     agent_id = view.bindings.get(token.binding)
+    if agent_id is None and token.assigned is not None:
+        agent_id = AgentId(token.tenant, token.assigned)
     agent = None if agent_id is None else view.agents.get(agent_id)
     if agent is None or agent.id.tenant != token.tenant:
         raise GateError(ErrorCode.AGENT_UNBOUND, "the token's identity is bound to no agent of its tenant")

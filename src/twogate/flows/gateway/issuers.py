@@ -40,6 +40,8 @@ class ClaimPointers(msgspec.Struct, frozen=True):
     groups: str | None = None
     scope: str | None = None
     session: str | None = None
+    # The agent of tokens whose client is bound to none; only our own issuer may say so.
+    assigned: str | None = None
 
 
 class TrustedIssuer(msgspec.Struct, frozen=True):

@@ -10,8 +10,9 @@ from sqlalchemy import RowMapping, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from twogate.core.errors import ErrorCode, GateError
+from twogate.core.oauth.grant_type import GrantType
 from twogate.core.principal import Agent, AgentId, Binding
-from twogate.flows.authserver.clients import Client, ClientAuth, SecretDigest
+from twogate.flows.authserver.clients import Client, ClientAuth, ClientKind, ClientSource, SecretDigest
 from twogate.stores.sql.engine import reading, writing
 from twogate.stores.sql.registry import insert_agent, insert_bindings
 from twogate.stores.sql.revision import bump, changing
@@ -55,17 +56,26 @@ class SqlClientStore:
         async with changing(self._engine, conflict) as connection:
             if agent is not None:
                 await insert_agent(connection, agent, now)
-            await insert_bindings(connection, client.agent, bindings)
+            if client.agent is not None:
+                await insert_bindings(connection, client.agent, bindings)
             await connection.execute(
                 insert(clients).values(
                     client_id=client.client_id,
                     tenant=client.tenant,
-                    agent=client.agent.agent,
+                    agent="" if client.agent is None else client.agent.agent,
                     method=client.auth.value,
                     secret_digests=msgspec.json.encode(client.secret_digests).decode(),
                     jwks=client.jwks,
                     created_at=now,
                     last_used_at=None,
+                    kind=client.kind.value,
+                    grants=msgspec.json.encode(sorted(client.grants)).decode(),
+                    name=client.name,
+                    redirect_uris=msgspec.json.encode(client.redirect_uris).decode(),
+                    source=client.source.value,
+                    registration="",
+                    jwks_uri=client.jwks_uri,
+                    expires_at=client.expires_at,
                 )
             )
             if agent is not None or bindings:
@@ -102,10 +112,17 @@ def _client(row: RowMapping) -> Client:
     return Client(
         client_id=row["client_id"],
         tenant=row["tenant"],
-        agent=AgentId(row["tenant"], row["agent"]),
+        agent=AgentId(row["tenant"], row["agent"]) if row["agent"] else None,
         auth=ClientAuth(row["method"]),
         secret_digests=msgspec.json.decode(row["secret_digests"], type=tuple[SecretDigest, ...]),
         jwks=row["jwks"],
         created_at=row["created_at"],
         last_used_at=row["last_used_at"],
+        kind=ClientKind(row["kind"]),
+        grants=msgspec.json.decode(row["grants"], type=frozenset[GrantType]),
+        name=row["name"],
+        redirect_uris=msgspec.json.decode(row["redirect_uris"], type=tuple[str, ...]),
+        source=ClientSource(row["source"]),
+        jwks_uri=row["jwks_uri"],
+        expires_at=row["expires_at"],
     )

@@ -81,6 +81,14 @@ clients: Final = Table(
     Column("jwks", Text),
     Column("created_at", _INT, nullable=False),
     Column("last_used_at", _INT),
+    Column("kind", Text, nullable=False),
+    Column("grants", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("redirect_uris", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("registration", Text, nullable=False),
+    Column("jwks_uri", Text),
+    Column("expires_at", _INT),
     PrimaryKeyConstraint("client_id", name="clients_pk"),
 )
 
@@ -110,4 +118,229 @@ leases: Final = Table(
     Column("replica", Text, nullable=False),
     Column("acknowledged", _INT, nullable=False),
     PrimaryKeyConstraint("replica", name="leases_pk"),
+)
+
+# People and the grants of the authorization server.
+
+# People. `roles` and `groups` are JSON lists. A password is an argon2id hash; '' for people who have none.
+users: Final = Table(
+    "users",
+    metadata,
+    Column("tenant", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("display_name", Text, nullable=False),
+    Column("roles", Text, nullable=False),
+    Column("groups", Text, nullable=False),
+    Column("password_hash", Text, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("disabled_at", _INT),
+    Column("created_at", _INT, nullable=False),
+    Column("last_login_at", _INT),
+    PrimaryKeyConstraint("tenant", "subject", name="users_pk"),
+    Index("users_by_name", "tenant", "name", unique=True),
+)
+
+# Which person an upstream provider's subject is.
+identities: Final = Table(
+    "identities",
+    metadata,
+    Column("issuer", Text, nullable=False),
+    Column("provider_subject", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("created_at", _INT, nullable=False),
+    PrimaryKeyConstraint("issuer", "provider_subject", "tenant", name="identities_pk"),
+    Index("identities_by_user", "tenant", "subject"),
+)
+
+# WebAuthn credentials; ids and keys are base64url.
+passkeys: Final = Table(
+    "passkeys",
+    metadata,
+    Column("credential_id", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("public_key", Text, nullable=False),
+    Column("sign_count", _INT, nullable=False),
+    Column("label", Text, nullable=False),
+    Column("created_at", _INT, nullable=False),
+    Column("last_used_at", _INT),
+    PrimaryKeyConstraint("credential_id", name="passkeys_pk"),
+    Index("passkeys_by_user", "tenant", "subject"),
+)
+
+# Operators' one-time links, by the digest of their secret.
+links: Final = Table(
+    "links",
+    metadata,
+    Column("digest", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("purpose", Text, nullable=False),
+    Column("expires_at", _INT, nullable=False),
+    Column("used_at", _INT),
+    PrimaryKeyConstraint("digest", name="links_pk"),
+    Index("links_by_expiry", "expires_at"),
+)
+
+# Browsers that are logged in, by the digest of their cookie.
+logins: Final = Table(
+    "logins",
+    metadata,
+    Column("digest", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("method", Text, nullable=False),
+    Column("authenticated_at", _INT, nullable=False),
+    Column("expires_at", _INT, nullable=False),
+    Column("upstream", Text, nullable=False),
+    Column("ends_at", _INT),
+    PrimaryKeyConstraint("digest", name="logins_pk"),
+    Index("logins_by_user", "tenant", "subject"),
+    Index("logins_by_expiry", "expires_at"),
+)
+
+# Failed logins, counted by a digest of whom they were for and from where.
+login_failures: Final = Table(
+    "login_failures",
+    metadata,
+    Column("digest", Text, nullable=False),
+    Column("failures", _INT, nullable=False),
+    Column("blocked_until", _INT, nullable=False),
+    Column("expires_at", _INT, nullable=False),
+    PrimaryKeyConstraint("digest", name="login_failures_pk"),
+    Index("login_failures_by_expiry", "expires_at"),
+)
+
+# What people let clients do. `scopes` is a JSON list; `task` is '' without one.
+consents: Final = Table(
+    "consents",
+    metadata,
+    Column("tenant", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("client_id", Text, nullable=False),
+    Column("resource", Text, nullable=False),
+    Column("task", Text, nullable=False),
+    Column("scopes", Text, nullable=False),
+    Column("client_digest", Text, nullable=False),
+    Column("granted_at", _INT, nullable=False),
+    PrimaryKeyConstraint("tenant", "subject", "client_id", "resource", "task", name="consents_pk"),
+)
+
+# Authorization requests under way: pushed ones, and those in front of a person. `request` is JSON.
+authorize_requests: Final = Table(
+    "authorize_requests",
+    metadata,
+    Column("digest", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("client_id", Text, nullable=False),
+    Column("browser", Text, nullable=False),
+    Column("request", Text, nullable=False),
+    Column("expires_at", _INT, nullable=False),
+    Column("used_at", _INT),
+    PrimaryKeyConstraint("digest", name="authorize_requests_pk"),
+    Index("authorize_requests_by_expiry", "expires_at"),
+)
+
+# Authorization codes by their digest. `code` is JSON.
+codes: Final = Table(
+    "codes",
+    metadata,
+    Column("digest", Text, nullable=False),
+    Column("client_id", Text, nullable=False),
+    Column("code", Text, nullable=False),
+    Column("expires_at", _INT, nullable=False),
+    Column("used_at", _INT),
+    Column("grant_id", Text, nullable=False),
+    PrimaryKeyConstraint("digest", name="codes_pk"),
+    Index("codes_by_expiry", "expires_at"),
+)
+
+# Families of refresh tokens: what was granted, and the digests of the current and the last token. `retry_answer`
+# is the sealed answer to the last rotation, base64url.
+grants: Final = Table(
+    "grants",
+    metadata,
+    Column("id", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("client_id", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("authorization", Text, nullable=False),
+    Column("proof_key", Text, nullable=False),
+    Column("current", Text, nullable=False),
+    Column("previous", Text, nullable=False),
+    Column("rotated_at", _INT, nullable=False),
+    Column("retry_answer", Text, nullable=False),
+    Column("generation", _INT, nullable=False),
+    Column("created_at", _INT, nullable=False),
+    Column("last_used_at", _INT, nullable=False),
+    Column("expires_at", _INT, nullable=False),
+    Column("revoked_at", _INT),
+    PrimaryKeyConstraint("id", name="grants_pk"),
+    Index("grants_by_user", "tenant", "subject"),
+    Index("grants_by_client", "client_id"),
+    Index("grants_by_expiry", "expires_at"),
+)
+
+# Logins under way at upstream providers, by the digest of their `state`. `login` is sealed JSON, base64url.
+upstream_logins: Final = Table(
+    "upstream_logins",
+    metadata,
+    Column("digest", Text, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("browser", Text, nullable=False),
+    Column("login", Text, nullable=False),
+    Column("expires_at", _INT, nullable=False),
+    Column("used_at", _INT),
+    PrimaryKeyConstraint("digest", name="upstream_logins_pk"),
+    Index("upstream_logins_by_expiry", "expires_at"),
+)
+
+# What an upstream provider gave for a person: the sealed refresh token, base64url; '' if it gave none.
+upstream_grants: Final = Table(
+    "upstream_grants",
+    metadata,
+    Column("id", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("refresh_token", Text, nullable=False),
+    Column("confirmed_at", _INT, nullable=False),
+    Column("expires_at", _INT, nullable=False),
+    Column("ended_at", _INT),
+    PrimaryKeyConstraint("id", name="upstream_grants_pk"),
+    Index("upstream_grants_by_user", "tenant", "subject"),
+    Index("upstream_grants_by_expiry", "expires_at"),
+)
+
+# Device authorizations by the digest of the device code. `request` and `authorization` are JSON.
+device_codes: Final = Table(
+    "device_codes",
+    metadata,
+    Column("digest", Text, nullable=False),
+    Column("user_code", Text, nullable=False),
+    Column("client_id", Text, nullable=False),
+    Column("request", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("authorization", Text, nullable=False),
+    Column("interval", _INT, nullable=False),
+    Column("polled_at", _INT, nullable=False),
+    Column("expires_at", _INT, nullable=False),
+    PrimaryKeyConstraint("digest", name="device_codes_pk"),
+    Index("device_codes_by_user_code", "user_code", unique=True),
+    Index("device_codes_by_expiry", "expires_at"),
+)
+
+# What no token may come from any more: kind is `token`, `grant`, `client` or `user`. Kept until the last token
+# that it concerns has expired.
+revocations: Final = Table(
+    "revocations",
+    metadata,
+    Column("kind", Text, nullable=False),
+    Column("value", Text, nullable=False),
+    Column("revoked_at", _INT, nullable=False),
+    Column("expires_at", _INT, nullable=False),
+    PrimaryKeyConstraint("kind", "value", name="revocations_pk"),
+    Index("revocations_by_expiry", "expires_at"),
 )

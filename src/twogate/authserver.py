@@ -1,0 +1,98 @@
+"""The composition of the embedded authorization server, for one configuration generation; part of `app.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.routing import Route
+
+from twogate.adapters.refusal_log import RefusalLog
+from twogate.adapters.signers.local import LocalSigner
+from twogate.config import Settings
+from twogate.core.access import Policy
+from twogate.core.oauth.grant_type import GrantType
+from twogate.core.oauth.metadata import TOKEN_PATH
+from twogate.core.oauth.resource import tenant_resources
+from twogate.flows.authserver.access_tokens import AccessTokens, TokenSettings
+from twogate.flows.authserver.authenticate_client import ClientAuthenticator
+from twogate.flows.authserver.client_credentials import ClientCredentials
+from twogate.flows.authserver.directory import Directory
+from twogate.flows.authserver.dpop import NoProofs
+from twogate.flows.authserver.form import Forms
+from twogate.flows.authserver.grant import Grant
+from twogate.flows.authserver.metadata import build_documents
+from twogate.flows.authserver.token import TokenEndpoint
+from twogate.flows.envelope import Envelope
+from twogate.flows.registry import Registry
+from twogate.flows.sessions import Sessions
+from twogate.state import State
+from twogate.stores.sql.users import SqlUserStore
+from twogate.web.authserver import form_route
+from twogate.web.pages import Pages, asset_routes
+from twogate.web.wellknown import wellknown_routes
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the authorization server takes from the process and the generation around it."""
+
+    state: State
+    settings: Settings
+    policy: Policy
+    registry: Registry
+    sessions: Sessions
+    signer: LocalSigner
+    refusals: RefusalLog
+    envelope: Envelope
+    page_secret: bytes
+
+
+def authserver_routes(parts: Parts) -> list[Route]:
+    """Every route of the authorization server that this configuration has, and the public documents."""
+    settings, signer = parts.settings, parts.signer
+    resources = tenant_resources(
+        settings.public_url, {tenant: entry.servers for tenant, entry in parts.policy.tenants.items()}
+    )
+    issuers = [issuer.issuer for issuer in settings.issuers]
+    routes: list[Route] = []
+    grants: frozenset[GrantType] = frozenset()
+    if settings.embedded.enabled:
+        issuers.insert(0, settings.public_url)
+        endpoint, more = _endpoints(parts, resources)
+        routes += more
+        grants = endpoint.grants
+    documents = build_documents(
+        settings.public_url,
+        [signer.public_jwk()],
+        sorted(frozenset[str]().union(*resources.values())),
+        issuers,
+        settings.scopes,
+        grants,
+    )
+    return [*routes, *wellknown_routes(settings.public_url, lambda: documents)]
+
+
+def _endpoints(parts: Parts, resources: dict[str, frozenset[str]]) -> tuple[TokenEndpoint, list[Route]]:
+    state, settings = parts.state, parts.settings
+    issuer, clock, rng, audit = settings.public_url, state.clock, state.rng, state.audit
+    lifetimes = settings.embedded.lifetimes
+    people = SqlUserStore(state.engine)
+    directory = Directory(state.clients)
+    authenticator = ClientAuthenticator(issuer, directory, state.clients, state.replay, parts.registry)
+    forms = Forms(issuer, authenticator, NoProofs(), parts.refusals, clock)
+    tokens = AccessTokens(
+        TokenSettings(issuer, resources, frozenset(settings.scopes), lifetimes.access_token),
+        people,
+        parts.sessions,
+        parts.signer,
+        audit,
+        clock,
+        rng,
+    )
+    grants: list[Grant] = [ClientCredentials(tokens)]
+    endpoint = TokenEndpoint(forms, grants)
+    _pages = Pages(issuer, parts.page_secret, rng)
+    return endpoint, [
+        form_route(TOKEN_PATH, endpoint.respond, issuer, cors=True),
+        *asset_routes(issuer),
+    ]
