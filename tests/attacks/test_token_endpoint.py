@@ -237,7 +237,7 @@ class TestTargets:
         assert_refused(lab, response, ErrorCode.RESOURCE_INVALID, "invalid_target")
 
     async def test_a_tenant_that_the_configuration_no_longer_has_gets_nothing(self, lab: Lab) -> None:
-        lab.endpoint.settings = msgspec.structs.replace(lab.endpoint.settings, resources={})
+        lab.tokens.settings = msgspec.structs.replace(lab.tokens.settings, resources={})
         assert_refused(lab, await lab.with_secret(), ErrorCode.RESOURCE_INVALID, "invalid_target")
 
     @pytest.mark.parametrize(

@@ -20,7 +20,9 @@ def test_the_signing_input_is_the_one_of_rfc_7515() -> None:
 
 
 def test_a_token_without_scopes_has_no_scope_claim() -> None:
-    grant = AccessTokenGrant(ISSUER, "c", "t", "r", (), 100, 300, "j")
+    grant = AccessTokenGrant(
+        issuer=ISSUER, client_id="c", tenant="t", resource="r", scopes=(), issued_at=100, lifetime=300, jti="j"
+    )
     assert grant.claims == {
         "iss": ISSUER,
         "sub": "c",
@@ -35,7 +37,7 @@ def test_a_token_without_scopes_has_no_scope_claim() -> None:
 
 
 def test_lists_without_members_are_left_out_of_the_documents() -> None:
-    assert "scopes_supported" not in authorization_server_metadata(ISSUER, [])
+    assert "scopes_supported" not in authorization_server_metadata(ISSUER, [], [])
     assert "scopes_supported" not in resource_metadata("r", [ISSUER])
 
 

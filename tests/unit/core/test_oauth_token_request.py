@@ -7,13 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twogate.core.errors import ErrorCode, GateError
+from twogate.core.oauth.authorization_details import parse_details
+from twogate.core.oauth.grant_type import GrantType
 from twogate.core.oauth.token_request import (
     MAX_BODY,
     MAX_PARAMETERS,
-    TokenRequest,
+    Wanted,
     parse_form,
-    parse_token_request,
-    verify_request,
+    parse_grant_type,
+    parse_wanted,
+    verify_wanted,
 )
 
 REFUSALS = {
@@ -70,22 +73,49 @@ def test_any_bytes_are_either_read_or_refused(body: bytes) -> None:
 
 
 def test_a_request_names_its_resource_and_scopes_once_each() -> None:
-    form = {"grant_type": "client_credentials", "resource": "r", "scope": "b a b", "other": "x"}
-    assert parse_token_request(form) == TokenRequest("r", ("b", "a"))
+    form = {"resource": "r", "scope": "b a b", "other": "x"}
+    assert parse_wanted(form) == Wanted("r", ("b", "a"))
 
 
 @pytest.mark.parametrize("scope", ["a  b", " a", "a ", 'a"', "a\\", "a\tb", "é", "a" * 129, " ".join("a" * 65)])
 def test_what_is_no_scope_list_is_refused(scope: str) -> None:
     with pytest.raises(GateError) as caught:
-        parse_token_request({"grant_type": "client_credentials", "resource": "r", "scope": scope})
+        parse_wanted({"resource": "r", "scope": scope})
     assert caught.value.code is ErrorCode.SCOPE_INVALID
 
 
 def test_no_resources_and_no_scopes_allow_nothing() -> None:
     with pytest.raises(GateError) as caught:
-        verify_request(TokenRequest("r", ()), frozenset(), frozenset())
+        verify_wanted(Wanted("r", ()), frozenset(), frozenset())
     assert caught.value.code is ErrorCode.RESOURCE_INVALID
     with pytest.raises(GateError) as caught:
-        verify_request(TokenRequest("r", ("s",)), frozenset({"r"}), frozenset())
+        verify_wanted(Wanted("r", ("s",)), frozenset({"r"}), frozenset())
     assert caught.value.code is ErrorCode.SCOPE_INVALID
-    verify_request(TokenRequest("r", ()), frozenset({"r"}), frozenset())
+    verify_wanted(Wanted("r", ()), frozenset({"r"}), frozenset())
+
+
+@pytest.mark.parametrize("name", [None, "password", "implicit", "Client_Credentials", "client_credentials "])
+def test_a_grant_type_that_does_not_exist_is_refused(name: str | None) -> None:
+    with pytest.raises(GateError) as caught:
+        parse_grant_type({} if name is None else {"grant_type": name})
+    expected = ErrorCode.REQUEST_MALFORMED if name is None else ErrorCode.GRANT_UNSUPPORTED
+    assert caught.value.code is expected
+    assert parse_grant_type({"grant_type": "refresh_token"}) is GrantType.REFRESH_TOKEN
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        "", "{}", "[]", "null", '"mcp_session"', '[{"type":"mcp_session"}]', '[{"type":"other","task":"a"}]',
+        '[{"type":"mcp_session","task":"a"},{"type":"mcp_session","task":"b"}]', '[{"type":"mcp_session","task":""}]',
+        '[{"type":"mcp_session","task":"a","task":"b"}]', '[{"type":"mcp_session","task":"a","more":1}]',
+        '[{"type":"mcp_session","task":["a"]}]', '[{"type":"mcp_session","task":"a b"}]',
+        '[{"type":"mcp_session","task":"' + "a" * 64 + '"}]', "[" * 60 + "]" * 60, " " * 3000,
+    ],
+)  # fmt: skip
+def test_authorization_details_are_one_session_or_refused(details: str) -> None:
+    with pytest.raises(GateError) as caught:
+        parse_details(details)
+    assert caught.value.code is ErrorCode.DETAILS_INVALID
+    assert parse_details(None) is None
+    assert parse_details('[{"task":"quarterly-report","type":"mcp_session"}]') == "quarterly-report"

@@ -12,8 +12,9 @@ import pytest
 from tokenlab import FILES, ISSUER, SECRET, Lab, basic, open_lab
 from twogate.core.audit.record import EventKind
 from twogate.core.errors import ErrorCode, GateError
+from twogate.flows.authserver.access_tokens import TokenSettings
 from twogate.flows.authserver.clients import Client
-from twogate.flows.authserver.token import TokenHttpRequest, TokenIssued, TokenRefused, TokenSettings
+from twogate.flows.authserver.form import FormRefused, FormRequest, JsonAnswer
 
 FORM = f"grant_type=client_credentials&resource={FILES}&scope=reports".encode()
 
@@ -24,19 +25,19 @@ async def lab(tmp_path: Path) -> AsyncGenerator[Lab]:
         yield running
 
 
-def request(secret: str = SECRET, body: bytes = FORM) -> TokenHttpRequest:
+def request(secret: str = SECRET, body: bytes = FORM) -> FormRequest:
     headers = tuple(basic("reporter", secret).values())
-    return TokenHttpRequest(("application/x-www-form-urlencoded",), headers, "", body, "203.0.113.7")
+    return FormRequest(("application/x-www-form-urlencoded",), headers, "", body, "203.0.113.7")
 
 
 async def test_an_issued_token_is_recorded_with_who_and_what(lab: Lab) -> None:
     answer = await lab.endpoint.respond(request())
-    assert isinstance(answer, TokenIssued)
+    assert isinstance(answer, JsonAnswer)
     [event] = lab.audit.events
     assert event.kind is EventKind.TOKEN_ISSUED
     assert (event.tenant, event.agent, event.issuer, event.address) == ("acme", "reporter", ISSUER, "203.0.113.7")
     assert (event.method, event.reason, event.at) == ("client_secret_basic", "", lab.clock.now_us())
-    jti = jwt.decode(answer.access_token, options={"verify_signature": False})["jti"]
+    jti = jwt.decode(str(answer.body["access_token"]), options={"verify_signature": False})["jti"]
     assert event.detail == f"jti {jti} for {FILES} scope reports"
 
 
@@ -49,18 +50,18 @@ async def test_a_refusal_names_the_agent_if_the_client_is_known_and_else_what_wa
     )
     claimed = tuple(basic("nobody", "wrong").values())
     answer = await lab.endpoint.respond(msgspec.structs.replace(request(), authorization=claimed))
-    assert answer == TokenRefused(ErrorCode.CLIENT_INVALID, with_header=True)
-    assert (lab.audit.last.tenant, lab.audit.last.agent) == ("", "nobody")
+    assert answer == FormRefused(ErrorCode.CLIENT_INVALID, with_header=True)
+    assert (lab.audit.last.tenant, lab.audit.last.agent, lab.audit.last.client) == ("", "", "nobody")
 
 
 async def test_a_token_that_cannot_be_recorded_is_not_issued(lab: Lab) -> None:
     lab.audit.broken = True
-    assert await lab.endpoint.respond(request()) == TokenRefused(ErrorCode.AUDIT_UNAVAILABLE, with_header=True)
+    assert await lab.endpoint.respond(request()) == FormRefused(ErrorCode.AUDIT_UNAVAILABLE, with_header=True)
 
 
 async def test_a_refusal_that_cannot_be_recorded_says_only_that_it_is_unavailable(lab: Lab) -> None:
     lab.audit.broken = True
-    assert await lab.endpoint.respond(request("wrong")) == TokenRefused(ErrorCode.AUDIT_UNAVAILABLE, with_header=True)
+    assert await lab.endpoint.respond(request("wrong")) == FormRefused(ErrorCode.AUDIT_UNAVAILABLE, with_header=True)
     response = await lab.with_secret()
     assert (response.status_code, response.json()["error"]) == (503, "temporarily_unavailable")
 
@@ -70,16 +71,16 @@ async def test_a_store_that_fails_is_recorded_and_nothing_is_issued(lab: Lab, mo
         raise GateError(ErrorCode.STORE_UNAVAILABLE, "told to")
 
     monkeypatch.setattr(lab.clients, "get", fail)
-    assert await lab.endpoint.respond(request()) == TokenRefused(ErrorCode.STORE_UNAVAILABLE, with_header=True)
+    assert await lab.endpoint.respond(request()) == FormRefused(ErrorCode.STORE_UNAVAILABLE, with_header=True)
     assert (lab.audit.last.kind, lab.audit.last.reason) == (EventKind.TOKEN_REFUSED, ErrorCode.STORE_UNAVAILABLE)
 
 
 async def test_new_settings_hold_for_the_next_request(lab: Lab) -> None:
-    lab.endpoint.settings = TokenSettings(ISSUER, lab.endpoint.settings.resources, frozenset({"reports"}), lifetime=60)
+    lab.tokens.settings = TokenSettings(ISSUER, lab.tokens.settings.resources, frozenset({"reports"}), lifetime=60)
     answer = await lab.endpoint.respond(request())
-    assert isinstance(answer, TokenIssued)
-    assert answer.expires_in == 60
-    claims = jwt.decode(answer.access_token, options={"verify_signature": False})
+    assert isinstance(answer, JsonAnswer)
+    assert answer.body["expires_in"] == 60
+    claims = jwt.decode(str(answer.body["access_token"]), options={"verify_signature": False})
     assert claims["exp"] - claims["iat"] == 60
 
 
@@ -91,6 +92,6 @@ def test_an_access_token_is_short_lived_whatever_the_configuration_says(lifetime
 
 async def test_nothing_that_may_be_logged_shows_a_credential(lab: Lab) -> None:
     answer = await lab.endpoint.respond(request())
-    assert isinstance(answer, TokenIssued)
-    assert answer.access_token not in repr(answer)
+    assert isinstance(answer, JsonAnswer)
+    assert str(answer.body["access_token"]) not in repr(answer)
     assert SECRET not in repr(request(body=f"client_secret={SECRET}".encode()))
