@@ -550,3 +550,31 @@ async def test_the_shipped_bounds_are_those_of_the_requirements() -> None:
 def test_an_issuer_without_a_limit_is_a_mistake(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"an issuer needs|means one resource"):
         msgspec.structs.replace(TRUSTED, **changes)
+
+
+# The agent that our own server names.
+
+
+async def test_a_client_without_a_binding_is_the_agent_that_its_token_names_if_the_issuer_may_say_so() -> None:
+    gate = Gate(assigned="/agent")
+    principal = await gate.ask(token(azp="https://app.example.com/client", agent=ROBOT.agent))
+    assert (principal.agent.id, principal.key.agent) == (ROBOT, ROBOT.agent)
+    assert await gate.refuses(token(azp="https://app.example.com/client", agent="nobody")) is ErrorCode.AGENT_UNBOUND
+    assert await gate.refuses(token(azp="https://app.example.com/client")) is ErrorCode.AGENT_UNBOUND
+
+
+async def test_no_other_issuer_assigns_agents() -> None:
+    assert await Gate().refuses(token(azp="nobody", agent=ROBOT.agent)) is ErrorCode.AGENT_UNBOUND
+
+
+async def test_an_assigned_agent_is_one_of_the_tokens_own_tenant() -> None:
+    gate = Gate(assigned="/agent")
+    foreign = token(azp="nobody", tenant="globex", agent=ROBOT.agent)
+    assert await gate.refuses(foreign) is ErrorCode.AGENT_UNBOUND
+
+
+async def test_a_binding_wins_over_an_assigned_agent() -> None:
+    other = Agent(AgentId("acme", "other"), "reader", ())
+    view = RegistryView(1, {ROBOT: AGENT, other.id: other}, {BINDING: ROBOT})
+    principal = await Gate(assigned="/agent").ask(token(agent="other"), view=view)
+    assert principal.agent.id == ROBOT

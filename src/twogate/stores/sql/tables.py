@@ -8,7 +8,18 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, Index, Integer, MetaData, PrimaryKeyConstraint, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    text,
+)
 
 metadata: Final = MetaData()
 
@@ -83,10 +94,10 @@ clients: Final = Table(
     Column("last_used_at", _INT),
     Column("kind", Text, nullable=False, server_default="agent"),
     Column("grants", Text, nullable=False, server_default='["client_credentials"]'),
-    Column("name", Text, nullable=False, server_default=""),
+    Column("name", Text, nullable=False, server_default=text("''")),
     Column("redirect_uris", Text, nullable=False, server_default="[]"),
     Column("source", Text, nullable=False, server_default="added"),
-    Column("registration", Text, nullable=False, server_default=""),
+    Column("registration", Text, nullable=False, server_default=text("''")),
     Column("jwks_uri", Text),
     Column("expires_at", _INT),
     PrimaryKeyConstraint("client_id", name="clients_pk"),

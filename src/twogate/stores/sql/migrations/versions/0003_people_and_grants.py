@@ -15,10 +15,10 @@ def upgrade() -> None:
     # Clients of before are agents' clients that an operator added.
     op.add_column("clients", sa.Column("kind", sa.Text, nullable=False, server_default="agent"))
     op.add_column("clients", sa.Column("grants", sa.Text, nullable=False, server_default='["client_credentials"]'))
-    op.add_column("clients", sa.Column("name", sa.Text, nullable=False, server_default=""))
+    op.add_column("clients", sa.Column("name", sa.Text, nullable=False, server_default=sa.text("''")))
     op.add_column("clients", sa.Column("redirect_uris", sa.Text, nullable=False, server_default="[]"))
     op.add_column("clients", sa.Column("source", sa.Text, nullable=False, server_default="added"))
-    op.add_column("clients", sa.Column("registration", sa.Text, nullable=False, server_default=""))
+    op.add_column("clients", sa.Column("registration", sa.Text, nullable=False, server_default=sa.text("''")))
     op.add_column("clients", sa.Column("jwks_uri", sa.Text))
     op.add_column("clients", sa.Column("expires_at", _INT))
     op.create_table(
