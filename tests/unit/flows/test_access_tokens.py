@@ -16,7 +16,7 @@ from twogate.core.audit.record import EventKind
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.principal import PUBLIC_CLIENT, Agent, AgentId
 from twogate.flows.authserver.access_tokens import Issued
-from twogate.flows.authserver.clients import Client, ClientAuth, ClientKind, SecretDigest
+from twogate.flows.authserver.clients import Client, ClientAuth, ClientKind, ClientSource, SecretDigest
 from twogate.flows.authserver.grant import Authorization
 from twogate.stores.sql.engine import writing
 from twogate.stores.sql.opening import open_engine
@@ -128,6 +128,12 @@ async def test_the_session_of_a_user_is_not_the_agents_own(lab: Lab) -> None:
 async def test_a_client_that_is_no_agent_acts_as_the_one_its_token_names(lab: Lab) -> None:
     granted = msgspec.structs.replace(GRANTED, client_id="desktop", user="u-1")
     assert claims(await issue(lab, granted, HOST))["agent"] == PUBLIC_CLIENT
+
+
+async def test_so_does_an_agent_whose_client_no_operator_registered(lab: Lab) -> None:
+    client = msgspec.structs.replace(CLIENT, source=ClientSource.DOCUMENT)
+    issued = await lab.tokens.issue(GRANTED, client, AGENT, method="none", address="")
+    assert claims(issued)["agent"] == "reporter"
 
 
 async def test_operations_is_a_resource_for_those_who_mint_only(lab: Lab) -> None:

@@ -41,23 +41,8 @@ def parse_form(body: bytes) -> Mapping[str, str]:
     Raises:
         GateError: TOO_LARGE, REQUEST_MALFORMED, PARAMETER_REPEATED; RESOURCE_INVALID for a second `resource`.
     """
-    if len(body) > MAX_BODY:
-        raise GateError(ErrorCode.TOO_LARGE, "the form exceeds its cap")
-    if _FORM.fullmatch(body) is None:
-        raise GateError(ErrorCode.REQUEST_MALFORMED, "the form is not percent-encoded ASCII")
-    try:
-        pairs = parse_qsl(
-            body.decode("ascii"),
-            keep_blank_values=True,
-            strict_parsing=True,
-            errors="strict",
-            max_num_fields=MAX_PARAMETERS,
-        )
-    except ValueError as error:
-        # The parser's own text quotes the input, which may be a secret.
-        raise GateError(ErrorCode.REQUEST_MALFORMED, "the form has a broken or non-UTF-8 field, or too many") from error
     form: dict[str, str] = {}
-    for name, value in pairs:
+    for name, value in parse_pairs(body, MAX_BODY):
         if name in form:
             # RFC 8707 section 2 allows several resources; a server that wants one says so by `invalid_target`.
             code = ErrorCode.RESOURCE_INVALID if name == "resource" else ErrorCode.PARAMETER_REPEATED
@@ -66,6 +51,29 @@ def parse_form(body: bytes) -> Mapping[str, str]:
         form[name] = value
     # "Parameters sent without a value MUST be treated as if they were omitted from the request." (the same section)
     return {name: value for name, value in form.items() if value}
+
+
+def parse_pairs(encoded: bytes, max_bytes: int) -> list[tuple[str, str]]:
+    """The fields of an `application/x-www-form-urlencoded` body or query, in order, repeated and empty ones too.
+
+    Raises:
+        GateError: TOO_LARGE, REQUEST_MALFORMED.
+    """
+    if len(encoded) > max_bytes:
+        raise GateError(ErrorCode.TOO_LARGE, "the form exceeds its cap")
+    if _FORM.fullmatch(encoded) is None:
+        raise GateError(ErrorCode.REQUEST_MALFORMED, "the form is not percent-encoded ASCII")
+    try:
+        return parse_qsl(
+            encoded.decode("ascii"),
+            keep_blank_values=True,
+            strict_parsing=True,
+            errors="strict",
+            max_num_fields=MAX_PARAMETERS,
+        )
+    except ValueError as error:
+        # The parser's own text quotes the input, which may be a secret.
+        raise GateError(ErrorCode.REQUEST_MALFORMED, "the form has a broken or non-UTF-8 field, or too many") from error
 
 
 def parse_grant_type(form: Mapping[str, str]) -> GrantType:

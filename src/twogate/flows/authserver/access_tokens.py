@@ -15,14 +15,14 @@ from twogate.core.oauth.authorization_details import details_of
 from twogate.core.oauth.resource import OPERATIONS_PATH
 from twogate.core.principal import Agent, PrincipalKey, UserId
 from twogate.flows.audit import AuditSink
-from twogate.flows.authserver.clients import Client, ClientKind
+from twogate.flows.authserver.clients import Client, ClientKind, ClientSource
 from twogate.flows.authserver.grant import Authorization
 from twogate.flows.authserver.people import People, User
 from twogate.flows.environment import Clock, Rng
 from twogate.flows.sessions import Grantee, Sessions
 from twogate.flows.signer import Signer
 
-_BOUND_KINDS: Final = (ClientKind.AGENT,)
+_BOUND_SOURCES: Final = (ClientSource.CONFIGURED, ClientSource.ADDED)
 
 
 class TokenSettings(msgspec.Struct, frozen=True):
@@ -140,8 +140,8 @@ class AccessTokens:
             issued_at=now,
             lifetime=lifetime,
             jti=access_token.encode_base64url(self._rng.token(access_token.JTI_BYTES)),
-            # A registered agent is found by its binding to the client, so that cutting the binding cuts the token.
-            agent=None if agent is None or client.kind in _BOUND_KINDS else agent.id.agent,
+            # A client that an operator bound to its agent is found by that binding, so that cutting it cuts the token.
+            agent=None if agent is None or _is_bound(client) else agent.id.agent,
             user=None if user is None else user.subject,
             roles=() if user is None else user.roles,
             groups=() if user is None else user.groups,
@@ -196,3 +196,7 @@ class AccessTokens:
             credential="" if grant.grant_id is None else f"grant {grant.grant_id}",
             detail=f"jti {grant.jti} for {grant.resource} scope {' '.join(grant.scopes) or '(none)'}",
         )
+
+
+def _is_bound(client: Client) -> bool:
+    return client.kind is ClientKind.AGENT and client.source in _BOUND_SOURCES
