@@ -19,7 +19,7 @@ class Behaviour(NamedTuple):
     tests: tuple[str, ...]
 
 
-ROWS: Final = ("R-01", "R-12", "R-30", "R-31", "R-32", "R-38", "R-40", "R-44", "R-61", "R-70", "R-90", "R-93")
+ROWS: Final = ("R-01", "R-12", "R-30", "R-31", "R-32", "R-37", "R-38", "R-40", "R-44", "R-61", "R-70", "R-90", "R-93")
 """The rows that the manifest must cover. A row is added with the first behaviour that shows it."""
 
 _CORE = "unit/core"
@@ -419,6 +419,20 @@ BEHAVIOURS: Final = (
         "R-36",
         "a tenant reaches its own servers only",
         ("attacks/test_calls.py::test_a_tenant_reaches_its_own_servers_only",),
+    ),
+    # R-37: rate limits.
+    Behaviour(
+        "R-37",
+        "R-37",
+        "addresses are limited before authentication; agents, each of their tools, and tenants after it",
+        (
+            "attacks/test_floods.py::test_an_address_is_limited_before_anything_of_its_request_is_read",
+            "attacks/test_floods.py::"
+            "test_a_hijacked_agent_runs_a_tool_no_more_often_than_allowed_and_its_other_tools_go_on",
+            f"{_FLOWS}/test_limit.py::test_an_agent_is_limited_over_all_its_tools_and_alone",
+            f"{_FLOWS}/test_limit.py::test_a_tenant_is_limited_over_all_its_agents",
+            f"{_FLOWS}/test_limit.py::test_a_reload_frees_nobody_unless_the_rate_itself_changed",
+        ),
     ),
     # R-38: staged rollout.
     Behaviour(

@@ -25,7 +25,7 @@ from twogate.core.access import Policy, Role, Tenant
 from twogate.core.audit.record import AuditEvent
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.oauth.client_auth import ASSERTION_TYPE
-from twogate.core.oauth.metadata import TOKEN_PATH
+from twogate.core.oauth.metadata import TOKEN_PATH, ServerFaces
 from twogate.core.oauth.resource import tenant_resources
 from twogate.core.principal import Agent, AgentId
 from twogate.flows.authserver.access_tokens import AccessTokens, TokenSettings
@@ -33,7 +33,7 @@ from twogate.flows.authserver.authenticate_client import ClientAuthenticator
 from twogate.flows.authserver.client_credentials import ClientCredentials
 from twogate.flows.authserver.clients import Client, ClientAuth, SecretDigest
 from twogate.flows.authserver.directory import Directory
-from twogate.flows.authserver.dpop import NoProofs
+from twogate.flows.authserver.dpop import DpopProofs
 from twogate.flows.authserver.form import Forms
 from twogate.flows.authserver.grant import Grant
 from twogate.flows.authserver.metadata import PublicDocuments, build_documents
@@ -207,12 +207,13 @@ async def open_lab(directory: Path) -> AsyncGenerator[Lab]:
     sessions = Sessions(SqlSessionStore(engine), revision, lambda: policy, audit, clock, rng)
     replay = SqlReplayStore(engine)
     authenticator = ClientAuthenticator(ISSUER, Directory(clients), clients, replay, registry)
-    forms = Forms(ISSUER, authenticator, NoProofs(), audit, clock)
+    forms = Forms(ISSUER, authenticator, DpopProofs(ISSUER, replay, bytes(32)), audit, clock)
     tokens = AccessTokens(settings, SqlUserStore(engine), sessions, signer, audit, clock, rng)
     grants: list[Grant] = [ClientCredentials(tokens)]
     endpoint = TokenEndpoint(forms, grants)
     every = frozenset().union(*resources.values())
-    documents = build_documents(ISSUER, [signer.public_jwk()], every, [ISSUER], settings.scopes, endpoint.grants)
+    faces = ServerFaces(grants=endpoint.grants)
+    documents = build_documents(ISSUER, [signer.public_jwk()], every, [ISSUER], settings.scopes, faces)
     routes = [
         form_route(TOKEN_PATH, endpoint.respond, ISSUER, cors=True),
         *wellknown_routes(ISSUER, lambda: documents),

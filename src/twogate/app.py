@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,11 +26,12 @@ from twogate.core.jose.keys import parse_jwks
 from twogate.core.oauth.resource import SESSIONS_PATH, server_path
 from twogate.flows.authserver.jwks import jwks_document
 from twogate.flows.declare import DeclareTask
+from twogate.flows.environment import Clock
 from twogate.flows.gateway.authenticate import Authenticator
 from twogate.flows.gateway.catalogue import Catalogue
 from twogate.flows.gateway.forward import Forwarder, Server
 from twogate.flows.gateway.issuers import ClaimPointers, FixedKeys, Issuers, KeySource, RemoteKeys, TrustedIssuer
-from twogate.flows.gateway.limit import AddressLimit, UnderWay
+from twogate.flows.gateway.limit import AddressLimit, CallRates, Rate, UnderWay
 from twogate.flows.gateway.pipeline import Pipeline
 from twogate.flows.gateway.record import Recorder
 from twogate.flows.gateway.seal import Seal
@@ -62,6 +63,8 @@ class Process:
     refusals: RefusalLog
     recorder: Recorder
     legacy: LegacyStreams
+    new_fetch: Callable[[Clock], GuardedFetch]
+    """Makes one for each generation: it remembers what CA files held."""
     draining: asyncio.Event
     """Set when the process begins to stop: what is long-lived ends itself then."""
 
@@ -98,8 +101,8 @@ class Application(RootApp):
         return _build_generation(self._process, settings, self.current)
 
 
-def build_app(state: State) -> Application:
-    """Wire a process over its opened state.
+def build_app(state: State, new_fetch: Callable[[Clock], GuardedFetch] = GuardedFetch) -> Application:
+    """Wire a process over its opened state. `new_fetch` is for compositions with a resolver of their own.
 
     Raises:
         KeyFileError: a key file is missing its protection.
@@ -117,6 +120,7 @@ def build_app(state: State) -> Application:
         refusals=RefusalLog(state.audit, state.clock),
         recorder=Recorder(state.audit, accessors, state.clock, state.rng),
         legacy=LegacyStreams(state.rng),
+        new_fetch=new_fetch,
         draining=asyncio.Event(),
     )
     return Application(process, _build_generation(process, state.settings, None))
@@ -128,9 +132,11 @@ def _build_generation(process: Process, settings: Settings, last: Generation | N
     policy = compile_policy(settings)
     registry = Registry(state.registry_store, state.revision, *configured_agents(settings))
     limit, under_way, streams = _limits(settings, last)
+    rates = _rates(settings, last)
     authorities = _authorities(settings)
     upstreams = _upstreams(settings, clock, authorities, last)
-    keys = _keys(settings, process.signer, clock, authorities, last)
+    fetch = process.new_fetch(clock)
+    keys = _keys(settings, process.signer, clock, fetch, authorities, last)
     servers = {
         name: Server(upstream, settings.servers[name].timeout, frozenset(settings.servers[name].client_requests))
         for name, upstream in upstreams.items()
@@ -138,12 +144,14 @@ def _build_generation(process: Process, settings: Settings, last: Generation | N
     catalogue = Catalogue(servers, clock)
     superseded = asyncio.Event()
     closing = (process.draining, superseded)
-    authenticator = Authenticator(Issuers(_trusted(settings, process.signer), keys), process.accessors)
+    issuers = Issuers(_trusted(settings, process.signer), keys)
+    authenticator = Authenticator(issuers, process.accessors)
     sessions = Sessions(state.sessions, state.revision, lambda: policy, state.audit, clock, state.rng)
     pipeline = Pipeline(
         resource=lambda server: settings.public_url + server_path(server),
         limit=limit,
         under_way=under_way,
+        rates=rates,
         streams=streams,
         refusals=refusals,
         authenticator=authenticator,
@@ -199,6 +207,7 @@ def _build_generation(process: Process, settings: Settings, last: Generation | N
                     refusals=refusals,
                     envelope=process.envelope,
                     page_secret=process.page_secret,
+                    fetch=fetch,
                 )
             ),
             *session_routes(declare, settings.public_url, scopes),
@@ -209,7 +218,18 @@ def _build_generation(process: Process, settings: Settings, last: Generation | N
     # A redirect would be built from the request's Host.
     control.router.redirect_slashes = False
     return Generation(
-        settings, gateway, control, limit, under_way, streams, upstreams, keys, authorities, catalogue, superseded
+        settings,
+        gateway,
+        control,
+        limit,
+        under_way,
+        rates,
+        streams,
+        upstreams,
+        keys,
+        authorities,
+        catalogue,
+        superseded,
     )
 
 
@@ -234,6 +254,17 @@ def _limits(settings: Settings, last: Generation | None) -> tuple[AddressLimit, 
     if (before.requests, before.burst) == (limits.requests, limits.burst):
         limit = last.limit
     return limit, under_way, streams
+
+
+def _rates(settings: Settings, last: Generation | None) -> CallRates:
+    """How often agents, their tools and tenants may be served, with what is counted already."""
+    limits = settings.limits
+    agent, tool, tenant = (
+        None if rate is None else Rate(rate.rate, rate.burst) for rate in (limits.agent, limits.tool, limits.tenant)
+    )
+    if last is None:
+        return CallRates(agent=agent, tool=tool, tenant=tenant)
+    return last.rates.successor(agent=agent, tool=tool, tenant=tenant)
 
 
 def _authorities(settings: Settings) -> dict[Path, bytes]:
@@ -268,10 +299,10 @@ def _keys(
     settings: Settings,
     signer: LocalSigner,
     clock: SystemClock,
+    fetch: GuardedFetch,
     authorities: Mapping[Path, bytes],
     last: Generation | None,
 ) -> dict[str, KeySource]:
-    fetch = GuardedFetch(clock)
     before = {} if last is None else {issuer.issuer: (issuer.jwks_uri, issuer.ca) for issuer in last.settings.issuers}
     keys: dict[str, KeySource] = {}
     for issuer in settings.issuers:
@@ -309,5 +340,6 @@ def _trusted(settings: Settings, signer: LocalSigner) -> dict[str, TrustedIssuer
                 session="/sid",
             ),
             max_lifetime=settings.embedded.lifetimes.access_token,
+            revocable=True,
         )
     return trusted

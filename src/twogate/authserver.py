@@ -10,19 +10,19 @@ from twogate.adapters.refusal_log import RefusalLog
 from twogate.adapters.signers.local import LocalSigner
 from twogate.config import Settings
 from twogate.core.access import Policy
-from twogate.core.oauth.grant_type import GrantType
-from twogate.core.oauth.metadata import TOKEN_PATH
+from twogate.core.oauth.metadata import TOKEN_PATH, ServerFaces
 from twogate.core.oauth.resource import tenant_resources
 from twogate.flows.authserver.access_tokens import AccessTokens, TokenSettings
 from twogate.flows.authserver.authenticate_client import ClientAuthenticator
 from twogate.flows.authserver.client_credentials import ClientCredentials
 from twogate.flows.authserver.directory import Directory
-from twogate.flows.authserver.dpop import NoProofs
+from twogate.flows.authserver.dpop import DpopProofs
 from twogate.flows.authserver.form import Forms
 from twogate.flows.authserver.grant import Grant
 from twogate.flows.authserver.metadata import build_documents
 from twogate.flows.authserver.token import TokenEndpoint
 from twogate.flows.envelope import Envelope
+from twogate.flows.fetch import Fetch
 from twogate.flows.registry import Registry
 from twogate.flows.sessions import Sessions
 from twogate.state import State
@@ -45,6 +45,7 @@ class Parts:
     refusals: RefusalLog
     envelope: Envelope
     page_secret: bytes
+    fetch: Fetch
 
 
 def authserver_routes(parts: Parts) -> list[Route]:
@@ -55,19 +56,19 @@ def authserver_routes(parts: Parts) -> list[Route]:
     )
     issuers = [issuer.issuer for issuer in settings.issuers]
     routes: list[Route] = []
-    grants: frozenset[GrantType] = frozenset()
+    faces = ServerFaces()
     if settings.embedded.enabled:
         issuers.insert(0, settings.public_url)
         endpoint, more = _endpoints(parts, resources)
         routes += more
-        grants = endpoint.grants
+        faces = ServerFaces(grants=endpoint.grants)
     documents = build_documents(
         settings.public_url,
         [signer.public_jwk()],
         sorted(frozenset[str]().union(*resources.values())),
         issuers,
         settings.scopes,
-        grants,
+        faces,
     )
     return [*routes, *wellknown_routes(settings.public_url, lambda: documents)]
 
@@ -79,7 +80,7 @@ def _endpoints(parts: Parts, resources: dict[str, frozenset[str]]) -> tuple[Toke
     people = SqlUserStore(state.engine)
     directory = Directory(state.clients)
     authenticator = ClientAuthenticator(issuer, directory, state.clients, state.replay, parts.registry)
-    forms = Forms(issuer, authenticator, NoProofs(), parts.refusals, clock)
+    forms = Forms(issuer, authenticator, DpopProofs(issuer, state.replay, parts.page_secret), parts.refusals, clock)
     tokens = AccessTokens(
         TokenSettings(issuer, resources, frozenset(settings.scopes), lifetimes.access_token),
         people,

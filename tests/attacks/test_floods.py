@@ -95,3 +95,28 @@ async def test_one_agent_cannot_take_every_connection_of_a_server(
         while answer.status_code == 429:  # until the gateway noticed that the callers went away
             answer = await stack.call(greedy, "look")
         assert answer.status_code == 200
+
+
+async def test_a_hijacked_agent_runs_a_tool_no_more_often_than_allowed_and_its_other_tools_go_on(
+    tmp_path: Path, issuer: TestIssuer, upstream: RecordingUpstream
+) -> None:
+    settings = settings_for(tmp_path, free_port(), {"files": {"url": upstream.url}}, issuer)
+    settings["limits"] = {"tool": {"rate": 1, "burst": 3}}
+    async with running(tmp_path, settings) as stack:
+        token = issuer.token(stack.resource())
+        answers = await asyncio.gather(*(stack.call(token, "look") for _ in range(20)))
+        ran = [answer for answer in answers if answer.status_code == 200]
+        limited = [answer for answer in answers if answer.status_code == 429]
+        assert (len(ran) + len(limited), len(upstream.calls)) == (20, len(ran))
+        assert 3 <= len(ran) < 20
+        assert int(limited[0].headers["retry-after"]) >= 1
+        # Listing is another entry, and is not held up.
+        listed = await stack.post(token, {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}})
+        assert listed.status_code == 200
+        refused = [event for event in stack.events() if event.get("reason") == "rate_limited"]
+        assert len(refused) == len(limited)
+        assert {event["agent"] for event in refused} == {ran_by(stack.events())}
+
+
+def ran_by(events: list[dict[str, object]]) -> object:
+    return next(event["agent"] for event in events if event["kind"] == "call.intent")

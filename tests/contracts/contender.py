@@ -13,6 +13,7 @@ from twogate.stores.sql.migrate import current_version, upgrade
 from twogate.stores.sql.opening import open_engine
 from twogate.stores.sql.registry import SqlRegistryStore
 from twogate.stores.sql.replay import SqlReplayStore
+from twogate.stores.sql.revocations import SqlRevocationStore
 from twogate.stores.sql.sessions import SqlSessionStore
 
 NOW = 1_800_000_000
@@ -41,6 +42,9 @@ async def main(url: str, work: str, number: int, count: int) -> None:
                 principal = PrincipalKey("acme", "https://as.example", "builder", None)
                 candidate = Session(name, principal, f"task-{name}", frozenset({"git.git_log"}), NOW, NOW + 900)
                 return (await sessions.open(candidate, agent, NOW)).id
+            if work == "revoke":
+                await SqlRevocationStore(engine).add("token", "the-one", NOW + 60, NOW)
+                return True
             if work == "disable":
                 return await registry.disable_agent(agent.id, NOW)
             return await replay.redeem("jti", "client-1", "the-one", NOW + 60, NOW)

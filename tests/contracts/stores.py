@@ -15,6 +15,7 @@ from twogate.adapters.rng import SystemRng
 from twogate.core.principal import Agent, AgentId, Binding, Method, PrincipalKey, UserId
 from twogate.core.session import Session
 from twogate.flows.authserver.clients import Client, ClientAuth, ClientStore, ReplayStore, SecretDigest
+from twogate.flows.authserver.revocations import RevocationStore
 from twogate.flows.registry import RegistryStore, Revision
 from twogate.flows.sessions import SessionStore
 from twogate.stores.sql.clients import SqlClientStore
@@ -22,6 +23,7 @@ from twogate.stores.sql.migrate import upgrade
 from twogate.stores.sql.opening import open_engine, open_revision
 from twogate.stores.sql.registry import SqlRegistryStore
 from twogate.stores.sql.replay import SqlReplayStore
+from twogate.stores.sql.revocations import SqlRevocationStore
 from twogate.stores.sql.sessions import SqlSessionStore
 
 SQLITE = "sqlite"
@@ -47,6 +49,7 @@ class Stores:
     registry: RegistryStore
     clients: ClientStore
     replay: ReplayStore
+    revocations: RevocationStore
     revision: Revision
 
     async def seen(self) -> int:
@@ -72,6 +75,7 @@ async def open_stores(url: str, *, leased: bool = False) -> AsyncIterator[Stores
                 SqlRegistryStore(engine),
                 SqlClientStore(engine),
                 SqlReplayStore(engine),
+                SqlRevocationStore(engine),
                 revision,
             )
         finally:

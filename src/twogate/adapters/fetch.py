@@ -6,7 +6,8 @@ Steps, numbered in the code:
 2. The host is resolved once, and every address is judged; one bad address refuses all of them.
 3. The connection goes to a judged address. Nothing resolves the name again, so a changed DNS answer changes nothing;
    TLS still verifies the name.
-4. Only a complete 200 answer counts, not encoded, within the size and the time. Redirects are not followed.
+4. Only a complete answer counts, not encoded, within the size and the time: 200, and after a POST also the 400s, by
+   which OAuth says no. Redirects are not followed.
 
 httpcore2 is used without httpx2 around it: one connection per download, so there is no pool from which a connection
 that was opened for a configured URL could serve a requested one, and no proxies, cookies or redirects to switch off.
@@ -15,37 +16,29 @@ that was opened for a configured URL could serve a requested one, and no proxies
 from __future__ import annotations
 
 import asyncio
-import re
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from email.utils import parsedate_to_datetime
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
-from ipaddress import IPv6Address, ip_address
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, cast
-from urllib.parse import urlsplit
+from urllib.parse import urlencode
 
 import httpcore2
 import msgspec
 
 from twogate.adapters.addresses import Address, is_globally_reachable, is_loopback, is_ordinary_host
+from twogate.adapters.fetch_headers import Headers
+from twogate.adapters.fetch_url import Target, parse_url
 from twogate.flows.environment import Clock
-from twogate.flows.fetch import Fetched, FetchError, Trust
+from twogate.flows.fetch import Fetched, FetchError, Posted, Trust
 
 TOTAL_SECONDS: Final = 5.0
 """For everything: resolving, connecting, and the whole body."""
-MAX_URL: Final = 2048
 MAX_ADDRESSES: Final = 16
-_HTTP_PORT: Final = 80
-_HTTPS_PORT: Final = 443
-_UNPRIVILEGED: Final = 1024
-
-_VISIBLE: Final = re.compile(r"[\x21-\x7e]+")
-_LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-_NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
-_MEDIA_TYPE: Final = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+/[!#$%&'*+.^_`|~0-9a-z-]+")
-_SECONDS: Final = re.compile(r"[0-9]{1,9}")
+_FIRST_REFUSAL: Final = 400
+_LAST_REFUSAL: Final = 499
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """The addresses of a host name, for a port.
@@ -103,11 +96,46 @@ class GuardedFetch:
         Raises:
             FetchError: The URL or an address of its host is refused, or no complete 200 answer came.
         """
-        target = _parse_url(url, trust)
+        request = _Request("GET", (("accept", accept),))
+        answer = await self._send(request, url, trust, max_bytes, ca_file)
+        return Fetched(
+            body=answer.body,
+            content_type=answer.headers.media_type(),
+            cache_max_age=answer.headers.max_age(self._clock.now()),
+        )
+
+    async def post_form(
+        self,
+        url: str,
+        form: Mapping[str, str],
+        *,
+        trust: Trust,
+        max_bytes: int,
+        authorization: str | None = None,
+        ca_file: Path | None = None,
+    ) -> Posted:
+        """POST a form to `url`; see `FormPost.post_form`.
+
+        Raises:
+            FetchError: The URL or an address of its host is refused, or no complete answer of 200 or the 400s came.
+        """
+        body = urlencode(form).encode("ascii")
+        headers = [
+            ("accept", "application/json"),
+            ("content-type", "application/x-www-form-urlencoded"),
+            ("content-length", str(len(body))),
+        ]
+        if authorization is not None:
+            headers.append(("authorization", authorization))
+        answer = await self._send(_Request("POST", tuple(headers), body), url, trust, max_bytes, ca_file)
+        return Posted(status=answer.status, body=answer.body)
+
+    async def _send(self, request: _Request, url: str, trust: Trust, max_bytes: int, ca_file: Path | None) -> _Answer:
+        target = parse_url(url, trust)
         try:
             async with asyncio.timeout(self._seconds):
                 addresses = await self._judge(target, trust)
-                return await self._download(target, addresses, max_bytes, ca_file, accept)
+                return await self._exchange(request, target, addresses, max_bytes, ca_file)
         except TimeoutError:
             raise FetchError(f"{target.host}: no complete answer within {self._seconds:g} s") from None
         except (
@@ -118,7 +146,7 @@ class GuardedFetch:
         ) as error:
             raise FetchError(f"{target.host}: {type(error).__name__}: {error}") from error
 
-    async def _judge(self, target: _Target, trust: Trust) -> list[Address]:
+    async def _judge(self, target: Target, trust: Trust) -> list[Address]:
         """Step 2."""
         found = [target.host] if target.is_address else await self._resolve(target.host, target.port)
         if not found or len(found) > MAX_ADDRESSES:
@@ -138,9 +166,9 @@ class GuardedFetch:
                 raise FetchError(f"{target.host}: {address} may not be fetched from ({trust.value}, {target.scheme})")
         return addresses
 
-    async def _download(
-        self, target: _Target, addresses: list[Address], max_bytes: int, ca_file: Path | None, accept: str
-    ) -> Fetched:
+    async def _exchange(
+        self, request: _Request, target: Target, addresses: list[Address], max_bytes: int, ca_file: Path | None
+    ) -> _Answer:
         """Steps 3 and 4."""
         # The name stays in the origin, so SNI, Host and the certificate check use it; only connecting is taken over.
         pinned = _Pinned(self._network, addresses)
@@ -149,8 +177,8 @@ class GuardedFetch:
             ssl_context=self._context(ca_file) if target.scheme == "https" else None,
             network_backend=pinned,
         )
-        request = httpcore2.Request(
-            "GET",
+        sent = httpcore2.Request(
+            request.method,
             httpcore2.URL(
                 scheme=target.scheme.encode("ascii"),
                 host=target.host.encode("ascii"),
@@ -159,16 +187,17 @@ class GuardedFetch:
             ),
             headers=[
                 ("host", target.authority),
-                ("accept", accept),
+                *request.headers,
                 ("accept-encoding", "identity"),
                 ("user-agent", "twogate"),
                 ("connection", "close"),
             ],
+            content=request.body,
         )
         try:
-            response = await connection.handle_async_request(request)
-            headers = _Headers(response.headers)
-            if response.status != HTTPStatus.OK:
+            response = await connection.handle_async_request(sent)
+            headers = Headers(response.headers)
+            if not request.accepts(response.status):
                 raise FetchError(f"{target.host}: status {response.status}")
             if headers.last("content-encoding").lower() not in {"", "identity"}:
                 raise FetchError(f"{target.host}: an encoded answer, though identity was asked for")
@@ -177,9 +206,7 @@ class GuardedFetch:
                 body += part
                 if len(body) > max_bytes:
                     raise FetchError(f"{target.host}: the answer is larger than {max_bytes} bytes")
-            return Fetched(
-                body=bytes(body), content_type=headers.media_type(), cache_max_age=headers.max_age(self._clock.now())
-            )
+            return _Answer(response.status, headers, bytes(body))
         finally:
             await connection.aclose()
             await pinned.aclose()
@@ -195,66 +222,33 @@ class GuardedFetch:
         return context
 
 
-class _Target(msgspec.Struct, frozen=True):
-    """A URL, parsed. `authority` is what Host says, `target` the path and query."""
+class _Request(msgspec.Struct, frozen=True):
+    """What is sent besides the header fields that every request has. It may hold credentials."""
 
-    scheme: str
-    host: str
-    port: int
-    authority: str
-    target: str
-    is_address: bool
+    method: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes | None = None
 
+    def accepts(self, status: int) -> bool:
+        """Whether an answer of this status is one."""
+        refusal = self.method == "POST" and _FIRST_REFUSAL <= status <= _LAST_REFUSAL
+        return refusal or status == HTTPStatus.OK
 
-def _parse_url(url: str, trust: Trust) -> _Target:
-    """Step 1."""
-    # Backslashes, tabs and line breaks are read differently by different parsers, so none is let through.
-    if len(url) > MAX_URL or not _VISIBLE.fullmatch(url) or "\\" in url:
-        raise FetchError("the URL is too long or holds characters that no URL has")
-    if "#" in url:
-        raise FetchError("the URL has a fragment")
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise FetchError("the URL cannot be parsed") from None
-    if "@" in parts.netloc:
-        raise FetchError("the URL has userinfo")
-    if parts.scheme != "https" and (parts.scheme != "http" or trust is Trust.REQUESTED):
-        raise FetchError("the URL's scheme is not https")
-    host = parts.hostname or ""
-    is_address = _is_canonical_address(host)
-    if not is_address and not _is_name(host):
-        raise FetchError("the URL's host is neither a name nor an address in its one usual form")
-    bare = f"[{host}]" if ":" in host else host
-    if parts.netloc.lower() not in {bare, f"{bare}:{port}"}:
-        raise FetchError("the URL's host and port are not in their one usual form")
-    default_port = _HTTPS_PORT if parts.scheme == "https" else _HTTP_PORT
-    port = default_port if port is None else port
-    if trust is Trust.REQUESTED and port != _HTTPS_PORT and port < _UNPRIVILEGED:
-        raise FetchError(f"port {port} may not be fetched from")
-    authority = bare if port == default_port else f"{bare}:{port}"
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return _Target(parts.scheme, host, port, authority, target, is_address)
+    def __repr__(self) -> str:
+        """Leave them out."""
+        return f"_Request({self.method})"
 
 
-def _is_canonical_address(host: str) -> bool:
-    """Four decimal numbers without leading zeros, or an IPv6 address without a zone."""
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return False
-    return not (isinstance(address, IPv6Address) and address.scope_id is not None)
+class _Answer(msgspec.Struct, frozen=True):
+    """A complete answer."""
 
+    status: int
+    headers: Headers
+    body: bytes
 
-def _is_name(host: str) -> bool:
-    """A host name of letters, digits and hyphens (RFC 1123), in ASCII.
-
-    One whose last label is a number is an IPv4 address to some resolvers (`127.1`, `2130706433`, `0x7f.1`), so it is
-    no name (WHATWG URL, "ends in a number").
-    """
-    labels = host.split(".")
-    return len(host) <= 253 and all(map(_LABEL.fullmatch, labels)) and not _NUMBER.fullmatch(labels[-1])  # noqa: PLR2004 - RFC 1035
+    def __repr__(self) -> str:
+        """Leave out what may be tokens."""
+        return f"_Answer({self.status})"
 
 
 class _Pinned(httpcore2.AsyncNetworkBackend):
@@ -293,47 +287,3 @@ class _Pinned(httpcore2.AsyncNetworkBackend):
         """Close the socket, which httpcore2 forgets when it is cancelled within the TLS handshake."""
         if self._stream is not None:
             await self._stream.aclose()
-
-
-class _Headers:
-    """The few header fields of an answer that are looked at."""
-
-    def __init__(self, raw: Sequence[tuple[bytes, bytes]]) -> None:
-        self._fields: dict[str, list[str]] = {}
-        for name, value in raw:
-            self._fields.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1").strip())
-
-    def last(self, name: str) -> str:
-        return self._fields.get(name, [""])[-1]
-
-    def media_type(self) -> str:
-        found = self.last("content-type").partition(";")[0].strip().lower()
-        return found if _MEDIA_TYPE.fullmatch(found) else ""
-
-    def max_age(self, now: int) -> int | None:
-        """Seconds for which the answer is fresh for a private cache (RFC 9111 sections 4.2.1 and 5.2.2)."""
-        control = ",".join(self._fields.get("cache-control", []))
-        directives = [part.strip().lower() for part in control.split(",")]
-        # A directive with a field list (`no-cache="set-cookie"`) counts as the bare one: fetching again is never wrong.
-        if any(part.partition("=")[0] in {"no-store", "no-cache"} for part in directives):
-            return 0
-        ages = [part.partition("=")[2].strip('"') for part in directives if part.startswith("max-age=")]
-        if ages:
-            # "If directives conflict […], either the first occurrence should be used or the response should be
-            # considered stale" (section 4.2.1).
-            if len(set(ages)) > 1 or not _SECONDS.fullmatch(ages[0]):
-                return 0
-            age = self.last("age")
-            return max(0, int(ages[0]) - (int(age) if _SECONDS.fullmatch(age) else 0))
-        if "expires" in self._fields:
-            expires, date = _parse_date(self.last("expires")), _parse_date(self.last("date"))
-            # "A cache recipient MUST interpret invalid date formats […] as representing a time in the past" (5.3).
-            return 0 if expires is None else max(0, expires - (now if date is None else date))
-        return None
-
-
-def _parse_date(text: str) -> int | None:
-    try:
-        return int(parsedate_to_datetime(text).timestamp())
-    except (ValueError, OverflowError):
-        return None

@@ -14,6 +14,7 @@ from typing import Any, Final, cast, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from twogate.config.client_records import client_file_problems
 from twogate.config.document import Document, KeyPath, read_document
 from twogate.config.references import Found, References
 from twogate.config.settings import HttpServer, Settings, StdioServer
@@ -28,7 +29,7 @@ _PLACEHOLDERS: Final[dict[str, Any]] = {
     "store": "sqlite:////nowhere/store.db",
     "tenants": {"nobody": {}},
 }
-_NAMED_SECTIONS: Final = frozenset({"servers", "tools", "roles", "tasks", "agents", "groups", "scopes", "tenants"})
+_NAMED_SECTIONS: Final = frozenset({"servers", "tools", "roles", "tasks", "agents", "clients", "groups", "scopes", "tenants"})
 _TAGGED: Final[dict[str, type[BaseModel]]] = {"<url>": HttpServer, "<command>": StdioServer}
 
 
@@ -153,6 +154,17 @@ def _file_problems(settings: Settings, broken: frozenset[KeyPath]) -> Iterator[F
     for index, issuer in enumerate(settings.issuers):
         if issuer.ca is not None:
             yield from _missing(issuer.ca, ("issuers", index, "ca"))
+    for index, workloads in enumerate(settings.workloads):
+        for name, path in (("ca", workloads.ca), ("jwks_file", workloads.jwks_file)):
+            if path is not None:
+                yield from _missing(path, ("workloads", index, name))
+    for index, identities in enumerate(settings.identity_assertions):
+        if identities.ca is not None:
+            yield from _missing(identities.ca, ("identity_assertions", index, "ca"))
+    yield from client_file_problems(settings)
+    for name, client in settings.clients.items():
+        if client.secret_file is not None:
+            yield from _exposed(client.secret_file, ("clients", name, "secret_file"))
     for name, server in settings.servers.items():
         if isinstance(server, HttpServer):
             if server.ca is not None:

@@ -7,6 +7,8 @@ from difflib import get_close_matches
 from urllib.parse import urlsplit
 
 from twogate.config.document import KeyPath
+from twogate.config.references_clients import client_problems
+from twogate.config.references_workloads import workload_problems
 from twogate.config.settings import EMBEDDED, AgentSettings, BindingSettings, Issuer, Settings, StdioServer
 from twogate.config.store_url import is_postgresql
 from twogate.config.values import UnixAddress, is_loopback
@@ -37,11 +39,13 @@ class References:
         yield from self._store()
         yield from self._stdio()
         yield from self._issuers()
+        yield from workload_problems(self._settings, self._broken)
         yield from self._enforcement()
         yield from self._tools()
         yield from self._roles()
         yield from self._tasks()
         yield from self._agents()
+        yield from client_problems(self._settings, self._broken)
         yield from self._groups()
         for name, entries in self._settings.scopes.items():
             yield from self._entries(("scopes", name), entries)
@@ -190,13 +194,14 @@ class References:
         if binding.issuer.rstrip("/") == settings.public_url:
             yield place, f"is public_url; write `{EMBEDDED}`"
             return
-        if not self._has("issuers"):
+        if not self._has("issuers") or not self._has("workloads"):
             return
-        issuer = next((item for item in settings.issuers if item.issuer == binding.issuer), None)
-        if issuer is None:
-            names = [EMBEDDED, *(item.issuer for item in settings.issuers)]
+        known = [*settings.issuers, *settings.workloads]
+        allowed = [item.tenants for item in known if item.issuer == binding.issuer]
+        if not allowed:
+            names = [EMBEDDED, *(item.issuer for item in known)]
             yield place, f"unknown issuer {binding.issuer!r}{_hint(binding.issuer, names)}"
-        elif tenant not in issuer.tenants:
+        elif not any(tenant in tenants for tenants in allowed):
             yield place, f"{binding.issuer} may not assert the tenant {tenant!r}; add it to the issuer's tenants"
 
     def _groups(self) -> Iterator[Found]:

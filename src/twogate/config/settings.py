@@ -18,6 +18,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from twogate.config.authserver import Embedded
+from twogate.config.clients import ClientId, ClientSettings, DocumentSettings, RegistrationSettings
 from twogate.config.enforcement import ObserveUntil
 from twogate.config.store_url import SQLITE, StoreUrl, is_postgresql
 from twogate.config.values import (
@@ -43,7 +44,9 @@ from twogate.config.values import (
     Target,
     TenantName,
     UpstreamUrl,
+    VouchingIssuer,
 )
+from twogate.config.workloads import IdentityAssertions, Workloads
 from twogate.core.access import ToolClass
 
 EMBEDDED: Final = "embedded"
@@ -112,6 +115,8 @@ class Issuer(_Model):
     # What it calls a resource where it cannot call it by its URL.
     audiences: Mapping[ResourcePath, Identifier] = Field(default_factory=dict)
     max_lifetime: Annotated[Duration, Field(ge=1, le=86400)] = 3600
+    # Whether its users' tokens may be exchanged for ours.
+    exchange: bool = False
 
     @field_validator("types")
     @classmethod
@@ -127,6 +132,8 @@ class Issuer(_Model):
             raise ValueError("several tenants need claims.tenant, which says to whom a token belongs")
         if self.claims.user_optional and self.claims.user is None:
             raise ValueError("claims.user_optional says something of claims.user, which is missing")
+        if self.exchange and self.claims.user is None:
+            raise ValueError("exchange needs claims.user: only a token that names a user can be exchanged")
         if self.roles and self.claims.role is None:
             raise ValueError("roles are listed but claims.role, which says where tokens hold them, is not")
         if len(set(self.audiences.values())) != len(self.audiences):
@@ -229,7 +236,7 @@ class Task(_Model):
 class BindingSettings(_Model):
     """The name by which an issuer's tokens, or the embedded server's clients, mean this agent."""
 
-    issuer: Literal["embedded"] | IssuerUrl
+    issuer: Literal["embedded"] | VouchingIssuer
     client_id: Identifier | None = None
     subject: Identifier | None = None
 
@@ -276,11 +283,19 @@ class TenantSettings(_Model):
     servers: NonEmpty[ServerName] = ()
 
 
+class RateSettings(_Model):
+    """Calls a second, and how many may come at once before that holds."""
+
+    rate: Annotated[int, Field(ge=1, le=100_000)]
+    burst: Annotated[int, Field(ge=1, le=100_000)]
+
+
 class Limits(_Model):
     """Caps.
 
     `requests` (a second) and `burst` count per address, before authentication; `calls_per_agent` and
     `streams_per_agent` are how many calls and long-lived streams of one agent and user may be under way at once.
+    `agent`, `tool` (of one agent) and `tenant` say how often calls may run; left out, there is no such limit.
     """
 
     body: Annotated[Size, Field(ge=1024, le=64 * 1024 * 1024)] = 4 * 1024 * 1024
@@ -290,6 +305,9 @@ class Limits(_Model):
     calls_per_agent: Annotated[int, Field(ge=1, le=10_000)] = 32
     streams_per_agent: Annotated[int, Field(ge=1, le=10_000)] = 16
     connections_per_address: Annotated[int, Field(ge=1, le=100_000)] = 200
+    agent: RateSettings | None = None
+    tool: RateSettings | None = None
+    tenant: RateSettings | None = None
 
 
 class Audit(_Model):
@@ -327,11 +345,16 @@ class Settings(_Model):
     observe_until: ObserveUntil | None = None
     issuers: Annotated[tuple[Issuer, ...], Field(min_length=1)] = ()
     embedded: Embedded = Embedded()
+    workloads: Annotated[tuple[Workloads, ...], Field(min_length=1)] = ()
+    identity_assertions: Annotated[tuple[IdentityAssertions, ...], Field(min_length=1)] = ()
     servers: Mapping[ServerName, Server] = Field(default_factory=dict)
     tools: Mapping[Target, Tool] = Field(default_factory=dict)
     roles: Annotated[Mapping[Name, RoleSettings], Field(min_length=1, default_factory=lambda: dict(SHIPPED_ROLES))]
     tasks: Mapping[Name, Task] = Field(default_factory=dict)
     agents: Mapping[AgentKey, AgentSettings] = Field(default_factory=dict)
+    clients: Mapping[ClientId, ClientSettings] = Field(default_factory=dict)
+    cimd: Annotated[tuple[DocumentSettings, ...], Field(min_length=1)] = ()
+    registration: RegistrationSettings | None = None
     groups: Mapping[GroupName, GroupSettings] = Field(default_factory=dict)
     scopes: Mapping[ScopeName, Entries] = Field(default_factory=dict)
     allowed_origins: NonEmpty[Origin] = ()

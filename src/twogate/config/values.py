@@ -12,6 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
 from twogate.core.entry import parse_entry
+from twogate.core.oauth.workload_token import is_trust_domain
 
 T = TypeVar("T")
 
@@ -146,6 +147,14 @@ def _parse_issuer(url: str) -> str:
     return url
 
 
+def _parse_vouching(name: str) -> str:
+    if not name.startswith("spiffe:"):
+        return _parse_issuer(name)
+    if not is_trust_domain(name):
+        raise ValueError("must be spiffe://trust-domain, in lower case and without a path")
+    return name
+
+
 def _parse_fetched(url: str) -> str:
     parts, host, _ = _split(url)
     _require_https(parts, host)
@@ -269,6 +278,8 @@ Listen = Annotated[Address, BeforeValidator(parse_listen)]
 FilePath = Annotated[Path, AfterValidator(_absolute)]
 Origin = Annotated[str, AfterValidator(parse_origin)]
 IssuerUrl = Annotated[str, AfterValidator(_parse_issuer)]
+VouchingIssuer = Annotated[str, AfterValidator(_parse_vouching)]
+"""An issuer's URL, or a SPIFFE trust domain."""
 FetchedUrl = Annotated[str, AfterValidator(_parse_fetched)]
 UpstreamUrl = Annotated[str, AfterValidator(_parse_upstream)]
 Pointer = Annotated[str, AfterValidator(_pointer)]

@@ -83,6 +83,15 @@ class TokenBuckets:
         wait, table[key] = self._spend(full_at, now)
         return wait
 
+    def give_back(self, key: str) -> None:
+        """Return the token that this key has just taken, as if it had not acted.
+
+        A key that shares the bucket of strangers gets nothing back, or strangers could refill it for each other.
+        """
+        full_at = self._full_at.get(key)
+        if full_at is not None:
+            self._full_at[key] = full_at - self._interval
+
     def _spend(self, full_at: float, now: float) -> tuple[float, float]:
         """The wait, and the moment at which the bucket is full after this attempt."""
         after = max(full_at, now) + self._interval

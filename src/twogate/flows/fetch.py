@@ -5,6 +5,7 @@ Who named the URL decides what it may point at, so each caller says so with `Tru
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
@@ -53,5 +54,40 @@ class Fetch(Protocol):
 
         Raises:
             FetchError: The URL or an address of its host is refused, or no complete 200 answer came.
+        """
+        ...
+
+
+class Posted(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to a form: 200, or one of the 400s, by which OAuth says no (RFC 6749 section 5.2)."""
+
+    status: int
+    body: bytes
+
+    def __repr__(self) -> str:
+        """Leave out what may be tokens."""
+        return f"Posted(status={self.status})"
+
+
+class FormPost(Protocol):
+    """Posts forms to the token endpoints of others, under the rules of `Fetch`."""
+
+    async def post_form(
+        self,
+        url: str,
+        form: Mapping[str, str],
+        *,
+        trust: Trust,
+        max_bytes: int,
+        authorization: str | None = None,
+        ca_file: Path | None = None,
+    ) -> Posted:
+        """POST a form once, without redirects, within a fixed time, reading at most `max_bytes`.
+
+        `authorization` is the value of that header field.
+
+        Raises:
+            FetchError: The URL or an address of its host is refused, or no complete answer of 200 or the 400s came.
+                The form may have arrived all the same.
         """
         ...

@@ -14,11 +14,15 @@ from twogate.core.principal import Agent, AgentId, Binding
 
 
 class RegistryState(msgspec.Struct, frozen=True):
-    """What the store knows of agents: those added there, their bindings, and every disabled one."""
+    """What the store knows of agents: those added there, their bindings, and every disabled one.
+
+    `revoked` is what no token of the embedded server may come from any more (`flows.authserver.revocations`).
+    """
 
     agents: Mapping[AgentId, Agent]
     bindings: Mapping[Binding, AgentId]
     disabled: frozenset[AgentId]
+    revoked: frozenset[tuple[str, str]] = frozenset()
 
 
 class RegistryStore(Protocol):
@@ -44,7 +48,7 @@ class RegistryStore(Protocol):
 class Revision(Protocol):
     """Tells, cheaply, whether security state changed since it was last asked.
 
-    The number is another one whenever an agent, binding or session was changed by any process.
+    The number is another one whenever an agent, binding, session or revocation was changed by any process.
     """
 
     def current(self) -> int | None:
@@ -86,11 +90,15 @@ def check_definitions(
 
 
 class RegistryView(msgspec.Struct, frozen=True):
-    """Every agent, disabled ones marked, and every binding, as of one revision."""
+    """Every agent, disabled ones marked, every binding, and what was revoked, as of one revision.
+
+    `revoked` are pairs of kind and value: of tokens, grants, clients and users of the embedded server alone.
+    """
 
     revision: int
     agents: Mapping[AgentId, Agent]
     bindings: Mapping[Binding, AgentId]
+    revoked: frozenset[tuple[str, str]] = frozenset()
 
 
 class Registry:
@@ -146,4 +154,4 @@ class Registry:
         for agent_id in state.disabled & agents.keys():
             agents[agent_id] = msgspec.structs.replace(agents[agent_id], disabled=True)
         bindings = {**state.bindings, **self._bindings}
-        return RegistryView(revision, MappingProxyType(agents), MappingProxyType(bindings))
+        return RegistryView(revision, MappingProxyType(agents), MappingProxyType(bindings), state.revoked)

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 from twogate.config import Settings
 from twogate.flows.gateway.catalogue import Catalogue
 from twogate.flows.gateway.issuers import KeySource
-from twogate.flows.gateway.limit import AddressLimit, UnderWay
+from twogate.flows.gateway.limit import AddressLimit, CallRates, UnderWay
 from twogate.flows.gateway.upstream import Upstream
 from twogate.web.gateway import PREFIX
 
@@ -32,6 +32,7 @@ class Generation:
     control: ASGIApp
     limit: AddressLimit
     under_way: UnderWay
+    rates: CallRates
     streams: UnderWay
     upstreams: Mapping[str, Upstream]
     keys: Mapping[str, KeySource]

@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from twogate.core.errors import ErrorCode
 from twogate.core.oauth import resource as protected_resource
-from twogate.core.oauth.metadata import JWKS_PATH, WELL_KNOWN
+from twogate.core.oauth.metadata import JWKS_PATH, OPENID_WELL_KNOWN, WELL_KNOWN
 from twogate.flows.authserver.jwks import MAX_AGE
 from twogate.flows.authserver.metadata import PublicDocuments
 from twogate.web.authserver import JSON, OnlyMethods, error_response
@@ -46,6 +46,7 @@ def wellknown_routes(public_url: str, documents: Callable[[], PublicDocuments]) 
 
     return [
         route(WELL_KNOWN, lambda _: documents().authorization_server),
+        route(OPENID_WELL_KNOWN, lambda _: documents().openid),
         route(JWKS_PATH, lambda _: documents().jwks),
         route(
             protected_resource.WELL_KNOWN + "/{path:path}",

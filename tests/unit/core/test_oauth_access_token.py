@@ -7,7 +7,7 @@ import pytest
 from twogate.core.jose.jwt import UnverifiedJwt
 from twogate.core.oauth.access_token import AccessTokenGrant, join_signature, signing_input
 from twogate.core.oauth.client_assertion import verify_client_assertion
-from twogate.core.oauth.metadata import authorization_server_metadata
+from twogate.core.oauth.metadata import ServerFaces, authorization_server_metadata
 from twogate.core.oauth.resource import metadata_url, resource_metadata, tenant_resources
 
 ISSUER = "https://mcp.example.com"
@@ -37,7 +37,7 @@ def test_a_token_without_scopes_has_no_scope_claim() -> None:
 
 
 def test_lists_without_members_are_left_out_of_the_documents() -> None:
-    assert "scopes_supported" not in authorization_server_metadata(ISSUER, [], [])
+    assert "scopes_supported" not in authorization_server_metadata(ISSUER, [], ServerFaces())
     assert "scopes_supported" not in resource_metadata("r", [ISSUER])
 
 

@@ -40,7 +40,7 @@ from twogate.flows.gateway.authenticate import Authenticator
 from twogate.flows.gateway.exchange import Head
 from twogate.flows.gateway.forward import Forwarder, Server
 from twogate.flows.gateway.issuers import ClaimPointers, FixedKeys, Issuers, TrustedIssuer
-from twogate.flows.gateway.limit import AddressLimit, UnderWay
+from twogate.flows.gateway.limit import AddressLimit, CallRates, UnderWay
 from twogate.flows.gateway.pipeline import Pipeline
 from twogate.flows.gateway.record import Recorder
 from twogate.flows.gateway.seal import McpSession, RequestState, Seal, ServerRequest, StreamEvent, TaskId
@@ -135,6 +135,7 @@ class Lab:
         self.pipeline = Pipeline(
             resource=lambda server: FILES.replace("files", server),
             limit=AddressLimit(rate=1, burst=burst),
+            rates=CallRates(),
             under_way=UnderWay(under_way),
             streams=UnderWay(2),
             refusals=self.refusals,

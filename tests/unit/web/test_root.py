@@ -21,7 +21,7 @@ from twogate.config import parse_settings
 from twogate.core.audit.record import AuditEvent
 from twogate.core.errors import ErrorCode, GateError
 from twogate.flows.gateway.catalogue import Catalogue
-from twogate.flows.gateway.limit import AddressLimit, UnderWay
+from twogate.flows.gateway.limit import AddressLimit, CallRates, UnderWay
 from twogate.flows.gateway.upstream import Upstream, UpstreamAnswer, UpstreamRequest
 from twogate.web.generation import Generation
 from twogate.web.root import RootApp, health_routes
@@ -47,6 +47,7 @@ def generation(
         control=control,
         limit=limit or AddressLimit(rate=1, burst=100),
         under_way=UnderWay(1),
+        rates=CallRates(),
         streams=UnderWay(1),
         upstreams=upstreams or {},
         keys={},

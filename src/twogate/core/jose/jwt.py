@@ -1,6 +1,7 @@
 """JSON Web Tokens: text to `UnverifiedJwt`, and with the right key to `SignedClaims` (RFC 7515, RFC 7519, RFC 8725).
 
-`UnverifiedJwt` shows only what selects a key: algorithm, key id, type and the claimed issuer, each named unverified.
+`UnverifiedJwt` shows only what selects a key: algorithm, key id, type, and the claimed issuer and subject, each named
+unverified.
 Claims come out of `verify_jwt` alone.
 """
 
@@ -42,6 +43,8 @@ class UnverifiedJwt(msgspec.Struct, frozen=True):
     unverified_kid: str | None
     unverified_type: str | None
     unverified_issuer: str | None
+    # SPIFFE's tokens have no issuer: their subject says from which trust domain they are.
+    unverified_subject: str | None = None
 
 
 class SignedClaims(msgspec.Struct, frozen=True):
@@ -62,7 +65,7 @@ def parse_jwt(token: str) -> UnverifiedJwt:
     if len(token) > MAX_TOKEN or _COMPACT.fullmatch(token) is None:
         raise GateError(ErrorCode.TOKEN_MALFORMED, "not three base64url parts within the size caps")
     head, body, _ = token.split(".")
-    header = _decode_object(head)
+    header = decode_object(head)
     if unknown := header.keys() - _HEADER_MEMBERS:
         raise GateError(ErrorCode.TOKEN_HEADER_REFUSED, f"header parameters refused: {len(unknown)}")
     algorithm, kid, typ = header.get("alg"), header.get("kid"), header.get("typ")
@@ -72,8 +75,16 @@ def parse_jwt(token: str) -> UnverifiedJwt:
         raise GateError(ErrorCode.TOKEN_HEADER_REFUSED, "kid is not a string of a sensible length")
     if typ is not None and not isinstance(typ, str):
         raise GateError(ErrorCode.TOKEN_HEADER_REFUSED, "typ is not a string")
-    issuer = _decode_object(body).get("iss")
-    return UnverifiedJwt(token, algorithm, kid, typ, issuer if isinstance(issuer, str) else None)
+    claims = decode_object(body)
+    issuer, subject = (claims.get(name) for name in ("iss", "sub"))
+    return UnverifiedJwt(
+        token,
+        algorithm,
+        kid,
+        typ,
+        issuer if isinstance(issuer, str) else None,
+        subject if isinstance(subject, str) else None,
+    )
 
 
 def verify_jwt(jwt: UnverifiedJwt, keys: Collection[VerificationKey], algorithms: frozenset[Algorithm]) -> SignedClaims:
@@ -97,17 +108,29 @@ def verify_jwt(jwt: UnverifiedJwt, keys: Collection[VerificationKey], algorithms
     if len(fitting) != 1:
         raise GateError(ErrorCode.KEY_UNKNOWN, f"{len(fitting)} keys of the issuer fit the token's kid and alg")
     # 3.
-    signing_input, _, signature = jwt.token.rpartition(".")
-    model, key = _MODELS[algorithm], fitting[0].key
+    claims = verify_signature(jwt.token, algorithm, fitting[0])
+    return SignedClaims(claims, algorithm, jwt.unverified_kid, jwt.unverified_type)
+
+
+def verify_signature(token: str, algorithm: Algorithm, key: VerificationKey) -> dict[str, Any]:
+    """The claims of a well-formed compact JWT that this very key signed by this algorithm.
+
+    Raises:
+        GateError: SIGNATURE_INVALID, TOKEN_MALFORMED.
+        ValueError: the key is not made for the algorithm, which would be a mistake of ours.
+    """
+    if algorithm not in key.algorithms:
+        raise ValueError("a key verifies by its own algorithms only")
+    signing_input, _, signature = token.rpartition(".")
+    model = _MODELS[algorithm]
     try:
-        model.check_key(key)
-        good = model.verify(signing_input.encode(), _decode_part(signature), key)
+        model.check_key(key.key)
+        good = model.verify(signing_input.encode(), _decode_part(signature), key.key)
     except (JoseError, ValueError, KeyError, TypeError) as error:
         raise GateError(ErrorCode.SIGNATURE_INVALID, type(error).__name__) from error
     if not good:
         raise GateError(ErrorCode.SIGNATURE_INVALID)
-    claims = _decode_object(signing_input.partition(".")[2])
-    return SignedClaims(claims, algorithm, jwt.unverified_kid, jwt.unverified_type)
+    return decode_object(signing_input.partition(".")[2])
 
 
 def _decode_part(part: str) -> bytes:
@@ -118,7 +141,12 @@ def _decode_part(part: str) -> bytes:
     return raw
 
 
-def _decode_object(part: str) -> dict[str, Any]:
+def decode_object(part: str) -> dict[str, Any]:
+    """The JSON object of one part of a compact JWT; no member may be named twice, at any depth.
+
+    Raises:
+        GateError: TOKEN_MALFORMED.
+    """
     try:
         decoded: object = jiter.from_json(_decode_part(part), catch_duplicate_keys=True, allow_inf_nan=False)
     except ValueError as error:

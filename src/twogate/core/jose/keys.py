@@ -21,6 +21,9 @@ MAX_KEYS: Final = 200
 
 MIN_RSA_BITS: Final = 2048
 
+FOR_SIGNATURES: Final = frozenset({"sig"})
+"""The `use` of a key for signatures (RFC 7517 section 4.2)."""
+
 # The points of Ed25519 whose order divides eight, with the sign bit cleared (RFC 7748 section 6.1 and RFC 8032 section
 # 8.9 explain them), among them the two that are not spelled canonically. One signature can be good for such a "key"
 # whatever was signed.
@@ -64,8 +67,8 @@ class VerificationKey(msgspec.Struct, frozen=True):
     key: PublicKey
 
 
-def parse_jwks(document: bytes) -> tuple[VerificationKey, ...]:
-    """Read the usable signature keys of a JWK set.
+def parse_jwks(document: bytes, uses: frozenset[str] = FOR_SIGNATURES) -> tuple[VerificationKey, ...]:
+    """Read the usable signature keys of a JWK set. A key may leave out its `use`, else it is one of `uses`.
 
     Keys of unknown types, for encryption, symmetric, private or broken are skipped (RFC 7517 section 5: "should be
     ignored"), so that one odd key does not take an issuer down.
@@ -83,14 +86,14 @@ def parse_jwks(document: bytes) -> tuple[VerificationKey, ...]:
     if not isinstance(entries, list) or len(cast("list[object]", entries)) > MAX_KEYS:
         raise GateError(ErrorCode.KEYS_UNAVAILABLE, "the JWK set has no list of keys, or too many")
     keys = (
-        _parse_jwk(cast("dict[str, Any]", entry)) for entry in cast("list[object]", entries) if isinstance(entry, dict)
+        _parse_jwk(cast("dict[str, Any]", entry), uses) for entry in cast("list[object]", entries) if isinstance(entry, dict)
     )
     return tuple(key for key in keys if key is not None)
 
 
-def _parse_jwk(jwk: Mapping[str, Any]) -> VerificationKey | None:
+def _parse_jwk(jwk: Mapping[str, Any], uses: frozenset[str]) -> VerificationKey | None:
     kid, named = jwk.get("kid"), jwk.get("alg")
-    if not _is_for_signatures(jwk) or not isinstance(kid, str | None):
+    if not _is_for_signatures(jwk, uses) or not isinstance(kid, str | None):
         return None
     # Only the members that make up the key itself: embedded certificates and URLs (x5c, x5u) decide nothing here.
     members = {name: jwk[name] for name in ("kty", "crv", "x", "y", "n", "e") if isinstance(jwk.get(name), str)}
@@ -104,11 +107,14 @@ def _parse_jwk(jwk: Mapping[str, Any]) -> VerificationKey | None:
     return VerificationKey(kid, able, key) if able else None
 
 
-def _is_for_signatures(jwk: Mapping[str, Any]) -> bool:
+def _is_for_signatures(jwk: Mapping[str, Any], uses: frozenset[str]) -> bool:
     operations = jwk.get("key_ops")
     if operations is not None and (not isinstance(operations, list) or "verify" not in operations):
         return False
-    return jwk.get("use", "sig") == "sig" and "d" not in jwk and "k" not in jwk
+    use = jwk.get("use")
+    if "use" in jwk and not (isinstance(use, str) and use in uses):
+        return False
+    return "d" not in jwk and "k" not in jwk
 
 
 def _import_key(members: dict[str, Any]) -> tuple[PublicKey, frozenset[Algorithm]]:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Any, Final
+from collections.abc import Collection
+from typing import Final
 
 import msgspec
 
 from twogate.core.errors import ErrorCode, GateError
-from twogate.core.jose.claims import string_at, time_at
+from twogate.core.jose.claims import string_at
 from twogate.core.jose.jwt import UnverifiedJwt, verify_jwt
 from twogate.core.jose.keys import Algorithm, VerificationKey
+from twogate.core.oauth.assertion import LEEWAY, verify_audience, verify_times
 
 MAX_LIFETIME: Final = 300
 """Seconds that an assertion may have left at most, and may be valid for in all if it says when it was issued."""
-
-LEEWAY: Final = 30
-"""Seconds that a client's clock may differ from ours."""
 
 ALGORITHMS: Final = (Algorithm.ES256, Algorithm.RS256, Algorithm.PS256, Algorithm.EDDSA)
 """What a client may sign with, if its registered key is made for it."""
@@ -63,39 +61,11 @@ def verify_client_assertion(
     if claims.get("iss") != client_id or claims.get("sub") != client_id:
         raise GateError(ErrorCode.CLAIM_INVALID, "iss and sub are not both the client")
     # 4.
-    _verify_audience(claims.get("aud"), audiences)
+    verify_audience(claims.get("aud"), audiences)
     # 5.
-    expires_at = _verify_times(claims, now)
+    expires_at = verify_times(claims, now, MAX_LIFETIME)
     # 6.
     jti = string_at(claims, "/jti")
     if jti is None:
         raise GateError(ErrorCode.CLAIM_MISSING, "jti")
     return VerifiedAssertion(client_id, jti, expires_at + LEEWAY)
-
-
-def _verify_audience(audience: object, audiences: frozenset[str]) -> None:
-    # An assertion that is meant for someone else too could be replayed by them.
-    match audience:
-        case None:
-            raise GateError(ErrorCode.CLAIM_MISSING, "aud")
-        case str(name) | [str(name)] if name in audiences:
-            return
-        case _:
-            raise GateError(ErrorCode.AUDIENCE_MISMATCH, "aud is not this server's issuer or token endpoint alone")
-
-
-def _verify_times(claims: Mapping[str, Any], now: int) -> int:
-    expires_at, not_before, issued_at = (time_at(claims, name) for name in ("exp", "nbf", "iat"))
-    if expires_at is None:
-        raise GateError(ErrorCode.CLAIM_MISSING, "exp")
-    if now >= expires_at + LEEWAY:
-        raise GateError(ErrorCode.TOKEN_EXPIRED, "exp has passed")
-    if expires_at > now + MAX_LIFETIME + LEEWAY:
-        raise GateError(ErrorCode.TOKEN_LIFETIME_EXCESSIVE, "exp is too far ahead")
-    if not_before is not None and not_before > now + LEEWAY:
-        raise GateError(ErrorCode.TOKEN_NOT_YET_VALID, "nbf")
-    if issued_at is not None and issued_at > now + LEEWAY:
-        raise GateError(ErrorCode.TOKEN_NOT_YET_VALID, "iat is in the future")
-    if issued_at is not None and expires_at - issued_at > MAX_LIFETIME + LEEWAY:
-        raise GateError(ErrorCode.TOKEN_LIFETIME_EXCESSIVE, "iat is too long before exp")
-    return expires_at

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Final, Protocol
 
 import msgspec
@@ -114,6 +116,75 @@ class Client(msgspec.Struct, frozen=True):
         return self.name or self.client_id
 
 
+_PEOPLE: Final = frozenset({GrantType.AUTHORIZATION_CODE, GrantType.REFRESH_TOKEN, GrantType.DEVICE_CODE})
+_ASSERTED: Final = frozenset({GrantType.TOKEN_EXCHANGE, GrantType.JWT_BEARER})
+
+ALLOWED_GRANTS: Final[Mapping[ClientKind, frozenset[GrantType]]] = MappingProxyType(
+    {
+        ClientKind.AGENT: frozenset(GrantType),
+        ClientKind.HOST: _PEOPLE | _ASSERTED,
+        ClientKind.AUTHORIZER: frozenset({GrantType.CLIENT_CREDENTIALS}),
+        ClientKind.PUBLIC: _PEOPLE | _ASSERTED,
+    }
+)
+"""The grants that clients of a kind may have. Nobody acts as the built-in agent without a person."""
+
+DEFAULT_GRANTS: Final[Mapping[ClientKind, frozenset[GrantType]]] = MappingProxyType(
+    {
+        ClientKind.AGENT: frozenset({GrantType.CLIENT_CREDENTIALS}),
+        ClientKind.HOST: frozenset({GrantType.AUTHORIZATION_CODE, GrantType.REFRESH_TOKEN}),
+        ClientKind.AUTHORIZER: frozenset({GrantType.CLIENT_CREDENTIALS}),
+        ClientKind.PUBLIC: frozenset({GrantType.AUTHORIZATION_CODE, GrantType.REFRESH_TOKEN}),
+    }
+)
+"""The grants of a client whose operator named none."""
+
+_WITHOUT_SECRET: Final = _PEOPLE
+
+
+def check_use(
+    kind: ClientKind, auth: ClientAuth, grants: Collection[GrantType], redirect_uris: Collection[str]
+) -> None:
+    """Check that what a client may do fits what it is.
+
+    Raises:
+        ValueError: It does not; the message says what to change, in words of the settings.
+    """
+    allowed = ALLOWED_GRANTS[kind] & _WITHOUT_SECRET if auth is ClientAuth.NONE else ALLOWED_GRANTS[kind]
+    if not frozenset(grants) <= allowed:
+        names = ", ".join(sorted(grant_name(grant) for grant in allowed)) or "none"
+        raise ValueError(f"a client of kind {kind.value} with auth {auth.value} may have these grants: {names}")
+    if auth is ClientAuth.NONE and kind in (ClientKind.AGENT, ClientKind.AUTHORIZER):
+        raise ValueError(f"a client of kind {kind.value} authenticates: private_key_jwt or client_secret")
+    if (GrantType.AUTHORIZATION_CODE in grants) != bool(redirect_uris):
+        raise ValueError("redirect URIs and the grant authorization_code go together")
+    if GrantType.REFRESH_TOKEN in grants and not {GrantType.AUTHORIZATION_CODE, GrantType.DEVICE_CODE} & set(grants):
+        raise ValueError("the grant refresh_token goes with authorization_code or device_code")
+
+
+def grant_name(grant: GrantType) -> str:
+    """What settings and commands call a grant: `device_code`, not its URN."""
+    return grant.name.lower()
+
+
+def client_digest(client: Client) -> str:
+    """The SHA-256, in lower-case hex, of what a person judged a client by; another digest needs another consent.
+
+    That is whom it acts as, its name, where it sends people, and its keys. A secret may be rotated without.
+    """
+    judged = (
+        client.client_id,
+        client.kind.value,
+        None if client.agent is None else str(client.agent),
+        client.name,
+        client.auth.value,
+        sorted(client.redirect_uris),
+        client.jwks,
+        client.jwks_uri,
+    )
+    return hashlib.sha256(msgspec.json.encode(judged)).hexdigest()
+
+
 class ClientDirectory(Protocol):
     """Finds clients, whoever says that they exist."""
 
@@ -121,7 +192,8 @@ class ClientDirectory(Protocol):
         """The client of this id as of now; None if there is none, or if it has expired.
 
         Raises:
-            GateError: CLIENT_METADATA_INVALID if the client's own document is wrong; STORE_UNAVAILABLE.
+            GateError: CLIENT_METADATA_INVALID if the client's own document is wrong; RATE_LIMITED if too many
+                documents are being fetched; STORE_UNAVAILABLE.
         """
         ...
 
@@ -157,6 +229,22 @@ class ClientStore(Protocol):
 
     async def list(self, tenant: str | None = None) -> Sequence[Client]:
         """All clients, or a tenant's, oldest first.
+
+        Raises:
+            GateError: STORE_UNAVAILABLE.
+        """
+        ...
+
+    async def existing(self, client_ids: Collection[str]) -> Sequence[str]:
+        """Those of the ids that are taken, in order.
+
+        Raises:
+            GateError: STORE_UNAVAILABLE.
+        """
+        ...
+
+    async def remove(self, client_id: str, bindings: Sequence[Binding]) -> bool:
+        """Remove a client and these bindings, in force everywhere on return. False if there was no such client.
 
         Raises:
             GateError: STORE_UNAVAILABLE.

@@ -1,7 +1,7 @@
 """What the endpoints that clients post forms to have in common: token, PAR, device, introspection, revocation.
 
-A request's way: form -> proof of possession -> one client authentication -> the endpoint's own work -> answer. A
-refusal anywhere is on the audit trail first.
+A request's way: form -> proof of possession -> one client authentication -> the proof is used up -> the endpoint's own
+work -> answer. A refusal anywhere is on the audit trail first.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import msgspec
 
 from twogate.core.audit.record import AuditEvent, EventKind
 from twogate.core.errors import FACES, GATE_ONE, ErrorCode, GateError
+from twogate.core.jose.dpop import VerifiedProof
 from twogate.core.oauth.client_auth import AuthMethod, names_client, parse_presented
 from twogate.core.oauth.token_request import parse_form
 from twogate.core.principal import Agent
@@ -26,6 +27,10 @@ _FORM_TYPE: Final = re.compile(r'application/x-www-form-urlencoded(?:[ \t]*;[ \t
 
 # What is told as it is although gate one raised it: it is no failure of the client's authentication.
 _TOLD: Final = frozenset({ErrorCode.REGISTRATION_REFUSED, ErrorCode.LOGIN_REFUSED, ErrorCode.PASSKEY_REFUSED})
+
+
+# A poll that comes before a person decided is no refusal: devices ask again and again, and the trail would hold it all.
+_UNRECORDED: Final = frozenset({ErrorCode.AUTHORIZATION_PENDING})
 
 
 class FormRequest(msgspec.Struct, frozen=True):
@@ -96,16 +101,24 @@ Answer = JsonAnswer | FormRefused
 class Proofs(Protocol):
     """Verifies DPoP proofs (RFC 9449)."""
 
-    async def verify(self, proofs: Sequence[str], path: str, now: int) -> str | None:
-        """The thumbprint of the key that proved itself by a POST to this endpoint; None without a proof.
+    def verify(self, proofs: Sequence[str], path: str, now: int) -> VerifiedProof | None:
+        """The proof of a POST to this endpoint, None without one. It changes nothing.
 
         Raises:
-            GateError: DPOP_INVALID, DPOP_NONCE_REQUIRED, STORE_UNAVAILABLE.
+            GateError: DPOP_INVALID, DPOP_NONCE_REQUIRED.
         """
         ...
 
-    def nonce(self, now: int) -> str | None:
-        """The nonce that the next proof must hold; None where there are no proofs."""
+    async def redeem(self, proof: VerifiedProof, now: int) -> None:
+        """Use a proof up.
+
+        Raises:
+            GateError: DPOP_INVALID if it was used before; STORE_UNAVAILABLE.
+        """
+        ...
+
+    def nonce(self, now: int) -> str:
+        """The nonce that the next proof must hold."""
         ...
 
 
@@ -134,14 +147,18 @@ class Forms:
         nonce = None
         try:
             form = parse_body(request)
-            proof = await self._proofs.verify(request.proofs, request.path, now)
+            proof = self._proofs.verify(request.proofs, request.path, now)
             nonce = self._proofs.nonce(now) if request.proofs else None
             client = agent = method = None
             if anonymous is None or not anonymous(form) or names_client(request.authorization, form):
                 presented = parse_presented(request.authorization, form)
                 method = presented.method
                 client, agent = await self._authenticator.authenticate(presented, trace, now)
-            call = ClientCall(form, client, agent, method, proof, now, request.address, trace)
+            if proof is not None:
+                # After the authentication: who cannot authenticate can make the store remember nothing.
+                await self._proofs.redeem(proof, now)
+            thumbprint = None if proof is None else proof.thumbprint
+            call = ClientCall(form, client, agent, method, thumbprint, now, request.address, trace)
             answer = await respond(call)
             return msgspec.structs.replace(answer, nonce=nonce)
         except GateError as error:
@@ -150,7 +167,8 @@ class Forms:
             described = error.data.get("description") if error.data else None
             try:
                 # Nobody may be proven, so these are coalesced: a stranger must not be able to fill the disk.
-                await self._refusals.record(self._event(refused, request, trace, error))
+                if error.code not in _UNRECORDED:
+                    await self._refusals.record(self._event(refused, request, trace, error))
             except GateError as failure:
                 error = failure
             return FormRefused(

@@ -1,17 +1,22 @@
 """The public documents by which clients find their way: RFC 8414 for the server, RFC 9728 for each resource.
 
+Clients of OpenID Connect Discovery find the server's under their own name too. Both lie at the addresses of an issuer
+without a path, and nowhere else: at `/.well-known/oauth-authorization-server/mcp/files` a client looks for the metadata
+of an issuer `{public_url}/mcp/files`, which "MUST be identical" to the one inside (RFC 8414 section 3.3). The official
+SDK breaks off where another issuer's document lies, and goes on to the next address where there is none.
+
 They change with the configuration only, so each is built once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Final
 from urllib.parse import urlsplit
 
 import msgspec
 
-from twogate.core.oauth.grant_type import GrantType
-from twogate.core.oauth.metadata import authorization_server_metadata
+from twogate.core.oauth.metadata import ServerFaces, authorization_server_metadata, openid_metadata
 from twogate.core.oauth.resource import resource_metadata
 from twogate.flows.authserver.jwks import jwks_document
 
@@ -19,12 +24,16 @@ from twogate.flows.authserver.jwks import jwks_document
 class PublicDocuments(msgspec.Struct, frozen=True):
     """Every document as JSON; `resources` maps a resource's path (`/mcp/files`) to its own.
 
-    `authorization_server` is None where the embedded server is not in use: it must not be advertised.
+    `authorization_server` and `openid` are None where the embedded server is not in use: it must not be advertised.
     """
 
     authorization_server: bytes | None
+    openid: bytes | None
     jwks: bytes
     resources: Mapping[str, bytes]
+
+
+NOTHING: Final = ServerFaces()
 
 
 def build_documents(
@@ -33,9 +42,10 @@ def build_documents(
     resources: Collection[str],
     authorization_servers: Collection[str],
     scopes: Collection[str],
-    grants: Collection[GrantType] = (),
+    faces: ServerFaces = NOTHING,
 ) -> PublicDocuments:
-    """Build the documents of one configuration. `resources` are the full names of all of them, of every tenant.
+    """Build the documents of one configuration. `resources` are the full names of all of them, of every tenant;
+    `faces` is what the embedded server has.
 
     The embedded server is in use exactly if `issuer` is among `authorization_servers`.
 
@@ -50,7 +60,8 @@ def build_documents(
             raise ValueError(f"resource {resource!r} does not lie under {issuer!r}")
         document = resource_metadata(resource, authorization_servers, scopes)
         documents[resource.removeprefix(issuer)] = msgspec.json.encode(document)
-    own = None
+    own = openid = None
     if issuer in authorization_servers:
-        own = msgspec.json.encode(authorization_server_metadata(issuer, scopes, grants))
-    return PublicDocuments(own, jwks_document(keys), documents)
+        own = msgspec.json.encode(authorization_server_metadata(issuer, scopes, faces))
+        openid = msgspec.json.encode(openid_metadata(issuer, scopes, faces))
+    return PublicDocuments(own, openid, jwks_document(keys), documents)

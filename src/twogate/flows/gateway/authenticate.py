@@ -12,10 +12,12 @@ The steps run in this order and the first failure is the reason:
 8. `sub` is there
 9. tenant and role claims are ones that the issuer may assert
 10. it is not bound to a proof that nobody showed (`cnf`)
-11. its identity is bound to a registered agent of that tenant, and the agent is not disabled
+11. if it is our own server's: neither it nor what it comes from was revoked, and its user is not disabled
+12. its identity is bound to a registered agent of that tenant, and the agent is not disabled
 
-The token cache holds what steps 1 to 10 established once and for all; time, audience and the agent's state are checked
-on every request, cached or not.
+The token cache holds what steps 1 to 10 established once and for all; time and audience are checked on every request,
+cached or not. Steps 11 and 12 hold for one view of the registry, which is another one as soon as anything was changed
+or revoked anywhere: they are repeated for each view, and cost a call nothing while nothing changes.
 """
 
 from __future__ import annotations
@@ -53,7 +55,8 @@ class VerifiedToken(msgspec.Struct, frozen=True):
     """What one good token says, after steps 1 to 10. Times are Unix seconds.
 
     `assigned` is the agent that our own server names where no binding does. `roles` are those that the issuer may
-    assert and did. `audiences` are resources, by whatever name the issuer knows them.
+    assert and did. `audiences` are resources, by whatever name the issuer knows them. `revocable` are the kinds and
+    names by which it can be revoked: empty for other issuers' tokens, whose names mean nothing here.
     """
 
     tenant: str
@@ -68,6 +71,7 @@ class VerifiedToken(msgspec.Struct, frozen=True):
     not_before: int
     expires_at: int
     credential: str
+    revocable: frozenset[tuple[str, str]] = frozenset()
 
 
 class _Entry(msgspec.Struct):
@@ -103,9 +107,9 @@ class Authenticator:
         # 6.
         if resource not in token.audiences:
             raise GateError(ErrorCode.AUDIENCE_MISMATCH, f"aud does not hold {resource}")
-        # 11.
+        # 11. and 12.
         if entry.principal is None or entry.view is not view:
-            entry.principal = _principal(token, view)
+            entry.principal = principal_of(token, view)
             entry.view = view
         return entry.principal
 
@@ -116,21 +120,42 @@ class Authenticator:
             self._cache.popitem(last=False)
 
     async def _verify(self, bearer: BearerToken, digest: bytes, now: int) -> VerifiedToken:
-        # 1.
-        jwt = parse_jwt(bearer.unverified_token)
-        issuer, source = self._issuers.select(jwt.unverified_issuer)
-        # 2. RFC 8725 section 3.11.
-        if media_type(jwt.unverified_type) not in issuer.types:
-            raise GateError(ErrorCode.TOKEN_TYPE_REFUSED, "typ is not one of the issuer's")
-        # 3. The algorithm first, so that a refused one costs the issuer no fetch of its keys.
-        if jwt.unverified_algorithm not in issuer.algorithms:
-            raise GateError(ErrorCode.TOKEN_ALGORITHM_REFUSED, "alg is not among the issuer's")
-        signed = verify_jwt(jwt, await source.keys(jwt.unverified_kid), issuer.algorithms)
-        require_access_token(signed, issuer.pointers.agent)
-        return _verified_token(signed, issuer, self._accessors.of("token", digest), now)
+        signed, issuer = await verify_signed(bearer.unverified_token, self._issuers)
+        token = verify_claims(signed, issuer, self._accessors.of("token", digest), now)
+        # 10. Fail closed: a bound token without its proof is what a thief has (RFC 7800 section 3.1).
+        if "cnf" in signed.claims:
+            raise GateError(ErrorCode.TOKEN_BINDING_REFUSED, "the token is bound to a proof; none is supported here")
+        return token
 
 
-def _verified_token(signed: SignedClaims, issuer: TrustedIssuer, credential: str, now: int) -> VerifiedToken:
+async def verify_signed(unverified_token: str, issuers: Issuers) -> tuple[SignedClaims, TrustedIssuer]:
+    """Steps 1 to 3: the claims of a token that a configured issuer signed, and that issuer.
+
+    Raises:
+        GateError: TOKEN_MALFORMED, TOKEN_HEADER_REFUSED, ISSUER_UNKNOWN, TOKEN_TYPE_REFUSED, TOKEN_ALGORITHM_REFUSED,
+            KEY_UNKNOWN, SIGNATURE_INVALID, KEYS_UNAVAILABLE.
+    """
+    # 1.
+    jwt = parse_jwt(unverified_token)
+    issuer, source = issuers.select(jwt.unverified_issuer)
+    # 2. RFC 8725 section 3.11.
+    if media_type(jwt.unverified_type) not in issuer.types:
+        raise GateError(ErrorCode.TOKEN_TYPE_REFUSED, "typ is not one of the issuer's")
+    # 3. The algorithm first, so that a refused one costs the issuer no fetch of its keys.
+    if jwt.unverified_algorithm not in issuer.algorithms:
+        raise GateError(ErrorCode.TOKEN_ALGORITHM_REFUSED, "alg is not among the issuer's")
+    signed = verify_jwt(jwt, await source.keys(jwt.unverified_kid), issuer.algorithms)
+    require_access_token(signed, issuer.pointers.agent)
+    return signed, issuer
+
+
+def verify_claims(signed: SignedClaims, issuer: TrustedIssuer, credential: str, now: int) -> VerifiedToken:
+    """Steps 4 to 9 for signed claims, but for the comparison of the audience. Whether a `cnf` is met is not judged.
+
+    Raises:
+        GateError: TOKEN_EXPIRED, TOKEN_NOT_YET_VALID, TOKEN_LIFETIME_EXCESSIVE, CLAIM_MISSING, CLAIM_INVALID,
+            ISSUER_UNKNOWN, TENANT_REFUSED, ROLE_REFUSED.
+    """
     claims, pointers = signed.claims, issuer.pointers
     # 4.
     expires_at, issued_at = time_at(claims, "exp"), time_at(claims, "iat")
@@ -153,9 +178,6 @@ def _verified_token(signed: SignedClaims, issuer: TrustedIssuer, credential: str
     # 9.
     tenant = _tenant(string_at(claims, pointers.tenant), issuer)
     roles = _roles(claims, issuer)
-    # 10. Fail closed: a bound token without its proof is what a thief has (RFC 7800 section 3.1).
-    if "cnf" in claims:
-        raise GateError(ErrorCode.TOKEN_BINDING_REFUSED, "the token is bound to a proof; none is supported here yet")
     identifier = string_at(claims, pointers.agent)
     if identifier is None:
         raise GateError(ErrorCode.CLAIM_MISSING, f"the agent's claim {pointers.agent} is required")
@@ -176,6 +198,7 @@ def _verified_token(signed: SignedClaims, issuer: TrustedIssuer, credential: str
         not_before=not_before,
         expires_at=expires_at,
         credential=credential,
+        revocable=_revocable(claims, identifier, subject) if issuer.revocable else frozenset(),
     )
 
 
@@ -224,7 +247,28 @@ def _tenant(claimed: str | None, issuer: TrustedIssuer) -> str:
     return claimed
 
 
-def _principal(token: VerifiedToken, view: RegistryView) -> Principal:
+def _revocable(claims: Mapping[str, Any], client_id: str, user: str | None) -> frozenset[tuple[str, str]]:
+    """The names of `flows.authserver.revocations` by which a token of our own can be taken back."""
+    jti, grant = string_at(claims, "/jti"), string_at(claims, "/grant_id")
+    if jti is None:
+        raise GateError(ErrorCode.CLAIM_MISSING, "jti is required: without it nobody could revoke the token")
+    named = (("token", jti), ("grant", grant), ("client", client_id), ("user", user))
+    return frozenset((kind, name) for kind, name in named if name is not None)
+
+
+def principal_of(token: VerifiedToken, view: RegistryView) -> Principal:
+    """Steps 11 and 12: the principal that a token makes as of one view of the registry.
+
+    Raises:
+        GateError: TOKEN_REVOKED, USER_DISABLED, AGENT_UNBOUND, AGENT_DISABLED, ROLE_REFUSED.
+    """
+    # 11.
+    if not token.revocable.isdisjoint(view.revoked):
+        kinds = {kind for kind, _ in token.revocable & view.revoked}
+        if "user" in kinds:
+            raise GateError(ErrorCode.USER_DISABLED, "the user is disabled")
+        raise GateError(ErrorCode.TOKEN_REVOKED, f"revoked: {', '.join(sorted(kinds))}")
+    # 12.
     agent_id = view.bindings.get(token.binding)
     if agent_id is None and token.assigned is not None:
         agent_id = AgentId(token.tenant, token.assigned)

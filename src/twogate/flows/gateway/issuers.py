@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from twogate.core.errors import ErrorCode, GateError
-from twogate.core.jose.keys import MAX_DOCUMENT, Algorithm, VerificationKey, parse_jwks
+from twogate.core.jose.keys import FOR_SIGNATURES, MAX_DOCUMENT, Algorithm, VerificationKey, parse_jwks
 from twogate.flows.environment import Clock
 from twogate.flows.fetch import Fetch, Fetched, FetchError, Trust
 
@@ -48,7 +48,8 @@ class TrustedIssuer(msgspec.Struct, frozen=True):
     """What an operator lets one issuer say. `max_lifetime` is in seconds.
 
     `types` are JOSE `typ` values as `media_type` gives them, None standing for tokens without one. `audiences` maps a
-    resource of ours to the one other name that the issuer has for it.
+    resource of ours to the one other name that the issuer has for it. `revocable` is our own server alone: its tokens
+    can be revoked by name, and other issuers' names must not collide with them.
     """
 
     issuer: str
@@ -59,6 +60,7 @@ class TrustedIssuer(msgspec.Struct, frozen=True):
     pointers: ClaimPointers
     max_lifetime: int
     audiences: Mapping[str, str] = MappingProxyType({})
+    revocable: bool = False
 
     def __post_init__(self) -> None:
         """Refuse an issuer without algorithms, types or tenants: an empty list must never come to mean "any".
@@ -99,15 +101,25 @@ class RemoteKeys:
     """One external issuer's JWK set, cached by HTTP headers.
 
     Where no `jwks_uri` is configured it is discovered (RFC 8414, then OpenID Connect Discovery); the metadata must
-    name the very issuer. Expired keys are never used: while an issuer cannot be reached, its tokens are refused.
+    name the very issuer. Expired keys are never used: while an issuer cannot be reached, its tokens are refused. `uses`
+    are the values of `use` that its keys for tokens have.
     """
 
-    def __init__(self, issuer: str, jwks_uri: str | None, ca_file: Path | None, fetch: Fetch, clock: Clock) -> None:
+    def __init__(
+        self,
+        issuer: str,
+        jwks_uri: str | None,
+        ca_file: Path | None,
+        fetch: Fetch,
+        clock: Clock,
+        uses: frozenset[str] = FOR_SIGNATURES,
+    ) -> None:
         self._issuer = issuer
         self._configured_uri = jwks_uri
         self._ca_file = ca_file
         self._fetch = fetch
         self._clock = clock
+        self._uses = uses
         self._keys: tuple[VerificationKey, ...] = ()
         self._expires = 0.0
         self._refetch_at = 0.0
@@ -146,7 +158,7 @@ class RemoteKeys:
     async def _refresh(self, now: float) -> None:
         uri = self._configured_uri or await self._discover()
         fetched = await self._get(uri, self._trust(uri))
-        keys = parse_jwks(fetched.body)
+        keys = parse_jwks(fetched.body, self._uses)
         age = DEFAULT_MAX_AGE if fetched.cache_max_age is None else fetched.cache_max_age
         self._keys, self._expires = keys, now + min(max(age, MIN_AGE), MAX_AGE)
 

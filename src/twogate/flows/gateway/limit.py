@@ -1,9 +1,18 @@
-"""Limits: how many requests a network address may send, and how many calls of one principal may be under way."""
+"""Limits: how many requests a network address may send, how many calls of one principal may be under way, and how often
+an agent, a tool of it, and a tenant may be served (row R-37).
+"""
 
 from __future__ import annotations
 
+from typing import Final
+
+import msgspec
+
 from twogate.core.limits import TokenBuckets, address_key
-from twogate.core.principal import PrincipalKey
+from twogate.core.principal import AgentId, PrincipalKey
+
+# No name holds it, so no two keys run together.
+_BETWEEN: Final = "\0"
 
 
 class AddressLimit:
@@ -47,3 +56,49 @@ class UnderWay:
             self._counts[principal] = count
         else:
             del self._counts[principal]
+
+
+class Rate(msgspec.Struct, frozen=True):
+    """So many calls a second, and so many at once before that holds."""
+
+    rate: float
+    burst: int
+
+
+class CallRates:
+    """Token buckets by agent (whoever its user and issuer), by agent and tool, and by tenant, of this process."""
+
+    def __init__(self, *, agent: Rate | None = None, tool: Rate | None = None, tenant: Rate | None = None) -> None:
+        """None: no such limit."""
+        self.rates = (tool, agent, tenant)
+        self.any = any(self.rates)
+        self._tool, self._agent, self._tenant = (
+            None if rate is None else TokenBuckets(rate=rate.rate, burst=rate.burst) for rate in self.rates
+        )
+
+    def successor(self, *, agent: Rate | None, tool: Rate | None, tenant: Rate | None) -> CallRates:
+        """Those of the next configuration generation; a rate that stays as it was keeps what is counted."""
+        after = CallRates(agent=agent, tool=tool, tenant=tenant)
+        kept = [before == now for before, now in zip(self.rates, after.rates, strict=True)]
+        if kept[0]:
+            after._tool = self._tool
+        if kept[1]:
+            after._agent = self._agent
+        if kept[2]:
+            after._tenant = self._tenant
+        return after
+
+    def take(self, agent: AgentId, entry: str, now: float) -> float:
+        """0.0 if one more call of this entry (a classified tool, prompt or resource, or a method) may run at `now` (monotonic seconds), else the seconds to wait.
+
+        The narrowest limit is asked first, so that calls which it refuses use up nothing of the wider ones.
+        """
+        if self._tool is not None:
+            key = _BETWEEN.join((agent.tenant, agent.agent, entry))
+            if wait := self._tool.take(key, now):
+                return wait
+        if self._agent is not None and (wait := self._agent.take(_BETWEEN.join((agent.tenant, agent.agent)), now)):
+            return wait
+        if self._tenant is not None:
+            return self._tenant.take(agent.tenant, now)
+        return 0.0

@@ -1,8 +1,8 @@
 """One call's way through both gates. Read this first.
 
     head -> address limit -> one credential -> gate one: authenticate -> read and parse the body, open its handles
-         -> gate two: session and decision -> header parameters -> audit intent -> upstream -> filtered answer
-         -> audit outcome
+         -> gate two: session and decision -> limits -> header parameters -> audit intent -> upstream
+         -> filtered answer -> audit outcome
 
 Each stage takes what the stage before gives (`BearerToken`, `Authenticated`, `Call`, `Admitted`, `Recorded`), so that
 leaving one out does not type-check. Nothing of the body is read before gate one, nothing reaches an upstream before
@@ -30,7 +30,7 @@ from twogate.flows.gateway.caller import Caller
 from twogate.flows.gateway.credential import parse_credential
 from twogate.flows.gateway.exchange import Exchange, Head, Refusal
 from twogate.flows.gateway.forward import Forwarder
-from twogate.flows.gateway.limit import AddressLimit, UnderWay
+from twogate.flows.gateway.limit import AddressLimit, CallRates, UnderWay
 from twogate.flows.gateway.meta import forwarded
 from twogate.flows.gateway.param_headers import Catalogue, param_headers
 from twogate.flows.gateway.read import (
@@ -59,6 +59,7 @@ class Pipeline:
         resource: Callable[[str], str],
         limit: AddressLimit,
         under_way: UnderWay,
+        rates: CallRates,
         streams: UnderWay,
         refusals: Refusals,
         authenticator: Authenticator,
@@ -75,6 +76,7 @@ class Pipeline:
         self._resource = resource
         self._limit = limit
         self._under_way = under_way
+        self._rates = rates
         self._streams = streams
         self._refusals = refusals
         self._authenticator = authenticator
@@ -191,11 +193,8 @@ class Pipeline:
             await self.refuse(caller, error, exchange)
             return
         under_way = self._streams if call.stream else self._under_way
-        if isinstance(decided, Admitted) and not under_way.begin(call.principal.key):
-            limited = GateError(
-                ErrorCode.RATE_LIMITED, "too many calls of this agent under way", data={"retry_after": 1}
-            )
-            decided = Refused(call, decided.session, decided.target, limited)
+        if isinstance(decided, Admitted):
+            decided = self._within_limits(decided, under_way)
         if isinstance(decided, Refused):
             await self._refuse(decided, exchange)
             return
@@ -207,6 +206,25 @@ class Pipeline:
                 await self._run(caller, decided, exchange)
         finally:
             under_way.end(call.principal.key)
+
+    def _within_limits(self, admitted: Admitted, under_way: UnderWay) -> Admitted | Refused:
+        """Count an allowed call; it is counted in as under way if it is still admitted after this."""
+        call = admitted.call
+        if wait := self._wait(admitted):
+            error = GateError(ErrorCode.RATE_LIMITED, "too many calls a second", data={"retry_after": ceil(wait)})
+        elif not under_way.begin(call.principal.key):
+            error = GateError(ErrorCode.RATE_LIMITED, "too many calls of this agent under way", data={"retry_after": 1})
+        else:
+            return admitted
+        return Refused(call, admitted.session, admitted.target, error)
+
+    def _wait(self, admitted: Admitted) -> float:
+        if not self._rates.any:
+            return 0.0
+        # By its entry, so that what an agent reads by one pattern counts as one, however many URIs it makes up.
+        found = self._policy.classify(admitted.target) if admitted.target else None
+        entry = admitted.call.message.method or "" if found is None else found.entry
+        return self._rates.take(admitted.call.principal.agent.id, entry, self._clock.monotonic())
 
     async def _admit(self, authenticated: Authenticated, now: int, call: Call) -> Admitted | Refused:
         if authenticated.principal is not call.principal:

@@ -1,4 +1,4 @@
-"""Agents, bindings and disabled agents in SQL; implements `flows.registry.RegistryStore`."""
+"""Agents, bindings, disabled agents and a look at revocations in SQL; implements `flows.registry.RegistryStore`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from twogate.core.principal import Agent, AgentId, Binding, Method
 from twogate.flows.registry import RegistryState
 from twogate.stores.sql.engine import insert_if_absent, reading
 from twogate.stores.sql.revision import bump, changing
-from twogate.stores.sql.tables import agents, bindings, disabled_agents
+from twogate.stores.sql.tables import agents, bindings, disabled_agents, revocations
 
 
 class SqlRegistryStore:
@@ -32,7 +32,10 @@ class SqlRegistryStore:
             disabled = frozenset(_agent_id(row) for row in await _rows(connection, disabled_agents))
             registered = [_agent(row, disabled) for row in await _rows(connection, agents)]
             bound = {_binding(row): _agent_id(row) for row in await _rows(connection, bindings)}
-        return RegistryState(agents={agent.id: agent for agent in registered}, bindings=bound, disabled=disabled)
+            # Whoever revokes also deletes what has expired, so the table is never longer than what was in force then.
+            found = await connection.execute(select(revocations.c.kind, revocations.c.value))
+            revoked = frozenset((row.kind, row.value) for row in found)
+        return RegistryState({agent.id: agent for agent in registered}, bound, disabled, revoked)
 
     async def add_agent(self, agent: Agent, bindings: Sequence[Binding], now: int) -> None:
         """Add an agent with its bindings; all or nothing. That it is disabled is not part of adding it.

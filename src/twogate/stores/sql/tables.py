@@ -308,7 +308,8 @@ upstream_logins: Final = Table(
     Index("upstream_logins_by_expiry", "expires_at"),
 )
 
-# What an upstream provider gave for a person: the sealed refresh token, base64url; '' if it gave none.
+# What an upstream provider gave for a person: the sealed refresh token, base64url; '' if it gave none. `asked_by` is
+# the one request, of all processes, that asks the provider until `asked_until`.
 upstream_grants: Final = Table(
     "upstream_grants",
     metadata,
@@ -316,8 +317,11 @@ upstream_grants: Final = Table(
     Column("tenant", Text, nullable=False),
     Column("subject", Text, nullable=False),
     Column("provider", Text, nullable=False),
+    Column("client_id", Text, nullable=False),
     Column("refresh_token", Text, nullable=False),
     Column("confirmed_at", _INT, nullable=False),
+    Column("asked_by", Text, nullable=False),
+    Column("asked_until", _INT, nullable=False),
     Column("expires_at", _INT, nullable=False),
     Column("ended_at", _INT),
     PrimaryKeyConstraint("id", name="upstream_grants_pk"),
