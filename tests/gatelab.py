@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from twogate.adapters.rng import SystemRng
+from twogate.adapters.signers.local import LocalSigner
 from twogate.config.settings import SHIPPED_ROLES
 from twogate.core.access import Group, Policy, Role, Tenant, ToolClass
 from twogate.core.audit.accessor import Accessors
@@ -17,7 +20,9 @@ from twogate.core.errors import ErrorCode, GateError
 from twogate.core.message import Kind
 from twogate.core.principal import Agent, AgentId, Binding, Method, Principal, UserId
 from twogate.core.session import Session, find_or_refuse
+from twogate.flows.environment import Clock
 from twogate.flows.gateway.exchange import Refusal
+from twogate.flows.gateway.identify import Identifier
 from twogate.flows.gateway.upstream import UpstreamRequest
 from twogate.flows.sessions import nothing
 
@@ -90,6 +95,13 @@ def policy(**changes: Any) -> Policy:
 def accessors() -> Accessors:
     """Accessors under a fixed key."""
     return Accessors("a1", bytes(32))
+
+
+def identifier(clock: Clock) -> Identifier:
+    """What makes identity tokens, under a key of its own."""
+    return Identifier(
+        "https://mcp.example.com", LocalSigner(ec.generate_private_key(ec.SECP256R1())), clock, SystemRng()
+    )
 
 
 @dataclass

@@ -19,7 +19,7 @@ class Behaviour(NamedTuple):
     tests: tuple[str, ...]
 
 
-ROWS: Final = ("R-01", "R-12", "R-30", "R-31", "R-32", "R-37", "R-38", "R-40", "R-44", "R-61", "R-70", "R-90", "R-93")
+ROWS: Final = ("R-01", "R-12", "R-30", "R-31", "R-32", "R-37", "R-38", "R-40", "R-44", "R-46", "R-61", "R-70", "R-90", "R-93")
 """The rows that the manifest must cover. A row is added with the first behaviour that shows it."""
 
 _CORE = "unit/core"
@@ -775,6 +775,17 @@ BEHAVIOURS: Final = (
         (
             "unit/adapters/test_audit_log.py::test_a_flood_of_refusals_becomes_few_events_and_true_counts",
             "attacks/test_floods.py::test_a_flood_of_refusals_is_a_handful_of_events",
+        ),
+    ),
+    # R-46: the upstream learns who calls.
+    Behaviour(
+        "R-46",
+        "R-46",
+        "a server that asks for it is told agent, person, session and task of each call, in a token for it alone",
+        (
+            "attacks/test_identity.py::test_a_server_is_told_who_calls_by_a_token_that_its_helper_verifies",
+            "attacks/test_identity.py::test_the_token_is_refused_by_every_other_server_and_by_the_gateway_itself",
+            "attacks/test_identity.py::test_a_header_that_the_caller_brings_is_never_passed_on",
         ),
     ),
     # R-61: revocation, of agents and sessions.

@@ -16,36 +16,52 @@ import httpx2
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from joserfc.jwk import ECKey, OKPKey, RSAKey
+from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.applications import Starlette
 
 from twogate.adapters.clock import SystemClock
+from twogate.adapters.envelope import LocalEnvelope
 from twogate.adapters.rng import SystemRng
 from twogate.adapters.signers.local import LocalSigner
 from twogate.core.access import Policy, Role, Tenant
 from twogate.core.audit.record import AuditEvent
 from twogate.core.errors import ErrorCode, GateError
+from twogate.core.jose.keys import parse_jwks
 from twogate.core.oauth.client_auth import ASSERTION_TYPE
-from twogate.core.oauth.metadata import TOKEN_PATH, ServerFaces
+from twogate.core.oauth.metadata import INTROSPECT_PATH, REVOKE_PATH, TOKEN_PATH, ServerFaces
 from twogate.core.oauth.resource import tenant_resources
-from twogate.core.principal import Agent, AgentId
+from twogate.core.principal import Agent, AgentId, Binding, Method
 from twogate.flows.authserver.access_tokens import AccessTokens, TokenSettings
 from twogate.flows.authserver.authenticate_client import ClientAuthenticator
 from twogate.flows.authserver.client_credentials import ClientCredentials
 from twogate.flows.authserver.clients import Client, ClientAuth, SecretDigest
+from twogate.flows.authserver.code import Codes
+from twogate.flows.authserver.code_grant import CodeGrant
 from twogate.flows.authserver.directory import Directory
 from twogate.flows.authserver.dpop import DpopProofs
+from twogate.flows.authserver.families import Families, Lifespans
 from twogate.flows.authserver.form import Forms
 from twogate.flows.authserver.grant import Grant
+from twogate.flows.authserver.introspect import IntrospectionEndpoint
+from twogate.flows.authserver.jwks import jwks_document
 from twogate.flows.authserver.metadata import PublicDocuments, build_documents
+from twogate.flows.authserver.refresh import RefreshGrant
+from twogate.flows.authserver.retry_answer import RetryAnswers
+from twogate.flows.authserver.revocations import Revocations
+from twogate.flows.authserver.revoke import RevocationEndpoint
 from twogate.flows.authserver.token import TokenEndpoint
+from twogate.flows.gateway.issuers import ClaimPointers, FixedKeys, Issuers, TrustedIssuer
 from twogate.flows.registry import Registry
 from twogate.flows.sessions import Sessions
 from twogate.stores.sql.clients import SqlClientStore
+from twogate.stores.sql.codes import SqlCodeStore
+from twogate.stores.sql.grants import SqlGrantStore
 from twogate.stores.sql.migrate import upgrade
 from twogate.stores.sql.opening import open_engine
 from twogate.stores.sql.registry import SqlRegistryStore
 from twogate.stores.sql.replay import SqlReplayStore
 from twogate.stores.sql.revision import SqliteRevision
+from twogate.stores.sql.revocations import SqlRevocationStore
 from twogate.stores.sql.sessions import SqlSessionStore
 from twogate.stores.sql.users import SqlUserStore
 from twogate.web.authserver import form_route
@@ -58,6 +74,9 @@ OTHER_SECRET = "uW2zWfC6m3s2nV0m8mRr0uUe0sFqvYyQZ0pV2c1d3e4"
 REPORTER = AgentId("acme", "reporter")
 ROBOT = AgentId("acme", "robot")
 MAILER = AgentId("globex", "mailer")
+
+CODE_LIFETIME = 60
+LIFESPANS = Lifespans(unused=30 * 86400, whole=90 * 86400)
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 
@@ -99,6 +118,19 @@ class RecordingAudit:
         return self.events[-1]
 
 
+@dataclass
+class StubUpstreams:
+    """Identity providers that know everybody, unless told otherwise."""
+
+    refusal: GateError | None = None
+    asked: list[str] = field(default_factory=list)
+
+    async def confirm(self, upstream: str, now: int) -> None:
+        self.asked.append(upstream)
+        if self.refusal is not None:
+            raise self.refusal
+
+
 def digest(secret: str, expires_at: int | None = None) -> SecretDigest:
     return SecretDigest(hashlib.sha256(secret.encode()).hexdigest(), expires_at)
 
@@ -138,6 +170,10 @@ class Lab:
     clock: StepClock
     audit: RecordingAudit
     key: ec.EllipticCurvePrivateKey
+    engine: AsyncEngine
+    codes: Codes
+    families: Families
+    upstreams: StubUpstreams
 
     def claims(self, **changes: object) -> dict[str, object]:
         """Claims of a good assertion of the client `robot`; None takes one away."""
@@ -181,6 +217,30 @@ class Lab:
         await self.clients.add(client, None, (), self.clock.now())
 
 
+def trusted_self(signer: LocalSigner) -> TrustedIssuer:
+    """The server itself, as the gateway of the composition trusts it."""
+    return TrustedIssuer(
+        issuer=ISSUER,
+        algorithms=frozenset([signer.algorithm]),
+        types=frozenset(["at+jwt"]),
+        tenants=frozenset({"acme", "globex"}),
+        roles=frozenset({"reader"}),
+        pointers=ClaimPointers(
+            agent="/client_id",
+            assigned="/agent",
+            tenant="/tenant",
+            role="/roles",
+            user="/user",
+            user_optional=True,
+            groups="/groups",
+            scope="/scope",
+            session="/sid",
+        ),
+        max_lifetime=900,
+        revocable=True,
+    )
+
+
 @asynccontextmanager
 async def open_lab(directory: Path) -> AsyncGenerator[Lab]:
     """Start a server with a client by secret (`reporter`), one by key (`robot`), one of another tenant (`mailer`)."""
@@ -194,7 +254,11 @@ async def open_lab(directory: Path) -> AsyncGenerator[Lab]:
     agents = {agent: Agent(agent, "reader", ("review",)) for agent in (REPORTER, ROBOT, MAILER)}
     resources = tenant_resources(ISSUER, {"acme": {"files", "git"}, "globex": {"mail"}})
     settings = TokenSettings(ISSUER, resources, frozenset({"reports", "admin"}))
-    registry = Registry(store, revision, agents, {})
+    bindings = {
+        Binding(Method.JWT, ISSUER, client): agent
+        for client, agent in (("reporter", REPORTER), ("robot", ROBOT), ("mailer", MAILER))
+    }
+    registry = Registry(store, revision, agents, bindings)
     policy = Policy(
         generation="lab",
         classes={},
@@ -209,13 +273,27 @@ async def open_lab(directory: Path) -> AsyncGenerator[Lab]:
     authenticator = ClientAuthenticator(ISSUER, Directory(clients), clients, replay, registry)
     forms = Forms(ISSUER, authenticator, DpopProofs(ISSUER, replay, bytes(32)), audit, clock)
     tokens = AccessTokens(settings, SqlUserStore(engine), sessions, signer, audit, clock, rng)
-    grants: list[Grant] = [ClientCredentials(tokens)]
+    code_store, family_store, upstreams = SqlCodeStore(engine), SqlGrantStore(engine), StubUpstreams()
+    revocations = Revocations(SqlRevocationStore(engine))
+    codes = Codes(code_store, rng, CODE_LIFETIME)
+    families = Families(family_store, tokens, revocations, audit, clock, rng, LIFESPANS)
+    answers = RetryAnswers(LocalEnvelope(bytes(32), rng), rng)
+    grants: list[Grant] = [
+        ClientCredentials(tokens),
+        CodeGrant(code_store, families),
+        RefreshGrant(family_store, families, tokens, upstreams, answers, audit, clock, rng),
+    ]
     endpoint = TokenEndpoint(forms, grants)
     every = frozenset().union(*resources.values())
-    faces = ServerFaces(grants=endpoint.grants)
+    faces = ServerFaces(grants=endpoint.grants, introspection=True, revocation=True)
     documents = build_documents(ISSUER, [signer.public_jwk()], every, [ISSUER], settings.scopes, faces)
+    own = Issuers({ISSUER: trusted_self(signer)}, {ISSUER: FixedKeys(parse_jwks(jwks_document([signer.public_jwk()])))})
+    introspection = IntrospectionEndpoint(forms, own, registry, people, families)
+    revocation = RevocationEndpoint(forms, own, registry, families, revocations, audit, clock)
     routes = [
         form_route(TOKEN_PATH, endpoint.respond, ISSUER, cors=True),
+        form_route(INTROSPECT_PATH, introspection.respond, ISSUER),
+        form_route(REVOKE_PATH, revocation.respond, ISSUER),
         *wellknown_routes(ISSUER, lambda: documents),
     ]
     app = Starlette(routes=routes)
@@ -225,7 +303,22 @@ async def open_lab(directory: Path) -> AsyncGenerator[Lab]:
     transport = httpx2.ASGITransport(app=app, client=("203.0.113.7", 40000))
     try:
         async with httpx2.AsyncClient(transport=transport, base_url=ISSUER) as http:
-            lab = Lab(http, app, endpoint, tokens, documents, clients, store, clock, audit, key)
+            lab = Lab(
+                http,
+                app,
+                endpoint,
+                tokens,
+                documents,
+                clients,
+                store,
+                clock,
+                audit,
+                key,
+                engine,
+                codes,
+                families,
+                upstreams,
+            )
             await lab.add_client("reporter", REPORTER, secret=SECRET)
             await lab.add_client("robot", ROBOT, jwks=public_jwks(key))
             await lab.add_client("mailer", MAILER, secret=OTHER_SECRET)

@@ -14,22 +14,26 @@ from starlette.applications import Starlette
 from twogate.adapters.clock import SystemClock
 from twogate.adapters.envelope import KEY_FILE, LocalEnvelope
 from twogate.adapters.fetch import GuardedFetch
+from twogate.adapters.jwks_file import FileKeys
 from twogate.adapters.refusal_log import RefusalLog
 from twogate.adapters.signers.local import LocalSecret, LocalSigner
 from twogate.authserver import Parts, authserver_routes
 from twogate.config import Settings
+from twogate.config.issuer_keys import key_places
 from twogate.config.issuers import trusted_issuer
 from twogate.config.policy import compile_policy, configured_agents
-from twogate.config.settings import HttpServer
+from twogate.config.settings import HttpServer, StdioServer
 from twogate.core.audit.accessor import Accessors
 from twogate.core.jose.keys import parse_jwks
 from twogate.core.oauth.resource import SESSIONS_PATH, server_path
 from twogate.flows.authserver.jwks import jwks_document
+from twogate.flows.authserver.workloads import with_workloads
 from twogate.flows.declare import DeclareTask
 from twogate.flows.environment import Clock
 from twogate.flows.gateway.authenticate import Authenticator
 from twogate.flows.gateway.catalogue import Catalogue
 from twogate.flows.gateway.forward import Forwarder, Server
+from twogate.flows.gateway.identify import Identifier
 from twogate.flows.gateway.issuers import ClaimPointers, FixedKeys, Issuers, KeySource, RemoteKeys, TrustedIssuer
 from twogate.flows.gateway.limit import AddressLimit, CallRates, Rate, UnderWay
 from twogate.flows.gateway.pipeline import Pipeline
@@ -130,17 +134,18 @@ def _build_generation(process: Process, settings: Settings, last: Generation | N
     """Wire the faces of one configuration. Nothing is connected, started or changed yet."""
     state, refusals, clock = process.state, process.refusals, process.state.clock
     policy = compile_policy(settings)
-    registry = Registry(state.registry_store, state.revision, *configured_agents(settings))
+    agents, bindings = configured_agents(settings)
+    platforms = {item.issuer: item.trusted for item in settings.workloads}
+    registry = Registry(
+        state.registry_store, state.revision, agents, with_workloads(bindings, platforms, settings.public_url)
+    )
     limit, under_way, streams = _limits(settings, last)
     rates = _rates(settings, last)
     authorities = _authorities(settings)
     upstreams = _upstreams(settings, clock, authorities, last)
     fetch = process.new_fetch(clock)
     keys = _keys(settings, process.signer, clock, fetch, authorities, last)
-    servers = {
-        name: Server(upstream, settings.servers[name].timeout, frozenset(settings.servers[name].client_requests))
-        for name, upstream in upstreams.items()
-    }
+    servers = {name: _server(upstream, settings.servers[name]) for name, upstream in upstreams.items()}
     catalogue = Catalogue(servers, clock)
     superseded = asyncio.Event()
     closing = (process.draining, superseded)
@@ -168,6 +173,7 @@ def _build_generation(process: Process, settings: Settings, last: Generation | N
             policy,
             catalogue.note_changed,
             closing,
+            Identifier(settings.public_url, process.signer, clock, state.rng),
         ),
         clock=clock,
         max_body=settings.limits.body,
@@ -207,6 +213,7 @@ def _build_generation(process: Process, settings: Settings, last: Generation | N
                     refusals=refusals,
                     envelope=process.envelope,
                     page_secret=process.page_secret,
+                    issuers=issuers,
                     fetch=fetch,
                 )
             ),
@@ -231,6 +238,11 @@ def _build_generation(process: Process, settings: Settings, last: Generation | N
         catalogue,
         superseded,
     )
+
+
+def _server(upstream: Upstream, server: HttpServer | StdioServer) -> Server:
+    identified = isinstance(server, HttpServer) and server.identity
+    return Server(upstream, server.timeout, frozenset(server.client_requests), identified)
 
 
 def edge_limits(settings: Settings) -> EdgeLimits:
@@ -270,7 +282,7 @@ def _rates(settings: Settings, last: Generation | None) -> CallRates:
 def _authorities(settings: Settings) -> dict[Path, bytes]:
     """The digest of every CA file in use."""
     files = {server.ca for server in settings.servers.values() if isinstance(server, HttpServer)}
-    files |= {issuer.ca for issuer in settings.issuers}
+    files |= {place.ca for place in key_places(settings).values()}
     return {file: hashlib.sha256(file.read_bytes()).digest() for file in files if file is not None}
 
 
@@ -288,7 +300,7 @@ def _upstreams(
 def _same_server(name: str, settings: Settings, authorities: Mapping[Path, bytes], last: Generation) -> bool:
     server, before = settings.servers[name], last.settings.servers.get(name)
     # All but what is asked anew for each call. A setting that this line does not know makes a new connection.
-    per_call = {"timeout", "client_requests"}
+    per_call = {"timeout", "client_requests", "identity"}
     if before is None or server.model_dump(exclude=per_call) != before.model_dump(exclude=per_call):
         return False
     ca = server.ca if isinstance(server, HttpServer) else None
@@ -303,15 +315,17 @@ def _keys(
     authorities: Mapping[Path, bytes],
     last: Generation | None,
 ) -> dict[str, KeySource]:
-    before = {} if last is None else {issuer.issuer: (issuer.jwks_uri, issuer.ca) for issuer in last.settings.issuers}
+    before = {} if last is None else key_places(last.settings)
     keys: dict[str, KeySource] = {}
-    for issuer in settings.issuers:
-        known = before.get(issuer.issuer) == (issuer.jwks_uri, issuer.ca)
-        if last is not None and known and (issuer.ca is None or authorities[issuer.ca] == last.authorities[issuer.ca]):
+    for name, place in key_places(settings).items():
+        known = before.get(name) == place
+        if last is not None and known and (place.ca is None or authorities[place.ca] == last.authorities[place.ca]):
             # Fetching anew would let a reload, or many of them, burden the issuer, and fail while it is away.
-            keys[issuer.issuer] = last.keys[issuer.issuer]
+            keys[name] = last.keys[name]
+        elif place.jwks_file is not None:
+            keys[name] = FileKeys(place.jwks_file, place.uses)
         else:
-            keys[issuer.issuer] = RemoteKeys(issuer.issuer, issuer.jwks_uri, issuer.ca, fetch, clock)
+            keys[name] = RemoteKeys(place.issuer, place.jwks_uri, place.ca, fetch, clock, place.uses)
     if settings.embedded.enabled:
         keys[settings.public_url] = FixedKeys(parse_jwks(jwks_document([signer.public_jwk()])))
     return keys

@@ -10,22 +10,34 @@ from twogate.adapters.refusal_log import RefusalLog
 from twogate.adapters.signers.local import LocalSigner
 from twogate.config import Settings
 from twogate.core.access import Policy
-from twogate.core.oauth.metadata import TOKEN_PATH, ServerFaces
+from twogate.core.oauth.metadata import INTROSPECT_PATH, REVOKE_PATH, TOKEN_PATH, ServerFaces
 from twogate.core.oauth.resource import tenant_resources
 from twogate.flows.authserver.access_tokens import AccessTokens, TokenSettings
 from twogate.flows.authserver.authenticate_client import ClientAuthenticator
 from twogate.flows.authserver.client_credentials import ClientCredentials
+from twogate.flows.authserver.code import Codes
+from twogate.flows.authserver.code_grant import CodeGrant
 from twogate.flows.authserver.directory import Directory
 from twogate.flows.authserver.dpop import DpopProofs
+from twogate.flows.authserver.families import Families, Lifespans
 from twogate.flows.authserver.form import Forms
 from twogate.flows.authserver.grant import Grant
+from twogate.flows.authserver.introspect import IntrospectionEndpoint
 from twogate.flows.authserver.metadata import build_documents
+from twogate.flows.authserver.refresh import NoUpstreams, RefreshGrant
+from twogate.flows.authserver.retry_answer import RetryAnswers
+from twogate.flows.authserver.revocations import Revocations
+from twogate.flows.authserver.revoke import RevocationEndpoint
 from twogate.flows.authserver.token import TokenEndpoint
 from twogate.flows.envelope import Envelope
 from twogate.flows.fetch import Fetch
+from twogate.flows.gateway.issuers import Issuers
 from twogate.flows.registry import Registry
 from twogate.flows.sessions import Sessions
 from twogate.state import State
+from twogate.stores.sql.codes import SqlCodeStore
+from twogate.stores.sql.grants import SqlGrantStore
+from twogate.stores.sql.revocations import SqlRevocationStore
 from twogate.stores.sql.users import SqlUserStore
 from twogate.web.authserver import form_route
 from twogate.web.pages import Pages, asset_routes
@@ -45,6 +57,7 @@ class Parts:
     refusals: RefusalLog
     envelope: Envelope
     page_secret: bytes
+    issuers: Issuers
     fetch: Fetch
 
 
@@ -61,7 +74,7 @@ def authserver_routes(parts: Parts) -> list[Route]:
         issuers.insert(0, settings.public_url)
         endpoint, more = _endpoints(parts, resources)
         routes += more
-        faces = ServerFaces(grants=endpoint.grants)
+        faces = ServerFaces(grants=endpoint.grants, introspection=True, revocation=True)
     documents = build_documents(
         settings.public_url,
         [signer.public_jwk()],
@@ -90,10 +103,25 @@ def _endpoints(parts: Parts, resources: dict[str, frozenset[str]]) -> tuple[Toke
         clock,
         rng,
     )
-    grants: list[Grant] = [ClientCredentials(tokens)]
+    revocations = Revocations(SqlRevocationStore(state.engine))
+    code_store, family_store = SqlCodeStore(state.engine), SqlGrantStore(state.engine)
+    _codes = Codes(code_store, rng, lifetimes.code)
+    lifespans = Lifespans(lifetimes.refresh_token, lifetimes.grant)
+    families = Families(family_store, tokens, revocations, audit, clock, rng, lifespans)
+    answers = RetryAnswers(parts.envelope, rng)
+    grants: list[Grant] = [
+        ClientCredentials(tokens),
+        CodeGrant(code_store, families),
+        RefreshGrant(family_store, families, tokens, NoUpstreams(), answers, audit, clock, rng),
+    ]
     endpoint = TokenEndpoint(forms, grants)
     _pages = Pages(issuer, parts.page_secret, rng)
+    own = parts.issuers.only(issuer)
+    introspection = IntrospectionEndpoint(forms, own, parts.registry, people, families)
+    revocation = RevocationEndpoint(forms, own, parts.registry, families, revocations, audit, clock)
     return endpoint, [
         form_route(TOKEN_PATH, endpoint.respond, issuer, cors=True),
+        form_route(INTROSPECT_PATH, introspection.respond, issuer),
+        form_route(REVOKE_PATH, revocation.respond, issuer),
         *asset_routes(issuer),
     ]

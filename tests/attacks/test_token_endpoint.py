@@ -249,7 +249,7 @@ class TestTargets:
 
     @pytest.mark.parametrize(
         "grant",
-        ["password", "authorization_code", "refresh_token", "Client_Credentials", "client_credentials ", "implicit"],
+        ["password", "Authorization_Code", "refresh-token", "Client_Credentials", "client_credentials ", "implicit"],
     )
     async def test_no_other_grant_exists(self, lab: Lab, grant: str) -> None:
         response = await lab.with_secret(grant_type=grant)

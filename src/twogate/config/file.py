@@ -29,7 +29,9 @@ _PLACEHOLDERS: Final[dict[str, Any]] = {
     "store": "sqlite:////nowhere/store.db",
     "tenants": {"nobody": {}},
 }
-_NAMED_SECTIONS: Final = frozenset({"servers", "tools", "roles", "tasks", "agents", "clients", "groups", "scopes", "tenants"})
+_NAMED_SECTIONS: Final = frozenset(
+    {"servers", "tools", "roles", "tasks", "agents", "clients", "groups", "scopes", "tenants"}
+)
 _TAGGED: Final[dict[str, type[BaseModel]]] = {"<url>": HttpServer, "<command>": StdioServer}
 
 
@@ -161,16 +163,20 @@ def _file_problems(settings: Settings, broken: frozenset[KeyPath]) -> Iterator[F
     for index, identities in enumerate(settings.identity_assertions):
         if identities.ca is not None:
             yield from _missing(identities.ca, ("identity_assertions", index, "ca"))
-    yield from client_file_problems(settings)
-    for name, client in settings.clients.items():
-        if client.secret_file is not None:
-            yield from _exposed(client.secret_file, ("clients", name, "secret_file"))
+    yield from _client_files(settings)
     for name, server in settings.servers.items():
         if isinstance(server, HttpServer):
             if server.ca is not None:
                 yield from _missing(server.ca, ("servers", name, "ca"))
         elif server.cwd is not None and not server.cwd.is_dir():
             yield ("servers", name, "cwd"), f"{server.cwd} is not a directory"
+
+
+def _client_files(settings: Settings) -> Iterator[Found]:
+    yield from client_file_problems(settings)
+    for name, client in settings.clients.items():
+        if client.secret_file is not None:
+            yield from _exposed(client.secret_file, ("clients", name, "secret_file"))
 
 
 def _missing(path: Path, place: KeyPath) -> Iterator[Found]:

@@ -12,6 +12,7 @@ from twogate.config.references_workloads import workload_problems
 from twogate.config.settings import EMBEDDED, AgentSettings, BindingSettings, Issuer, Settings, StdioServer
 from twogate.config.store_url import is_postgresql
 from twogate.config.values import UnixAddress, is_loopback
+from twogate.config.workloads import Workloads
 from twogate.core.access import ToolClass
 from twogate.core.entry import Entries
 from twogate.core.principal import PUBLIC_CLIENT
@@ -196,7 +197,7 @@ class References:
             return
         if not self._has("issuers") or not self._has("workloads"):
             return
-        known = [*settings.issuers, *settings.workloads]
+        known: list[Issuer | Workloads] = [*settings.issuers, *settings.workloads]
         allowed = [item.tenants for item in known if item.issuer == binding.issuer]
         if not allowed:
             names = [EMBEDDED, *(item.issuer for item in known)]

@@ -152,7 +152,7 @@ class ClientRequest(StrEnum):
 class HttpServer(_Model):
     """An MCP server reached by Streamable HTTP (`http`) or by the HTTP+SSE transport of 2024-11-05 (`sse`).
 
-    `ca` is trusted instead of the system's CAs; timeout in seconds.
+    `ca` is trusted instead of the system's CAs; timeout in seconds. `identity`: it is told who calls (R-46).
     """
 
     url: UpstreamUrl
@@ -161,6 +161,13 @@ class HttpServer(_Model):
     # Left out: it may ask clients nothing.
     client_requests: NonEmpty[ClientRequest] = ()
     timeout: Annotated[Duration, Field(ge=1, le=3600)] = 60
+    identity: bool = False
+
+    @model_validator(mode="after")
+    def _identity_has_a_way(self) -> HttpServer:
+        if self.identity and self.transport != "http":
+            raise ValueError("identity goes with `transport: http`: the old transport has no headers of each call")
+        return self
 
 
 class StdioServer(_Model):

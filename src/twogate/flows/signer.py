@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from twogate.core.jose.keys import Algorithm
+from twogate.core.oauth.access_token import join_signature, signing_input
 
 
 class Signer(Protocol):
@@ -32,3 +33,13 @@ class Signer(Protocol):
             GateError: KEYS_UNAVAILABLE if the key cannot be reached.
         """
         ...
+
+
+async def sign_jwt(signer: Signer, claims: Mapping[str, object], typ: str) -> str:
+    """A compact JWT of these claims and this type.
+
+    Raises:
+        GateError: KEYS_UNAVAILABLE.
+    """
+    signed = signing_input(claims, algorithm=signer.algorithm.value, kid=signer.kid, typ=typ)
+    return join_signature(signed, await signer.sign(signed))

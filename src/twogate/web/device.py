@@ -13,9 +13,9 @@ from starlette.routing import Route
 
 from twogate.core.errors import FACES, ErrorCode, GateError
 from twogate.core.oauth import device
+from twogate.core.oauth.grant_type import GrantType
 from twogate.flows.authserver.consent_view import ConsentViews
-from twogate.flows.authserver.device_decision import DeviceDecisions, Waiting
-from twogate.flows.authserver.logins import Login, Logins
+from twogate.flows.authserver.device_decision import DeviceDecisions, Login, Logins, Waiting
 from twogate.flows.authserver.people import People
 from twogate.flows.environment import Clock
 from twogate.web.authserver import OnlyMethods
@@ -109,7 +109,15 @@ class DevicePages:
             raise GateError(ErrorCode.LOGIN_REQUIRED, "the person is gone or disabled")
         asked = waiting.code.request
         view = self._views.view(
-            waiting.client, waiting.agent, user, asked.resource, asked.scopes, asked.task, redirect_uri=None
+            waiting.client,
+            waiting.agent,
+            user,
+            asked.resource,
+            asked.scopes,
+            asked.task,
+            None,
+            refresh=GrantType.REFRESH_TOKEN in waiting.client.grants,
+            lasts=None if login.ends_at is None else login.ends_at - self._clock.now(),
         )
         return self._pages.render(
             "device_confirm.html",
@@ -162,7 +170,8 @@ class DevicePages:
         )
 
     def _sign(self, purpose: bytes, browser: Browser, user_code: str, subject: str = "") -> str:
-        text = "\0".join((browser.cookie, user_code, subject))
+        # None of the three can hold the separator.
+        text = f"{browser.cookie}\0{user_code}\0{subject}"
         mac = hmac.digest(self._secret, purpose + b"\0" + text.encode(), "sha256")
         return f"{user_code}.{base64.urlsafe_b64encode(mac).decode().rstrip('=')}"
 

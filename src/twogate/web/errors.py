@@ -157,6 +157,26 @@ HTTP_FACES: Final[Mapping[ErrorCode, HttpFace]] = MappingProxyType(
     }
 )
 
+# The words of an authorization response where they are not those of the token endpoint: RFC 6749 section 4.1.2.1,
+# OpenID Connect Core section 3.1.2.6. It never has `invalid_client` or `invalid_token`.
+_AUTHORIZE_WORDS: Final[Mapping[ErrorCode, str]] = MappingProxyType(
+    {
+        ErrorCode.CONSENT_MISSING: "consent_required",
+        ErrorCode.AGENT_UNBOUND: "unauthorized_client",
+        ErrorCode.AGENT_DISABLED: "unauthorized_client",
+        ErrorCode.USER_DISABLED: "access_denied",
+    }
+)
+_AUTHORIZE_TEXTS: Final[Mapping[ErrorCode, str]] = MappingProxyType(
+    {
+        ErrorCode.CONSENT_MISSING: "The person must be asked.",
+        ErrorCode.AGENT_UNBOUND: "The client may not be used now.",
+        ErrorCode.AGENT_DISABLED: "The client may not be used now.",
+        ErrorCode.USER_DISABLED: "The person may not grant this.",
+        ErrorCode.ACCESS_DENIED: "The person said no.",
+    }
+)
+
 # What an error description may hold: %x20-21 / %x23-5B / %x5D-7E (RFC 6749 section 5.2, RFC 6750 section 3).
 _TELLABLE: Final = str.maketrans({'"': "'", "\\": "/", "`": "'"})
 
@@ -186,6 +206,12 @@ def www_authenticate(code: ErrorCode, resource_metadata_url: str, scopes: Collec
     return "Bearer " + ", ".join(f'{name}="{_quotable(value)}"' for name, value in parameters)
 
 
+def authorize_error(code: ErrorCode, description: str | None = None) -> tuple[str, str]:
+    """The `error` and `error_description` of a refusal at the authorization endpoint (RFC 6749 section 4.1.2.1)."""
+    word = _AUTHORIZE_WORDS.get(code, HTTP_FACES[code].oauth or "invalid_request")
+    return word, _tellable(description or _AUTHORIZE_TEXTS.get(code, FACES[code].text))
+
+
 def oauth_error(code: ErrorCode, *, with_header: bool = False, description: str | None = None) -> HttpError:
     """A refusal of the authorization server (RFC 6749 section 5.2).
 
@@ -197,10 +223,13 @@ def oauth_error(code: ErrorCode, *, with_header: bool = False, description: str 
     headers = {"Cache-Control": "no-store"}
     if face.status == 401 and with_header:  # noqa: PLR2004 - Unauthorized
         headers["WWW-Authenticate"] = 'Basic realm="twogate"'
-    text = (description or FACES[code].text).translate(_TELLABLE)
-    told = "".join(char if " " <= char <= "~" else "?" for char in text)
+    told = _tellable(description or FACES[code].text)
     error = {"error": face.oauth or "invalid_request", "error_description": told}
     return HttpError(face.status, headers, msgspec.json.encode(error))
+
+
+def _tellable(text: str) -> str:
+    return "".join(char if " " <= char <= "~" else "?" for char in text.translate(_TELLABLE))
 
 
 def _quotable(value: str) -> str:

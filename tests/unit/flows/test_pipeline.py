@@ -29,6 +29,7 @@ from gatelab import (
     NoTools,
     RecordingAudit,
     accessors,
+    identifier,
     response,
 )
 from harness.issuer import new_key, sign
@@ -146,7 +147,9 @@ class Lab:
             recorder=recorder,
             catalogue=NoTools(),
             seal=self.seal,
-            forwarder=Forwarder(servers, recorder, self.seal, POLICY, lambda _: None, (self.closing,)),
+            forwarder=Forwarder(
+                servers, recorder, self.seal, POLICY, lambda _: None, (self.closing,), identifier(self.clock)
+            ),
             clock=self.clock,
             max_body=10_000,
         )

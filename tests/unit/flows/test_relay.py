@@ -19,6 +19,7 @@ from gatelab import (
     FakeUpstream,
     RecordingAudit,
     accessors,
+    identifier,
     response,
     sse,
 )
@@ -70,7 +71,13 @@ class Lab:
         recorder = Recorder(self.audit, accessors(), self.clock, CountingRng())
         upstream = self.upstream = FakeUpstream(answer, self.journal)
         forwarder = Forwarder(
-            {"files": Server(upstream, 30.0, asks)}, recorder, self.seal, POLICY, self.changed.append, (self.closing,)
+            {"files": Server(upstream, 30.0, asks)},
+            recorder,
+            self.seal,
+            POLICY,
+            self.changed.append,
+            (self.closing,),
+            identifier(self.clock),
         )
         bodiless = method in (SESSION_END, STREAM)
         notification = bodiless or method.startswith("notifications/")

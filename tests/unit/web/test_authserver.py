@@ -216,7 +216,7 @@ class TestDocuments:
             "jwks_uri": f"{ISSUER}/.well-known/jwks.json",
             "scopes_supported": ["admin", "reports"],
             "response_types_supported": [],
-            "grant_types_supported": ["client_credentials"],
+            "grant_types_supported": ["authorization_code", "client_credentials", "refresh_token"],
             "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "private_key_jwt"],
             "token_endpoint_auth_signing_alg_values_supported": ["ES256", "RS256", "PS256", "EdDSA"],
         }

@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 
 from twogate.core.errors import ErrorCode, GateError
+from twogate.core.oauth.pkce import parse_challenge
 from twogate.core.oauth.redirect_uri import redirect_uri_matches
 from twogate.core.oauth.token_request import Wanted, parse_pairs, parse_wanted
 
@@ -29,8 +30,8 @@ MAX_REQUEST: Final = 8 * 1024
 MAX_STATE: Final = 1024
 """Characters that `state` may have at most."""
 
-# 32 random bytes in base64url, as handles, S256 challenges (RFC 7636 section 4.2) and thumbprints (RFC 7638) are.
-_SHA256_SIZED: Final = re.compile(r"[A-Za-z0-9_-]{43}")
+# 32 bytes in base64url, as handles and SHA-256 thumbprints (RFC 7638) are.
+_32_BYTES: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _CLIENT_ID: Final = re.compile(r"[ -~]{1,1024}")
 _MAX_AGE: Final = re.compile(r"[0-9]{1,9}")
 
@@ -172,7 +173,7 @@ def parse_request_uri(parameters: Parameters) -> str | None:
     if request_uri is None:
         return None
     handle = request_uri.removeprefix(REQUEST_URI_PREFIX)
-    if handle == request_uri or _SHA256_SIZED.fullmatch(handle) is None:
+    if handle == request_uri or _32_BYTES.fullmatch(handle) is None:
         raise GateError(ErrorCode.REQUEST_URI_INVALID, "not the name of a pushed request")
     return handle
 
@@ -235,29 +236,29 @@ def parse_request(parameters: Parameters, client_id: str, redirect_uri: str, *, 
 
 def is_handle(text: str) -> bool:
     """Whether a text could be the handle of an interaction."""
-    return _SHA256_SIZED.fullmatch(text) is not None
+    return _32_BYTES.fullmatch(text) is not None
 
 
 def _parse_challenge(values: Mapping[str, str]) -> str:
-    # "MUST … require" PKCE (OAuth 2.1 section 4.1.1); without a method, `plain` would be meant (RFC 7636 section 4.3).
-    if values.get("code_challenge_method") != "S256":
-        raise _refusal(ErrorCode.REQUEST_MALFORMED, "PKCE is required: code_challenge_method must be S256")
-    challenge = values.get("code_challenge", "")
-    if _SHA256_SIZED.fullmatch(challenge) is None:
-        raise _refusal(ErrorCode.REQUEST_MALFORMED, "code_challenge must be a SHA-256 hash in base64url")
-    return challenge
+    try:
+        # "MUST … require" PKCE, of every client (OAuth 2.1 section 4.1.1).
+        return parse_challenge(values.get("code_challenge"), values.get("code_challenge_method"))
+    except GateError as error:
+        raise _refusal(error.code, f"PKCE with S256 is required: {error.debug}") from None
 
 
 def _parse_proof_key(values: Mapping[str, str]) -> str | None:
     thumbprint = values.get("dpop_jkt")
-    if thumbprint is not None and _SHA256_SIZED.fullmatch(thumbprint) is None:
+    if thumbprint is not None and _32_BYTES.fullmatch(thumbprint) is None:
         raise _refusal(ErrorCode.REQUEST_MALFORMED, "dpop_jkt must be a SHA-256 thumbprint in base64url")
     return thumbprint
 
 
 def _parse_prompts(values: Mapping[str, str]) -> tuple[Prompt, ...]:
     try:
-        prompts = tuple(Prompt(word) for word in dict.fromkeys(values["prompt"].split(" "))) if "prompt" in values else ()
+        prompts = (
+            tuple(Prompt(word) for word in dict.fromkeys(values["prompt"].split(" "))) if "prompt" in values else ()
+        )
     except ValueError:
         raise _refusal(ErrorCode.REQUEST_MALFORMED, f"prompt must be of {', '.join(Prompt)}") from None
     if Prompt.NONE in prompts and len(prompts) > 1:

@@ -1,4 +1,4 @@
-"""Identity assertion authorization grants (ID-JAG): a company's identity provider says that a client may act for a person.
+"""Identity assertion authorization grants (ID-JAG): an identity provider says that a client may act for a person.
 
 draft-ietf-oauth-identity-assertion-authz-grant, as MCP's enterprise-managed authorization uses it.
 """

@@ -86,33 +86,15 @@ def authorization_server_metadata(issuer: str, scopes: Collection[str], faces: S
         }
         if faces.prompts:
             document["prompt_values_supported"] = list(faces.prompts)
-    if faces.pushed_requests:
-        # RFC 9126 section 5. Clients authenticate there as they do at the token endpoint.
-        document["pushed_authorization_request_endpoint"] = issuer + PAR_PATH
-        document["require_pushed_authorization_requests"] = False
-    if GrantType.DEVICE_CODE in faces.grants:
-        document["device_authorization_endpoint"] = issuer + DEVICE_PATH  # RFC 8628 section 4
-    if faces.introspection:
-        # Callers authenticate.
-        proving = [method for method in methods if method != AuthMethod.NONE]
-        document |= _endpoint("introspection", issuer + INTROSPECT_PATH, proving, algorithms)
-    if faces.revocation:
-        document |= _endpoint("revocation", issuer + REVOKE_PATH, methods, algorithms)
-    if faces.registration:
-        document["registration_endpoint"] = issuer + REGISTER_PATH  # RFC 7591 section 3
-    if faces.client_documents:
-        document["client_id_metadata_document_supported"] = True
-    if faces.identity_assertions:
-        document["authorization_grant_profiles_supported"] = [ID_JAG_PROFILE]
-    return document
+    return document | _endpoints(issuer, faces, methods, algorithms)
 
 
 def openid_metadata(issuer: str, scopes: Collection[str], faces: ServerFaces) -> dict[str, object]:
     """The same for clients that look under OpenID Connect Discovery's address.
 
-    This is no OpenID provider, and the document says so as far as its form allows: of what Discovery section 3 requires,
-    there is no algorithm for ID tokens, because none are issued. `sub` is the same for every client. The parameters
-    that a client would take for supported if they were left out are denied.
+    This is no OpenID provider, and the document says so as far as its form allows: of what Discovery section 3
+    requires, there is no algorithm for ID tokens, because none are issued. `sub` is the same for every client. The
+    parameters that a client would take for supported if they were left out are denied.
     """
     return {
         **authorization_server_metadata(issuer, scopes, faces),
@@ -122,6 +104,29 @@ def openid_metadata(issuer: str, scopes: Collection[str], faces: ServerFaces) ->
         "request_parameter_supported": False,
         "request_uri_parameter_supported": False,
     }
+
+
+def _endpoints(issuer: str, faces: ServerFaces, methods: list[str], algorithms: list[str]) -> dict[str, object]:
+    there: dict[str, object] = {}
+    if faces.pushed_requests:
+        # RFC 9126 section 5. Clients authenticate there as they do at the token endpoint.
+        there["pushed_authorization_request_endpoint"] = issuer + PAR_PATH
+        there["require_pushed_authorization_requests"] = False
+    if GrantType.DEVICE_CODE in faces.grants:
+        there["device_authorization_endpoint"] = issuer + DEVICE_PATH  # RFC 8628 section 4
+    if faces.introspection:
+        # Callers authenticate.
+        proving = [method for method in methods if method != AuthMethod.NONE]
+        there |= _endpoint("introspection", issuer + INTROSPECT_PATH, proving, algorithms)
+    if faces.revocation:
+        there |= _endpoint("revocation", issuer + REVOKE_PATH, methods, algorithms)
+    if faces.registration:
+        there["registration_endpoint"] = issuer + REGISTER_PATH  # RFC 7591 section 3
+    if faces.client_documents:
+        there["client_id_metadata_document_supported"] = True
+    if faces.identity_assertions:
+        there["authorization_grant_profiles_supported"] = [ID_JAG_PROFILE]
+    return there
 
 
 def _endpoint(name: str, address: str, methods: list[str], algorithms: list[str]) -> dict[str, object]:

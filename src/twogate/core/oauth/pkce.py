@@ -60,6 +60,6 @@ def verify_pkce(verifier: str, challenge: str) -> None:
         GateError: GRANT_INVALID.
     """
     made = encode_base64url(hashlib.sha256(verifier.encode("ascii")).digest())
-    # "If the values are not equal, an error response indicating 'invalid_grant' … MUST be returned."
+    # If they differ, the client MUST be told "invalid_grant" (the same section).
     if not hmac.compare_digest(made, challenge):
         raise GateError(ErrorCode.GRANT_INVALID, "the verifier does not fit the code's challenge")

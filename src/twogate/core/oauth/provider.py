@@ -102,7 +102,8 @@ def parse_metadata(document: bytes, issuer: str) -> ProviderMetadata:
     authorization, token = known.get("authorization_endpoint"), known.get("token_endpoint")
     if not isinstance(authorization, str) or not isinstance(token, str):
         raise _unavailable("the metadata names no authorization_endpoint or token_endpoint")
-    _check_endpoint(authorization, issuer)
+    for endpoint in (authorization, token):
+        _check_endpoint(endpoint, issuer)
     methods: object = known.get("token_endpoint_auth_methods_supported")
     listed = cast("list[object]", methods) if isinstance(methods, list) else ["client_secret_basic"]
     return ProviderMetadata(
@@ -162,12 +163,17 @@ def parse_token_answer(status: int, body: bytes) -> ProviderTokens | ProviderRef
 
 def _check_endpoint(url: str, issuer: str) -> None:
     # Browsers are sent there, so nothing may be read in two ways, and no other scheme can run in them.
-    parts = urlsplit(url) if len(url) <= MAX_ENDPOINT and _VALUE.fullmatch(url) and "\\" not in url else None
-    if parts is None or "#" in url or "@" in parts.netloc or not parts.hostname:
-        raise _unavailable("the authorization_endpoint is no plain URL")
+    if len(url) > MAX_ENDPOINT or _VALUE.fullmatch(url) is None or "\\" in url or "#" in url:
+        raise _unavailable("an endpoint is no plain URL")
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise _unavailable("an endpoint is no plain URL") from None
+    if "@" in parts.netloc or not parts.hostname:
+        raise _unavailable("an endpoint is no plain URL")
     # http is for issuers on this machine alone, which the configuration has checked.
     if parts.scheme != "https" and parts[:2] != urlsplit(issuer)[:2]:
-        raise _unavailable("the authorization_endpoint is not https")
+        raise _unavailable("an endpoint is not https")
 
 
 def _object(document: bytes, what: str) -> Mapping[str, Any]:

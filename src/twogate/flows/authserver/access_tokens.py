@@ -20,7 +20,7 @@ from twogate.flows.authserver.grant import Authorization
 from twogate.flows.authserver.people import People, User
 from twogate.flows.environment import Clock, Rng
 from twogate.flows.sessions import Grantee, Sessions
-from twogate.flows.signer import Signer
+from twogate.flows.signer import Signer, sign_jwt
 
 _BOUND_SOURCES: Final = (ClientSource.CONFIGURED, ClientSource.ADDED)
 
@@ -38,9 +38,14 @@ class TokenSettings(msgspec.Struct, frozen=True):
         if not 0 < self.lifetime <= access_token.MAX_LIFETIME:
             raise ValueError(f"an access token lives between 1 and {access_token.MAX_LIFETIME} seconds")
 
+    @property
+    def operations(self) -> str:
+        """The resource of operation tokens."""
+        return self.issuer + OPERATIONS_PATH
+
     def resources_of(self, client: Client) -> frozenset[str]:
         """The resources that a client may name, `/operations` only if it may mint operation tokens (decision 7)."""
-        operations = frozenset({self.issuer + OPERATIONS_PATH})
+        operations = frozenset({self.operations})
         if client.kind is ClientKind.AUTHORIZER:
             return operations
         resources = self.resources.get(client.tenant, frozenset())
@@ -152,10 +157,7 @@ class AccessTokens:
             grant_id=grant_id,
             authenticated_at=authorization.authenticated_at,
         )
-        signed = access_token.signing_input(
-            grant.claims, algorithm=self._signer.algorithm.value, kid=self._signer.kid, typ=access_token.TYPE
-        )
-        token = access_token.join_signature(signed, await self._signer.sign(signed))
+        token = await sign_jwt(self._signer, grant.claims, access_token.TYPE)
         await self._audit.append(self._event(grant, agent, session_id, method, address))
         return Issued(token, lifetime, grant.scopes, authorization.task, proof is not None)
 

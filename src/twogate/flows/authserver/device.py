@@ -180,12 +180,12 @@ class DeviceAuthorization:
 
     async def _begin(self, call: ClientCall) -> JsonAnswer:
         client = call.client
-        if client is None or GrantType.DEVICE_CODE not in client.grants:
+        if client is None or call.agent is None or GrantType.DEVICE_CODE not in client.grants:
             raise GateError(ErrorCode.CLIENT_UNAUTHORIZED, "the client may not use device codes")
         wanted = parse_wanted(call.form)
         verify_wanted(wanted, self._settings.resources_of(client), self._settings.scopes)
         # Told now, because the person would otherwise decide on something that the token endpoint then refuses.
-        if wanted.task is not None and (call.agent is None or wanted.task not in call.agent.tasks):
+        if wanted.task is not None and wanted.task not in call.agent.tasks:
             raise GateError(ErrorCode.DETAILS_INVALID, "the client's agent has no such task")
         if client.auth is ClientAuth.NONE:
             self._limits.begin(call.address, self._clock.monotonic())

@@ -20,8 +20,53 @@ from twogate.flows.audit import AuditSink, Refusals
 from twogate.flows.authserver.clients import Client, ClientDirectory
 from twogate.flows.authserver.device import DeviceCode, DeviceLimits, DeviceStore
 from twogate.flows.authserver.grant import Authorization
-from twogate.flows.authserver.logins import Login
 from twogate.flows.environment import Clock
+
+
+class Login(Protocol):
+    """Who is logged in, and how. Times are Unix seconds."""
+
+    @property
+    def tenant(self) -> str:
+        """The person's tenant."""
+        ...
+
+    @property
+    def subject(self) -> str:
+        """The person."""
+        ...
+
+    @property
+    def method(self) -> str:
+        """How the person logged in."""
+        ...
+
+    @property
+    def authenticated_at(self) -> int:
+        """When the person last proved to be there."""
+        ...
+
+    @property
+    def upstream(self) -> str | None:
+        """The upstream login behind it, if any."""
+        ...
+
+    @property
+    def ends_at(self) -> int | None:
+        """When all that comes of it ends; None leaves that to the settings."""
+        ...
+
+
+class Logins(Protocol):
+    """Finds who is logged in."""
+
+    async def current(self, cookie: str | None, tenant: str, now: int) -> Login | None:
+        """The live login that a cookie stands for, if it is one of this tenant.
+
+        Raises:
+            GateError: STORE_UNAVAILABLE.
+        """
+        ...
 
 
 class AgentOf(Protocol):
@@ -41,7 +86,7 @@ class Waiting(msgspec.Struct, frozen=True):
 
     code: DeviceCode
     client: Client
-    agent: Agent | None
+    agent: Agent
 
 
 class DeviceDecisions:
@@ -96,7 +141,7 @@ class DeviceDecisions:
         return found
 
     async def find(self, user_code: str) -> Waiting | None:
-        """The code as it waits now; None if it does not wait (any more), or its client is gone.
+        """The code as it waits now; None if it does not wait (any more), or its client is gone or may not any more.
 
         Raises:
             GateError: AGENT_UNBOUND, AGENT_DISABLED, CLIENT_METADATA_INVALID, STORE_UNAVAILABLE.
@@ -106,7 +151,8 @@ class DeviceDecisions:
         client = None if code is None else await self._directory.find(code.client_id, now)
         if code is None or client is None or GrantType.DEVICE_CODE not in client.grants:
             return None
-        return Waiting(code, client, await self._agents.agent_of(client))
+        agent = await self._agents.agent_of(client)
+        return None if agent is None else Waiting(code, client, agent)
 
     async def decide(self, waiting: Waiting, login: Login, *, allow: bool, address: str) -> None:
         """Allow what a device asked for, or say no. The audit trail has it before the device learns it.
@@ -135,7 +181,7 @@ class DeviceDecisions:
             address=address,
             tenant=client.tenant,
             issuer=self._issuer,
-            agent="" if waiting.agent is None else waiting.agent.id.agent,
+            agent=waiting.agent.id.agent,
             client=client.client_id,
             user_issuer=self._issuer,
             user=login.subject,

@@ -242,9 +242,7 @@ class Families:
             proof_key=bound_to(client, call) if refresh else None,
             created_at=now,
             last_used_at=now,
-            expires_at=(
-                self.lifespans.of_use(now, authorization.ends_at, now) if refresh else now + issued.expires_in
-            ),
+            expires_at=(self.lifespans.of_use(now, authorization.ends_at, now) if refresh else now + issued.expires_in),
         )
         return Start(family, JsonAnswer(issued.as_json(refresh_token=token.text if refresh else None)))
 

@@ -21,6 +21,7 @@ from twogate.core.principal import Agent
 from twogate.flows.audit import Refusals
 from twogate.flows.authserver.authenticate_client import ClientAuthenticator, Trace
 from twogate.flows.authserver.clients import Client
+from twogate.flows.authserver.presented import RefusedAsError
 from twogate.flows.environment import Clock
 
 _FORM_TYPE: Final = re.compile(r'application/x-www-form-urlencoded(?:[ \t]*;[ \t]*charset="?utf-8"?)?', re.IGNORECASE)
@@ -172,7 +173,7 @@ class Forms:
             except GateError as failure:
                 error = failure
             return FormRefused(
-                _told(error.code),
+                error.told if isinstance(error, RefusedAsError) else _told(error.code),
                 bool(request.authorization),
                 nonce,
                 described if isinstance(described, str) else None,

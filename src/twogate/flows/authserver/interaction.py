@@ -136,9 +136,7 @@ class Requests:
         if found is None:
             raise GateError(ErrorCode.INTERACTION_EXPIRED, "answered already, or expired")
 
-    async def _add(
-        self, kind: RequestKind, raw: bytes, client_id: str, browser: str, expires_at: int, now: int
-    ) -> str:
+    async def _add(self, kind: RequestKind, raw: bytes, client_id: str, browser: str, expires_at: int, now: int) -> str:
         handle = base64.urlsafe_b64encode(self._rng.token(HANDLE_BYTES)).decode().rstrip("=")
         await self._store.add(
             kind,

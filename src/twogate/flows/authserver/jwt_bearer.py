@@ -131,7 +131,7 @@ def _within(verified: VerifiedIdJag, form: Mapping[str, str]) -> Wanted:
 
 
 def _granted(requested: tuple[str, ...], verified: VerifiedIdJag, known: frozenset[str]) -> tuple[str, ...]:
-    """The scopes that are requested and granted, in the assertion's order; all that are granted if none is requested."""
+    """The scopes that are requested and granted, in the assertion's order; all of its own if none is requested."""
     granted = tuple(scope for scope in verified.scopes if scope in known and (not requested or scope in requested))
     if requested and not granted:
         # An answer without `scope` would mean that all of them were granted (RFC 6749 section 5.1).

@@ -44,10 +44,9 @@ def build_documents(
     scopes: Collection[str],
     faces: ServerFaces = NOTHING,
 ) -> PublicDocuments:
-    """Build the documents of one configuration. `resources` are the full names of all of them, of every tenant;
-    `faces` is what the embedded server has.
+    """Build the documents of one configuration. `resources` are the full names of all of them, of every tenant.
 
-    The embedded server is in use exactly if `issuer` is among `authorization_servers`.
+    The embedded server is in use exactly if `issuer` is among `authorization_servers`; `faces` is what it has.
 
     Raises:
         ValueError: no authorization server, an issuer with a path, or a resource that does not lie under it.

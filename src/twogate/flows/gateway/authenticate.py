@@ -256,6 +256,19 @@ def _revocable(claims: Mapping[str, Any], client_id: str, user: str | None) -> f
     return frozenset((kind, name) for kind, name in named if name is not None)
 
 
+def require_unrevoked(token: VerifiedToken, view: RegistryView) -> None:
+    """Step 11: refuse a token of our own that was taken back, or whose grant, client or user was.
+
+    Raises:
+        GateError: TOKEN_REVOKED, USER_DISABLED.
+    """
+    if not token.revocable.isdisjoint(view.revoked):
+        kinds = {kind for kind, _ in token.revocable & view.revoked}
+        if "user" in kinds:
+            raise GateError(ErrorCode.USER_DISABLED, "the user is disabled")
+        raise GateError(ErrorCode.TOKEN_REVOKED, f"revoked: {', '.join(sorted(kinds))}")
+
+
 def principal_of(token: VerifiedToken, view: RegistryView) -> Principal:
     """Steps 11 and 12: the principal that a token makes as of one view of the registry.
 
@@ -263,11 +276,7 @@ def principal_of(token: VerifiedToken, view: RegistryView) -> Principal:
         GateError: TOKEN_REVOKED, USER_DISABLED, AGENT_UNBOUND, AGENT_DISABLED, ROLE_REFUSED.
     """
     # 11.
-    if not token.revocable.isdisjoint(view.revoked):
-        kinds = {kind for kind, _ in token.revocable & view.revoked}
-        if "user" in kinds:
-            raise GateError(ErrorCode.USER_DISABLED, "the user is disabled")
-        raise GateError(ErrorCode.TOKEN_REVOKED, f"revoked: {', '.join(sorted(kinds))}")
+    require_unrevoked(token, view)
     # 12.
     agent_id = view.bindings.get(token.binding)
     if agent_id is None and token.assigned is not None:

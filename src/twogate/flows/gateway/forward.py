@@ -13,8 +13,9 @@ from twogate.core.access import Policy
 from twogate.core.errors import METHOD_NOT_FOUND, GateError
 from twogate.core.message import Kind, Message, encode_message
 from twogate.flows.gateway.answers import Shown
-from twogate.flows.gateway.exchange import Exchange
+from twogate.flows.gateway.exchange import Exchange, Header
 from twogate.flows.gateway.headers import upstream_headers
+from twogate.flows.gateway.identify import Identifier
 from twogate.flows.gateway.meta import ASKS
 from twogate.flows.gateway.read import Call
 from twogate.flows.gateway.record import Recorded, Recorder
@@ -29,12 +30,13 @@ _NOTHING: Final[frozenset[str]] = frozenset()
 class Server(msgspec.Struct, frozen=True):
     """One configured MCP server: its connection, in seconds how long it may be silent within an answer, and `asks`.
 
-    `asks` is what it may ask of clients: `sampling`, `elicitation`, `roots`.
+    `asks` is what it may ask of clients: `sampling`, `elicitation`, `roots`. `identified`: it is told who calls.
     """
 
     upstream: Upstream
     timeout: float
     asks: frozenset[str] = _NOTHING
+    identified: bool = False
 
 
 class Forwarder:
@@ -51,8 +53,10 @@ class Forwarder:
         policy: Policy,
         on_list_changed: Callable[[str], None],
         closing: tuple[asyncio.Event, ...],
+        identifier: Identifier,
     ) -> None:
         self._servers = servers
+        self._identifier = identifier
         self._recorder = recorder
         self._seal = seal
         self._policy = policy
@@ -80,11 +84,14 @@ class Forwarder:
         name = call.head.server
         server = self._servers[name]
         shown = Shown(recorded.admitted, self._seal, self._policy, server.asks)
+        identity: tuple[Header, ...] = ()
         side = _ServerSide(server, call, lambda: self._on_list_changed(name))
         relay = Relay(recorded, exchange, self._recorder, self._seal, shown, side, renew, self._closing)
         answer: UpstreamAnswer | None = None
         try:
-            answer = await server.upstream.send(_request(server, call, recorded))
+            if server.identified:
+                side.identity = identity = (await self._identifier.header(recorded.admitted),)
+            answer = await server.upstream.send(_request(server, call, recorded, identity))
             await relay.run(answer)
         except asyncio.CancelledError:
             # Nobody is left to be told that the outcome could not be written; the cancellation itself must go on.
@@ -107,6 +114,7 @@ class _ServerSide:
         self._server = server
         self._call = call
         self.list_changed = list_changed
+        self.identity: tuple[Header, ...] = ()
 
     async def refuse(self, request: Message) -> None:
         refusal = {"code": METHOD_NOT_FOUND, "message": "Method not found"}
@@ -117,7 +125,10 @@ class _ServerSide:
                 UpstreamRequest(
                     owner=self._call.principal.key,
                     http_method="POST",
-                    headers=upstream_headers(message, self._call.version, self._call.upstream_session),
+                    headers=(
+                        *upstream_headers(message, self._call.version, self._call.upstream_session),
+                        *self.identity,
+                    ),
                     body=encode_message(message),
                     message=message,
                     modern=self._call.modern,
@@ -128,14 +139,17 @@ class _ServerSide:
             await answer.aclose()
 
 
-def _request(server: Server, call: Call, recorded: Recorded) -> UpstreamRequest:
+def _request(server: Server, call: Call, recorded: Recorded, identity: tuple[Header, ...]) -> UpstreamRequest:
     message = recorded.message if recorded.body else None
     last_event = None if call.resumed is None else call.resumed.id
     return UpstreamRequest(
         owner=call.principal.key,
         http_method=call.head.method,
-        headers=upstream_headers(
-            message, call.version, call.upstream_session, recorded.admitted.param_headers, last_event
+        headers=(
+            *upstream_headers(
+                message, call.version, call.upstream_session, recorded.admitted.param_headers, last_event
+            ),
+            *identity,
         ),
         body=recorded.body,
         message=message,

@@ -204,6 +204,14 @@ class Issuers(msgspec.Struct, frozen=True):
     trusted: Mapping[str, TrustedIssuer]
     keys: Mapping[str, KeySource]
 
+    def only(self, issuer: str) -> Issuers:
+        """This one of them alone.
+
+        Raises:
+            KeyError: it is not configured.
+        """
+        return Issuers({issuer: self.trusted[issuer]}, {issuer: self.keys[issuer]})
+
     def select(self, unverified_issuer: str | None) -> tuple[TrustedIssuer, KeySource]:
         """The configured issuer that a token claims to be from.
 

@@ -1,5 +1,7 @@
-"""Limits: how many requests a network address may send, how many calls of one principal may be under way, and how often
-an agent, a tool of it, and a tenant may be served (row R-37).
+"""Limits, before authentication and after it (row R-37).
+
+How many requests a network address may send; how many calls of one principal may be under way; how often an agent, each
+of its tools, and a tenant may be served.
 """
 
 from __future__ import annotations
@@ -89,9 +91,10 @@ class CallRates:
         return after
 
     def take(self, agent: AgentId, entry: str, now: float) -> float:
-        """0.0 if one more call of this entry (a classified tool, prompt or resource, or a method) may run at `now` (monotonic seconds), else the seconds to wait.
+        """0.0 if one more call may run at `now` (monotonic seconds), else the seconds to wait.
 
-        The narrowest limit is asked first, so that calls which it refuses use up nothing of the wider ones.
+        `entry` is a classified tool, prompt or resource, or a method. The narrowest limit is asked first, so that calls
+        which it refuses use up nothing of the wider ones.
         """
         if self._tool is not None:
             key = _BETWEEN.join((agent.tenant, agent.agent, entry))

@@ -59,9 +59,7 @@ class SqlAuthorizeRequestStore:
             found: str | None = (await connection.execute(statement)).scalar_one_or_none()
             return found
 
-    async def redeem(
-        self, kind: RequestKind, digest: str, *, client_id: str, browser: str, now: int
-    ) -> str | None:
+    async def redeem(self, kind: RequestKind, digest: str, *, client_id: str, browser: str, now: int) -> str | None:
         """Use the live request of this handle, client and browser up; None ever after, and for anybody else.
 
         Raises:
@@ -94,7 +92,9 @@ def _live(kind: RequestKind, digest: str, now: int) -> ColumnElement[bool]:
 
 async def _purge(connection: AsyncConnection, now: int) -> None:
     old = (
-        select(authorize_requests.c.digest).where(authorize_requests.c.expires_at <= now - PURGE_AFTER).limit(PURGE_BATCH)
+        select(authorize_requests.c.digest)
+        .where(authorize_requests.c.expires_at <= now - PURGE_AFTER)
+        .limit(PURGE_BATCH)
     )
     # Another process may be purging too: neither waits for the other's rows.
     old = old.with_for_update(skip_locked=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 import msgspec
-from sqlalchemy import RowMapping, insert, or_, select, update
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import RowMapping, and_, delete, insert, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.oauth.grant_type import GrantType
@@ -16,6 +16,7 @@ from twogate.flows.authserver.clients import Client, ClientAuth, ClientKind, Cli
 from twogate.stores.sql.engine import reading, writing
 from twogate.stores.sql.registry import insert_agent, insert_bindings
 from twogate.stores.sql.revision import bump, changing
+from twogate.stores.sql.tables import bindings as bindings_table
 from twogate.stores.sql.tables import clients
 
 TOUCH_EVERY: Final = 60
@@ -37,7 +38,7 @@ class SqlClientStore:
         async with reading(self._engine) as connection:
             rows = await connection.execute(select(clients).where(clients.c.client_id == client_id))
             row = rows.mappings().one_or_none()
-            return None if row is None else _client(row)
+            return None if row is None else client_of(row)
 
     async def add(self, client: Client, agent: Agent | None, bindings: Sequence[Binding], now: int) -> None:
         """Add a client with its agent (None if that exists) and the bindings that lead to it; all or nothing.
@@ -58,26 +59,7 @@ class SqlClientStore:
                 await insert_agent(connection, agent, now)
             if client.agent is not None:
                 await insert_bindings(connection, client.agent, bindings)
-            await connection.execute(
-                insert(clients).values(
-                    client_id=client.client_id,
-                    tenant=client.tenant,
-                    agent="" if client.agent is None else client.agent.agent,
-                    method=client.auth.value,
-                    secret_digests=msgspec.json.encode(client.secret_digests).decode(),
-                    jwks=client.jwks,
-                    created_at=now,
-                    last_used_at=None,
-                    kind=client.kind.value,
-                    grants=msgspec.json.encode(sorted(client.grants)).decode(),
-                    name=client.name,
-                    redirect_uris=msgspec.json.encode(client.redirect_uris).decode(),
-                    source=client.source.value,
-                    registration="",
-                    jwks_uri=client.jwks_uri,
-                    expires_at=client.expires_at,
-                )
-            )
+            await insert_client(connection, client, now)
             if agent is not None or bindings:
                 await bump(connection)
 
@@ -91,7 +73,42 @@ class SqlClientStore:
         if tenant is not None:
             statement = statement.where(clients.c.tenant == tenant)
         async with reading(self._engine) as connection:
-            return [_client(row) for row in (await connection.execute(statement)).mappings()]
+            return [client_of(row) for row in (await connection.execute(statement)).mappings()]
+
+    async def existing(self, client_ids: Collection[str]) -> Sequence[str]:
+        """Those of the ids that are taken, in order.
+
+        Raises:
+            GateError: STORE_UNAVAILABLE.
+        """
+        if not client_ids:
+            return []
+        statement = select(clients.c.client_id).where(clients.c.client_id.in_(sorted(client_ids)))
+        async with reading(self._engine) as connection:
+            return sorted((await connection.execute(statement)).scalars())
+
+    async def remove(self, client_id: str, bindings: Sequence[Binding]) -> bool:
+        """Remove a client and these bindings, in force everywhere on return. False if there was no such client.
+
+        Raises:
+            GateError: STORE_UNAVAILABLE.
+        """
+        table = bindings_table.c
+        async with changing(self._engine) as connection:
+            gone = await connection.execute(
+                delete(clients).where(clients.c.client_id == client_id).returning(clients.c.client_id)
+            )
+            removed = gone.one_or_none() is not None
+            for binding in bindings:
+                same = and_(
+                    table.method == binding.method.value,
+                    table.issuer == binding.issuer,
+                    table.identifier == binding.identifier,
+                )
+                await connection.execute(delete(bindings_table).where(same))
+            if bindings:
+                await bump(connection)
+        return removed
 
     async def touch(self, client_id: str, now: int) -> None:
         """Note that the client was used, to the minute.
@@ -108,7 +125,39 @@ class SqlClientStore:
             )
 
 
-def _client(row: RowMapping) -> Client:
+async def insert_client(connection: AsyncConnection, client: Client, now: int, registration: str = "") -> None:
+    """Insert a client in the caller's transaction, as created at `now`; `registration` is JSON (`registrations`)."""
+    await connection.execute(
+        insert(clients).values(
+            client_id=client.client_id,
+            tenant=client.tenant,
+            created_at=now,
+            last_used_at=None,
+            registration=registration,
+            **changeable(client),
+        )
+    )
+
+
+def changeable(client: Client) -> dict[str, object]:
+    """The columns of what may change of a client."""
+    return {
+        "agent": "" if client.agent is None else client.agent.agent,
+        "method": client.auth.value,
+        "secret_digests": msgspec.json.encode(client.secret_digests).decode(),
+        "jwks": client.jwks,
+        "kind": client.kind.value,
+        "grants": msgspec.json.encode(sorted(client.grants)).decode(),
+        "name": client.name,
+        "redirect_uris": msgspec.json.encode(client.redirect_uris).decode(),
+        "source": client.source.value,
+        "jwks_uri": client.jwks_uri,
+        "expires_at": client.expires_at,
+    }
+
+
+def client_of(row: RowMapping) -> Client:
+    """The client of a row."""
     return Client(
         client_id=row["client_id"],
         tenant=row["tenant"],

@@ -268,8 +268,8 @@ codes: Final = Table(
     Index("codes_by_expiry", "expires_at"),
 )
 
-# Families of refresh tokens: what was granted, and the digests of the current and the last token. `retry_answer`
-# is the sealed answer to the last rotation, base64url.
+# Grants of people, each the family of its tokens: what was granted, and the digests of its refresh tokens' handle and
+# of the current and the last secret. `retry_answer` is the sealed answer to the last rotation, base64url.
 grants: Final = Table(
     "grants",
     metadata,
@@ -279,6 +279,7 @@ grants: Final = Table(
     Column("subject", Text, nullable=False),
     Column("authorization", Text, nullable=False),
     Column("proof_key", Text, nullable=False),
+    Column("handle", Text, nullable=False),
     Column("current", Text, nullable=False),
     Column("previous", Text, nullable=False),
     Column("rotated_at", _INT, nullable=False),
@@ -289,6 +290,7 @@ grants: Final = Table(
     Column("expires_at", _INT, nullable=False),
     Column("revoked_at", _INT),
     PrimaryKeyConstraint("id", name="grants_pk"),
+    Index("grants_by_handle", "handle", unique=True),
     Index("grants_by_user", "tenant", "subject"),
     Index("grants_by_client", "client_id"),
     Index("grants_by_expiry", "expires_at"),

@@ -97,6 +97,7 @@ def test_before_verification_only_what_selects_a_key_can_be_seen() -> None:
     assert jwt.unverified_issuer == "https://login.example.com"
     assert set(jwt.__struct_fields__) == {
         "token", "unverified_algorithm", "unverified_kid", "unverified_type", "unverified_issuer",
+        "unverified_subject",
     }  # fmt: skip
 
 

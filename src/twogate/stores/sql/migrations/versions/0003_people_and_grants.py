@@ -137,6 +137,7 @@ def upgrade() -> None:
         sa.Column("subject", sa.Text, nullable=False),
         sa.Column("authorization", sa.Text, nullable=False),
         sa.Column("proof_key", sa.Text, nullable=False),
+        sa.Column("handle", sa.Text, nullable=False),
         sa.Column("current", sa.Text, nullable=False),
         sa.Column("previous", sa.Text, nullable=False),
         sa.Column("rotated_at", _INT, nullable=False),
@@ -148,6 +149,7 @@ def upgrade() -> None:
         sa.Column("revoked_at", _INT),
         sa.PrimaryKeyConstraint("id", name="grants_pk"),
     )
+    op.create_index("grants_by_handle", "grants", ["handle"], unique=True)
     op.create_index("grants_by_user", "grants", ["tenant", "subject"])
     op.create_index("grants_by_client", "grants", ["client_id"])
     op.create_index("grants_by_expiry", "grants", ["expires_at"])
