@@ -12,13 +12,15 @@ from typing import Any
 import httpx2
 import jwt
 import msgspec
+from cryptography.hazmat.primitives.asymmetric import ec
+from joserfc.jwk import ECKey
 from sqlalchemy import insert, update
 
-from tokenlab import FILES, REPORTER, SECRET, Lab, basic, digest, open_lab
+from tokenlab import FILES, ISSUER, PUBLIC, REPORTER, SECRET, Lab, basic, digest, open_lab
+from twogate.adapters.rng import SystemRng
 from twogate.core.audit.record import AuditEvent, EventKind
 from twogate.core.oauth.access_token import encode_base64url
 from twogate.core.oauth.grant_type import GrantType
-from twogate.core.principal import PUBLIC_CLIENT, AgentId
 from twogate.flows.authserver.clients import Client, ClientAuth, ClientKind
 from twogate.flows.authserver.code import AuthorizationCode
 from twogate.flows.authserver.grant import Authorization
@@ -31,7 +33,6 @@ VERIFIER = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"
 CHALLENGE = encode_base64url(hashlib.sha256(VERIFIER.encode()).digest())
 OTHER_VERIFIER = "o" * 43
 GRANTS = frozenset({GrantType.AUTHORIZATION_CODE, GrantType.REFRESH_TOKEN})
-PUBLIC = AgentId("acme", PUBLIC_CLIENT)
 
 
 @dataclass
@@ -93,6 +94,35 @@ class GrantLab:
     async def revoked(self) -> set[tuple[str, str]]:
         """What no token may come from any more, as the gateways see it."""
         return set((await self.lab.registry.load()).revoked)
+
+
+class ProofKey:
+    """A client's key for proofs of possession (RFC 9449)."""
+
+    def __init__(self, grants: GrantLab) -> None:
+        self._grants = grants
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        jwk = ECKey.import_key(self._key.public_key())
+        self._jwk = jwk.as_dict(private=False)
+        self.thumbprint = jwk.thumbprint()
+
+    async def headers(self) -> dict[str, str]:
+        """A fresh proof for a token request, with the server's nonce."""
+        refused = await self._grants.post({"grant_type": "refresh_token"}, "native", self._proof(None))
+        assert refused.json()["error"] == "use_dpop_nonce"
+        return self._proof(refused.headers["DPoP-Nonce"])
+
+    def _proof(self, nonce: str | None) -> dict[str, str]:
+        claims = {
+            "jti": SystemRng().token(16).hex(),
+            "htm": "POST",
+            "htu": f"{ISSUER}/token",
+            "iat": self._grants.lab.clock.now(),
+        }
+        if nonce is not None:
+            claims["nonce"] = nonce
+        header = {"typ": "dpop+jwt", "jwk": self._jwk}
+        return {"DPoP": jwt.encode(claims, self._key, algorithm="ES256", headers=header)}
 
 
 def claims_of(token: str) -> dict[str, Any]:

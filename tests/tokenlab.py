@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from base64 import b64encode
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from twogate.adapters.clock import SystemClock
 from twogate.adapters.envelope import LocalEnvelope
 from twogate.adapters.rng import SystemRng
 from twogate.adapters.signers.local import LocalSigner
+from twogate.config.issuers import embedded_issuer
 from twogate.core.access import Policy, Role, Tenant
 from twogate.core.audit.record import AuditEvent
 from twogate.core.errors import ErrorCode, GateError
@@ -30,13 +31,14 @@ from twogate.core.jose.keys import parse_jwks
 from twogate.core.oauth.client_auth import ASSERTION_TYPE
 from twogate.core.oauth.metadata import INTROSPECT_PATH, REVOKE_PATH, TOKEN_PATH, ServerFaces
 from twogate.core.oauth.resource import tenant_resources
-from twogate.core.principal import Agent, AgentId, Binding, Method
+from twogate.core.principal import PUBLIC_CLIENT, Agent, AgentId, Binding, Method
 from twogate.flows.authserver.access_tokens import AccessTokens, TokenSettings
 from twogate.flows.authserver.authenticate_client import ClientAuthenticator
 from twogate.flows.authserver.client_credentials import ClientCredentials
 from twogate.flows.authserver.clients import Client, ClientAuth, SecretDigest
 from twogate.flows.authserver.code import Codes
 from twogate.flows.authserver.code_grant import CodeGrant
+from twogate.flows.authserver.device import DeviceGrant
 from twogate.flows.authserver.directory import Directory
 from twogate.flows.authserver.dpop import DpopProofs
 from twogate.flows.authserver.families import Families, Lifespans
@@ -50,11 +52,12 @@ from twogate.flows.authserver.retry_answer import RetryAnswers
 from twogate.flows.authserver.revocations import Revocations
 from twogate.flows.authserver.revoke import RevocationEndpoint
 from twogate.flows.authserver.token import TokenEndpoint
-from twogate.flows.gateway.issuers import ClaimPointers, FixedKeys, Issuers, TrustedIssuer
+from twogate.flows.gateway.issuers import FixedKeys, Issuers
 from twogate.flows.registry import Registry
 from twogate.flows.sessions import Sessions
 from twogate.stores.sql.clients import SqlClientStore
 from twogate.stores.sql.codes import SqlCodeStore
+from twogate.stores.sql.device_codes import SqlDeviceStore
 from twogate.stores.sql.grants import SqlGrantStore
 from twogate.stores.sql.migrate import upgrade
 from twogate.stores.sql.opening import open_engine
@@ -74,6 +77,7 @@ OTHER_SECRET = "uW2zWfC6m3s2nV0m8mRr0uUe0sFqvYyQZ0pV2c1d3e4"
 REPORTER = AgentId("acme", "reporter")
 ROBOT = AgentId("acme", "robot")
 MAILER = AgentId("globex", "mailer")
+PUBLIC = AgentId("acme", PUBLIC_CLIENT)
 
 CODE_LIFETIME = 60
 LIFESPANS = Lifespans(unused=30 * 86400, whole=90 * 86400)
@@ -174,6 +178,13 @@ class Lab:
     codes: Codes
     families: Families
     upstreams: StubUpstreams
+    forms: Forms
+    authenticator: ClientAuthenticator
+    directory: Directory
+    devices: SqlDeviceStore
+    agents: Registry
+    own: Issuers
+    replay: SqlReplayStore
 
     def claims(self, **changes: object) -> dict[str, object]:
         """Claims of a good assertion of the client `robot`; None takes one away."""
@@ -217,32 +228,14 @@ class Lab:
         await self.clients.add(client, None, (), self.clock.now())
 
 
-def trusted_self(signer: LocalSigner) -> TrustedIssuer:
+def own_issuers(signer: LocalSigner, policy: Policy) -> Issuers:
     """The server itself, as the gateway of the composition trusts it."""
-    return TrustedIssuer(
-        issuer=ISSUER,
-        algorithms=frozenset([signer.algorithm]),
-        types=frozenset(["at+jwt"]),
-        tenants=frozenset({"acme", "globex"}),
-        roles=frozenset({"reader"}),
-        pointers=ClaimPointers(
-            agent="/client_id",
-            assigned="/agent",
-            tenant="/tenant",
-            role="/roles",
-            user="/user",
-            user_optional=True,
-            groups="/groups",
-            scope="/scope",
-            session="/sid",
-        ),
-        max_lifetime=900,
-        revocable=True,
-    )
+    trusted = embedded_issuer(ISSUER, signer.algorithm, policy.tenants, policy.roles, 900)
+    return Issuers({ISSUER: trusted}, {ISSUER: FixedKeys(parse_jwks(jwks_document([signer.public_jwk()])))})
 
 
 @asynccontextmanager
-async def open_lab(directory: Path) -> AsyncGenerator[Lab]:
+async def open_lab(directory: Path, more_bindings: Mapping[Binding, AgentId] | None = None) -> AsyncGenerator[Lab]:
     """Start a server with a client by secret (`reporter`), one by key (`robot`), one of another tenant (`mailer`)."""
     url = f"sqlite:///{directory / 'twogate.db'}"
     engine = open_engine(url)
@@ -251,14 +244,14 @@ async def open_lab(directory: Path) -> AsyncGenerator[Lab]:
     clock, audit, rng = StepClock(), RecordingAudit(), SystemRng()
     signer = LocalSigner.open(directory / "keys")
     store, clients = SqlRegistryStore(engine), SqlClientStore(engine)
-    agents = {agent: Agent(agent, "reader", ("review",)) for agent in (REPORTER, ROBOT, MAILER)}
+    agents = {agent: Agent(agent, "reader", ("review",)) for agent in (REPORTER, ROBOT, MAILER, PUBLIC)}
     resources = tenant_resources(ISSUER, {"acme": {"files", "git"}, "globex": {"mail"}})
     settings = TokenSettings(ISSUER, resources, frozenset({"reports", "admin"}))
     bindings = {
         Binding(Method.JWT, ISSUER, client): agent
         for client, agent in (("reporter", REPORTER), ("robot", ROBOT), ("mailer", MAILER))
     }
-    registry = Registry(store, revision, agents, bindings)
+    registry = Registry(store, revision, agents, {**bindings, **(more_bindings or {})})
     policy = Policy(
         generation="lab",
         classes={},
@@ -270,29 +263,32 @@ async def open_lab(directory: Path) -> AsyncGenerator[Lab]:
     )
     sessions = Sessions(SqlSessionStore(engine), revision, lambda: policy, audit, clock, rng)
     replay = SqlReplayStore(engine)
-    authenticator = ClientAuthenticator(ISSUER, Directory(clients), clients, replay, registry)
+    directory = Directory(clients)
+    authenticator = ClientAuthenticator(ISSUER, directory, clients, replay, registry)
     forms = Forms(ISSUER, authenticator, DpopProofs(ISSUER, replay, bytes(32)), audit, clock)
-    tokens = AccessTokens(settings, SqlUserStore(engine), sessions, signer, audit, clock, rng)
+    people = SqlUserStore(engine)
+    tokens = AccessTokens(settings, people, sessions, signer, audit, clock, rng)
     code_store, family_store, upstreams = SqlCodeStore(engine), SqlGrantStore(engine), StubUpstreams()
     revocations = Revocations(SqlRevocationStore(engine))
     codes = Codes(code_store, rng, CODE_LIFETIME)
+    devices = SqlDeviceStore(engine)
     families = Families(family_store, tokens, revocations, audit, clock, rng, LIFESPANS)
     answers = RetryAnswers(LocalEnvelope(bytes(32), rng), rng)
     grants: list[Grant] = [
         ClientCredentials(tokens),
         CodeGrant(code_store, families),
         RefreshGrant(family_store, families, tokens, upstreams, answers, audit, clock, rng),
+        DeviceGrant(devices, families),
     ]
     endpoint = TokenEndpoint(forms, grants)
     every = frozenset().union(*resources.values())
     faces = ServerFaces(grants=endpoint.grants, introspection=True, revocation=True)
     documents = build_documents(ISSUER, [signer.public_jwk()], every, [ISSUER], settings.scopes, faces)
-    own = Issuers({ISSUER: trusted_self(signer)}, {ISSUER: FixedKeys(parse_jwks(jwks_document([signer.public_jwk()])))})
-    introspection = IntrospectionEndpoint(forms, own, registry, people, families)
+    own = own_issuers(signer, policy)
     revocation = RevocationEndpoint(forms, own, registry, families, revocations, audit, clock)
     routes = [
         form_route(TOKEN_PATH, endpoint.respond, ISSUER, cors=True),
-        form_route(INTROSPECT_PATH, introspection.respond, ISSUER),
+        form_route(INTROSPECT_PATH, IntrospectionEndpoint(forms, own, registry, people, families).respond, ISSUER),
         form_route(REVOKE_PATH, revocation.respond, ISSUER),
         *wellknown_routes(ISSUER, lambda: documents),
     ]
@@ -318,6 +314,13 @@ async def open_lab(directory: Path) -> AsyncGenerator[Lab]:
                 codes,
                 families,
                 upstreams,
+                forms,
+                authenticator,
+                directory,
+                devices,
+                registry,
+                own,
+                replay,
             )
             await lab.add_client("reporter", REPORTER, secret=SECRET)
             await lab.add_client("robot", ROBOT, jwks=public_jwks(key))

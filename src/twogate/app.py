@@ -20,7 +20,7 @@ from twogate.adapters.signers.local import LocalSecret, LocalSigner
 from twogate.authserver import Parts, authserver_routes
 from twogate.config import Settings
 from twogate.config.issuer_keys import key_places
-from twogate.config.issuers import trusted_issuer
+from twogate.config.issuers import embedded_issuer, trusted_issuer
 from twogate.config.policy import compile_policy, configured_agents
 from twogate.config.settings import HttpServer, StdioServer
 from twogate.core.audit.accessor import Accessors
@@ -34,7 +34,7 @@ from twogate.flows.gateway.authenticate import Authenticator
 from twogate.flows.gateway.catalogue import Catalogue
 from twogate.flows.gateway.forward import Forwarder, Server
 from twogate.flows.gateway.identify import Identifier
-from twogate.flows.gateway.issuers import ClaimPointers, FixedKeys, Issuers, KeySource, RemoteKeys, TrustedIssuer
+from twogate.flows.gateway.issuers import FixedKeys, Issuers, KeySource, RemoteKeys, TrustedIssuer
 from twogate.flows.gateway.limit import AddressLimit, CallRates, Rate, UnderWay
 from twogate.flows.gateway.pipeline import Pipeline
 from twogate.flows.gateway.record import Recorder
@@ -336,24 +336,11 @@ def _trusted(settings: Settings, signer: LocalSigner) -> dict[str, TrustedIssuer
     for issuer in settings.issuers:
         trusted[issuer.issuer] = trusted_issuer(issuer, settings.public_url)
     if settings.embedded.enabled:
-        trusted[settings.public_url] = TrustedIssuer(
-            issuer=settings.public_url,
-            algorithms=frozenset([signer.algorithm]),
-            types=frozenset(["at+jwt"]),
-            tenants=frozenset(settings.tenants),
-            roles=frozenset(settings.roles),
-            pointers=ClaimPointers(
-                agent="/client_id",
-                assigned="/agent",
-                tenant="/tenant",
-                role="/roles",
-                user="/user",
-                user_optional=True,
-                groups="/groups",
-                scope="/scope",
-                session="/sid",
-            ),
-            max_lifetime=settings.embedded.lifetimes.access_token,
-            revocable=True,
+        trusted[settings.public_url] = embedded_issuer(
+            settings.public_url,
+            signer.algorithm,
+            settings.tenants,
+            settings.roles,
+            settings.embedded.lifetimes.access_token,
         )
     return trusted

@@ -16,9 +16,11 @@ from twogate.core.principal import Agent, AgentId, Binding, Method, PrincipalKey
 from twogate.core.session import Session
 from twogate.flows.authserver.clients import Client, ClientAuth, ClientStore, ReplayStore, SecretDigest
 from twogate.flows.authserver.revocations import RevocationStore
+from twogate.flows.authserver.device import DeviceStore
 from twogate.flows.registry import RegistryStore, Revision
 from twogate.flows.sessions import SessionStore
 from twogate.stores.sql.clients import SqlClientStore
+from twogate.stores.sql.device_codes import SqlDeviceStore
 from twogate.stores.sql.migrate import upgrade
 from twogate.stores.sql.opening import open_engine, open_revision
 from twogate.stores.sql.registry import SqlRegistryStore
@@ -51,6 +53,7 @@ class Stores:
     replay: ReplayStore
     revocations: RevocationStore
     revision: Revision
+    devices: DeviceStore
 
     async def seen(self) -> int:
         """The revision as a caller of the port learns it."""
@@ -77,6 +80,7 @@ async def open_stores(url: str, *, leased: bool = False) -> AsyncIterator[Stores
                 SqlReplayStore(engine),
                 SqlRevocationStore(engine),
                 revision,
+                SqlDeviceStore(engine),
             )
         finally:
             await revision.aclose()

@@ -1,13 +1,14 @@
-"""What gate one needs of the settings of an external issuer, in its own terms."""
+"""What gate one needs of the settings of an issuer, external or our own, in its own terms."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import MappingProxyType
 
 from twogate.config.settings import Issuer
 from twogate.config.values import ABSENT
 from twogate.core.jose.keys import Algorithm
-from twogate.core.jose.kind import media_type
+from twogate.core.jose.kind import ACCESS_TOKEN_TYPE, media_type
 from twogate.flows.gateway.issuers import ClaimPointers, TrustedIssuer
 
 
@@ -22,4 +23,31 @@ def trusted_issuer(issuer: Issuer, public_url: str) -> TrustedIssuer:
         pointers=ClaimPointers(**issuer.claims.model_dump()),
         max_lifetime=issuer.max_lifetime,
         audiences=MappingProxyType({public_url + path: name for path, name in issuer.audiences.items()}),
+    )
+
+
+def embedded_issuer(
+    issuer: str, algorithm: Algorithm, tenants: Iterable[str], roles: Iterable[str], max_lifetime: int
+) -> TrustedIssuer:
+    """What the gateway lets the embedded authorization server say; `max_lifetime` of its tokens is in seconds."""
+    return TrustedIssuer(
+        issuer=issuer,
+        algorithms=frozenset([algorithm]),
+        types=frozenset([ACCESS_TOKEN_TYPE]),
+        tenants=frozenset(tenants),
+        roles=frozenset(roles),
+        # As `core.oauth.access_token` writes them.
+        pointers=ClaimPointers(
+            agent="/client_id",
+            assigned="/agent",
+            tenant="/tenant",
+            role="/roles",
+            user="/user",
+            user_optional=True,
+            groups="/groups",
+            scope="/scope",
+            session="/sid",
+        ),
+        max_lifetime=max_lifetime,
+        revocable=True,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
@@ -165,24 +164,6 @@ def check_use(
 def grant_name(grant: GrantType) -> str:
     """What settings and commands call a grant: `device_code`, not its URN."""
     return grant.name.lower()
-
-
-def client_digest(client: Client) -> str:
-    """The SHA-256, in lower-case hex, of what a person judged a client by; another digest needs another consent.
-
-    That is whom it acts as, its name, where it sends people, and its keys. A secret may be rotated without.
-    """
-    judged = (
-        client.client_id,
-        client.kind.value,
-        None if client.agent is None else str(client.agent),
-        client.name,
-        client.auth.value,
-        sorted(client.redirect_uris),
-        client.jwks,
-        client.jwks_uri,
-    )
-    return hashlib.sha256(msgspec.json.encode(judged)).hexdigest()
 
 
 class ClientDirectory(Protocol):

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from twogate.core.errors import ErrorCode, GateError
 from twogate.flows.authserver.clients import Client, ClientSource
-from twogate.flows.authserver.register import Registered
+from twogate.flows.authserver.registered import Registered
 from twogate.stores.sql.clients import changeable, client_of, insert_client
 from twogate.stores.sql.engine import exclude, reading, writing
 from twogate.stores.sql.tables import clients, links
