@@ -4,29 +4,44 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import httpx2
 
-from tokenlab import FILES, ISSUER, Lab, open_lab
+from tokenlab import FILES, ISSUER, LIFESPANS, Lab, open_lab
 from twogate.adapters.rng import SystemRng
+from twogate.core.access import Policy, Role, Tenant, ToolClass
 from twogate.core.oauth.grant_type import GrantType
 from twogate.core.oauth.metadata import DEVICE_PATH
 from twogate.core.principal import PUBLIC_CLIENT, Agent, AgentId
 from twogate.flows.authserver.clients import Client, ClientAuth, ClientKind
+from twogate.flows.authserver.consent_view import ConsentViews
 from twogate.flows.authserver.device import DeviceAuthorization, DeviceLimits
 from twogate.flows.authserver.device_decision import DeviceDecisions, Waiting
 from twogate.stores.sql.engine import writing
 from twogate.stores.sql.tables import users
+from twogate.stores.sql.users import SqlUserStore
 from twogate.web.authserver import form_route
+from twogate.web.device import DevicePages, device_routes
+from twogate.web.pages import Pages
 
 LIFETIME = 600
 CLI = "twogate-cli"
 OTHER_CLI = "other-cli"
 ALICE = "alice-subject"
 PUBLIC = AgentId("acme", PUBLIC_CLIENT)
+POLICY = Policy(
+    generation="lab",
+    classes={"files.read_file": ToolClass.READ},
+    roles={"reader": Role("reader", frozenset({"read"}))},
+    tasks={"review": frozenset({"read"})},
+    scopes={"reports": frozenset({"read"}), "admin": frozenset({"read"})},
+    groups={},
+    tenants={"acme": Tenant(frozenset({"files", "git"}))},
+)
 _GRANTS = frozenset({GrantType.DEVICE_CODE, GrantType.REFRESH_TOKEN})
 
 
@@ -43,11 +58,47 @@ class LoggedIn:
 
 
 @dataclass
+class StubLogins:
+    """Logins by the value of their cookie."""
+
+    live: dict[str, LoggedIn] = field(default_factory=dict)
+
+    async def current(self, cookie: str | None, tenant: str, now: int) -> LoggedIn | None:
+        login = self.live.get(cookie or "")
+        return login if login is not None and login.tenant == tenant else None
+
+
+class HiddenFields(HTMLParser):
+    """The hidden fields of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.fields: dict[str, str] = {}
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        if tag == "input" and found.get("type") == "hidden":
+            self.fields[found.get("name") or ""] = found.get("value") or ""
+
+
+@dataclass
 class DeviceLab:
     """The lab, and the device flow's parts in it."""
 
     lab: Lab
     decisions: DeviceDecisions
+    logins: StubLogins
+
+    @asynccontextmanager
+    async def browser(self, login: LoggedIn | None = None, address: str = "198.51.100.7") -> AsyncGenerator[Browser]:
+        """A browser of its own, of a person who is logged in or not."""
+        transport = httpx2.ASGITransport(app=self.lab.app, client=(address, 40000))
+        async with httpx2.AsyncClient(transport=transport, base_url=ISSUER) as http:
+            made = Browser(self, http)
+            if login is not None:
+                made.log_in(login)
+            yield made
 
     async def begin(self, headers: dict[str, str] | None = None, **changes: str) -> httpx2.Response:
         """A device authorization request; an empty value takes a parameter away."""
@@ -78,6 +129,39 @@ class DeviceLab:
     async def decide(self, user_code: str, *, allow: bool = True, login: LoggedIn | None = None) -> None:
         waiting = await self.entered(user_code)
         await self.decisions.decide(waiting, login or LoggedIn(), allow=allow, address="198.51.100.1")
+
+
+@dataclass
+class Browser:
+    """A person's browser: a cookie jar, and forms that are sent as the page has them."""
+
+    lab: DeviceLab
+    http: httpx2.AsyncClient
+
+    def log_in(self, login: LoggedIn) -> None:
+        value = f"login-of-{login.subject}"
+        self.lab.logins.live[value] = login
+        self.http.cookies.set("__Host-twogate-login", value, domain="mcp.example.com", path="/")
+
+    async def enter(self, user_code: str) -> httpx2.Response:
+        """Open the page and send the code."""
+        page = await self.http.get("/device?another")
+        return await self.submit(page, "/device", user_code=user_code)
+
+    async def confirm_page(self, user_code: str) -> httpx2.Response:
+        """Enter a code and look at what it asks for."""
+        entered = await self.enter(user_code)
+        assert (entered.status_code, entered.headers["location"]) == (303, "/device"), entered.text
+        page = await self.http.get("/device")
+        assert page.status_code == 200, page.text
+        return page
+
+    async def decide(self, page: httpx2.Response, choice: str, **changes: str) -> httpx2.Response:
+        """Press a button of the page."""
+        return await self.submit(page, "/device/decision", choice=choice, **changes)
+
+    async def submit(self, page: httpx2.Response, to: str, **fields: str) -> httpx2.Response:
+        return await self.http.post(to, data={**HiddenFields(page.text).fields, **fields})
 
 
 def cli_client(client_id: str, **changes: Any) -> Client:
@@ -128,4 +212,15 @@ async def open_device_lab(directory: Path) -> AsyncGenerator[DeviceLab]:
         decisions = DeviceDecisions(
             ISSUER, lab.devices, lab.directory, lab.authenticator, limits, lab.audit, lab.audit, lab.clock
         )
-        yield DeviceLab(lab, decisions)
+        logins, people = StubLogins(), SqlUserStore(lab.engine)
+        served = DevicePages(
+            Pages(ISSUER, bytes(32), SystemRng()),
+            decisions,
+            logins,
+            people,
+            ConsentViews(POLICY, lab.tokens.settings, LIFESPANS.whole),
+            lab.clock,
+            bytes(32),
+        )
+        lab.app.router.routes.extend(device_routes(served, ISSUER))
+        yield DeviceLab(lab, decisions, logins)

@@ -20,9 +20,11 @@ from twogate.core.errors import ErrorCode, GateError
 from twogate.core.message import Kind
 from twogate.core.principal import Agent, AgentId, Binding, Method, Principal, UserId
 from twogate.core.session import Session, find_or_refuse
+from twogate.flows.authserver.dpop import DpopProofs
 from twogate.flows.environment import Clock
 from twogate.flows.gateway.exchange import Refusal
 from twogate.flows.gateway.identify import Identifier
+from twogate.flows.gateway.possession import Possession
 from twogate.flows.gateway.upstream import UpstreamRequest
 from twogate.flows.sessions import nothing
 
@@ -95,6 +97,23 @@ def policy(**changes: Any) -> Policy:
 def accessors() -> Accessors:
     """Accessors under a fixed key."""
     return Accessors("a1", bytes(32))
+
+
+class EveryReplay:
+    """A store of used values in memory; implements `ReplayStore`."""
+
+    def __init__(self) -> None:
+        self.used: set[tuple[str, str, str]] = set()
+
+    async def redeem(self, kind: str, issuer: str, value: str, expires_at: int, now: int) -> bool:
+        fresh = (kind, issuer, value) not in self.used
+        self.used.add((kind, issuer, value))
+        return fresh
+
+
+def possession() -> Possession:
+    """What judges proofs, under a fixed key for nonces."""
+    return Possession(DpopProofs("https://mcp.example.com", EveryReplay(), bytes(32)))
 
 
 def identifier(clock: Clock) -> Identifier:

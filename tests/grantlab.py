@@ -12,12 +12,9 @@ from typing import Any
 import httpx2
 import jwt
 import msgspec
-from cryptography.hazmat.primitives.asymmetric import ec
-from joserfc.jwk import ECKey
 from sqlalchemy import insert, update
 
-from tokenlab import FILES, ISSUER, PUBLIC, REPORTER, SECRET, Lab, basic, digest, open_lab
-from twogate.adapters.rng import SystemRng
+from tokenlab import FILES, PUBLIC, REPORTER, SECRET, Lab, basic, digest, open_lab
 from twogate.core.audit.record import AuditEvent, EventKind
 from twogate.core.oauth.access_token import encode_base64url
 from twogate.core.oauth.grant_type import GrantType
@@ -62,7 +59,7 @@ class GrantLab:
         return await self.lab.http.post("/token", data={k: v for k, v in form.items() if v}, headers=sent)
 
     async def redeem(
-        self, code: str, client_id: str = "web", headers: dict[str, str] | None = None, **form: str
+        self, code: str, client_id: str = "web", /, headers: dict[str, str] | None = None, **form: str
     ) -> httpx2.Response:
         whole = {
             "grant_type": "authorization_code",
@@ -74,7 +71,7 @@ class GrantLab:
         return await self.post(whole, client_id, headers)
 
     async def refresh(
-        self, token: str, client_id: str = "web", headers: dict[str, str] | None = None, **form: str
+        self, token: str, client_id: str = "web", /, headers: dict[str, str] | None = None, **form: str
     ) -> httpx2.Response:
         return await self.post({"grant_type": "refresh_token", "refresh_token": token, **form}, client_id, headers)
 
@@ -94,35 +91,6 @@ class GrantLab:
     async def revoked(self) -> set[tuple[str, str]]:
         """What no token may come from any more, as the gateways see it."""
         return set((await self.lab.registry.load()).revoked)
-
-
-class ProofKey:
-    """A client's key for proofs of possession (RFC 9449)."""
-
-    def __init__(self, grants: GrantLab) -> None:
-        self._grants = grants
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        jwk = ECKey.import_key(self._key.public_key())
-        self._jwk = jwk.as_dict(private=False)
-        self.thumbprint = jwk.thumbprint()
-
-    async def headers(self) -> dict[str, str]:
-        """A fresh proof for a token request, with the server's nonce."""
-        refused = await self._grants.post({"grant_type": "refresh_token"}, "native", self._proof(None))
-        assert refused.json()["error"] == "use_dpop_nonce"
-        return self._proof(refused.headers["DPoP-Nonce"])
-
-    def _proof(self, nonce: str | None) -> dict[str, str]:
-        claims = {
-            "jti": SystemRng().token(16).hex(),
-            "htm": "POST",
-            "htu": f"{ISSUER}/token",
-            "iat": self._grants.lab.clock.now(),
-        }
-        if nonce is not None:
-            claims["nonce"] = nonce
-        header = {"typ": "dpop+jwt", "jwk": self._jwk}
-        return {"DPoP": jwt.encode(claims, self._key, algorithm="ES256", headers=header)}
 
 
 def claims_of(token: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ class Behaviour(NamedTuple):
     tests: tuple[str, ...]
 
 
-ROWS: Final = ("R-01", "R-12", "R-30", "R-31", "R-32", "R-37", "R-38", "R-40", "R-44", "R-46", "R-61", "R-70", "R-90", "R-93")
+ROWS: Final = ("R-01", "R-09", "R-12", "R-30", "R-31", "R-32", "R-37", "R-38", "R-40", "R-44", "R-46", "R-61", "R-70", "R-90", "R-93")
 """The rows that the manifest must cover. A row is added with the first behaviour that shows it."""
 
 _CORE = "unit/core"
@@ -210,6 +210,21 @@ BEHAVIOURS: Final = (
         (
             "attacks/test_ssrf.py::test_a_name_that_resolves_to_an_internal_address_is_refused",
             f"{_FLOWS}/test_issuers.py::test_an_address_that_metadata_names_on_another_origin_is_not_trusted_like_the_configuration",
+        ),
+    ),
+    # R-09: proof of possession at the resource server.
+    Behaviour(
+        "R-09",
+        "RFC 9449 section 7",
+        "a token that is bound to a key is good only with a proof by it, for this call and token, once, with our nonce",
+        (
+            "attacks/test_bound_tokens.py::test_a_bound_token_with_a_proof_by_its_key_is_good",
+            "attacks/test_bound_tokens.py::test_a_stolen_bound_token_is_worth_nothing_without_the_key",
+            "attacks/test_bound_tokens.py::test_a_proof_is_good_once",
+            "attacks/test_bound_tokens.py::test_of_many_at_once_with_one_proof_one_wins",
+            "attacks/test_bound_tokens.py::test_a_proof_for_something_else_is_refused",
+            "attacks/test_bound_tokens.py::test_a_proof_needs_our_nonce_and_is_told_it",
+            "attacks/test_bound_tokens.py::test_sessions_take_bound_tokens_the_same_way",
         ),
     ),
     # R-12: caching.

@@ -26,6 +26,8 @@ from twogate.config.settings import HttpServer, StdioServer
 from twogate.core.audit.accessor import Accessors
 from twogate.core.jose.keys import parse_jwks
 from twogate.core.oauth.resource import SESSIONS_PATH, server_path
+from twogate.flows.authserver.device import DeviceLimits
+from twogate.flows.authserver.dpop import DpopProofs
 from twogate.flows.authserver.jwks import jwks_document
 from twogate.flows.authserver.workloads import with_workloads
 from twogate.flows.declare import DeclareTask
@@ -37,6 +39,7 @@ from twogate.flows.gateway.identify import Identifier
 from twogate.flows.gateway.issuers import FixedKeys, Issuers, KeySource, RemoteKeys, TrustedIssuer
 from twogate.flows.gateway.limit import AddressLimit, CallRates, Rate, UnderWay
 from twogate.flows.gateway.pipeline import Pipeline
+from twogate.flows.gateway.possession import Possession
 from twogate.flows.gateway.record import Recorder
 from twogate.flows.gateway.seal import Seal
 from twogate.flows.gateway.upstream import Upstream
@@ -69,6 +72,7 @@ class Process:
     legacy: LegacyStreams
     new_fetch: Callable[[Clock], GuardedFetch]
     """Makes one for each generation: it remembers what CA files held."""
+    device_limits: DeviceLimits
     draining: asyncio.Event
     """Set when the process begins to stop: what is long-lived ends itself then."""
 
@@ -125,6 +129,7 @@ def build_app(state: State, new_fetch: Callable[[Clock], GuardedFetch] = Guarded
         recorder=Recorder(state.audit, accessors, state.clock, state.rng),
         legacy=LegacyStreams(state.rng),
         new_fetch=new_fetch,
+        device_limits=DeviceLimits(),
         draining=asyncio.Event(),
     )
     return Application(process, _build_generation(process, state.settings, None))
@@ -151,6 +156,7 @@ def _build_generation(process: Process, settings: Settings, last: Generation | N
     closing = (process.draining, superseded)
     issuers = Issuers(_trusted(settings, process.signer), keys)
     authenticator = Authenticator(issuers, process.accessors)
+    possession = Possession(DpopProofs(settings.public_url, state.replay, process.page_secret))
     sessions = Sessions(state.sessions, state.revision, lambda: policy, state.audit, clock, state.rng)
     pipeline = Pipeline(
         resource=lambda server: settings.public_url + server_path(server),
@@ -160,6 +166,7 @@ def _build_generation(process: Process, settings: Settings, last: Generation | N
         streams=streams,
         refusals=refusals,
         authenticator=authenticator,
+        possession=possession,
         registry=registry,
         sessions=sessions,
         policy=policy,
@@ -190,6 +197,7 @@ def _build_generation(process: Process, settings: Settings, last: Generation | N
     declare = DeclareTask(
         resource=settings.public_url + SESSIONS_PATH,
         authenticator=authenticator,
+        possession=possession,
         registry=registry,
         sessions=sessions,
         refusals=refusals,
@@ -215,6 +223,7 @@ def _build_generation(process: Process, settings: Settings, last: Generation | N
                     page_secret=process.page_secret,
                     issuers=issuers,
                     fetch=fetch,
+                    device_limits=process.device_limits,
                 )
             ),
             *session_routes(declare, settings.public_url, scopes),

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
 from starlette.routing import Route
 
 from twogate.adapters.refusal_log import RefusalLog
 from twogate.adapters.signers.local import LocalSigner
 from twogate.config import Settings
+from twogate.config.client_records import allowed_documents, configured_clients
+from twogate.config.clients import DEFAULT_UNUSED
 from twogate.core.access import Policy
-from twogate.core.oauth.metadata import INTROSPECT_PATH, REVOKE_PATH, TOKEN_PATH, ServerFaces
+from twogate.core.oauth.metadata import DEVICE_PATH, INTROSPECT_PATH, REVOKE_PATH, TOKEN_PATH, ServerFaces
 from twogate.core.oauth.resource import tenant_resources
 from twogate.flows.authserver.access_tokens import AccessTokens, TokenSettings
 from twogate.flows.authserver.authenticate_client import ClientAuthenticator
+from twogate.flows.authserver.cimd import ClientDocuments
 from twogate.flows.authserver.client_credentials import ClientCredentials
+from twogate.flows.authserver.client_removal import ClientRemoval
 from twogate.flows.authserver.code import Codes
 from twogate.flows.authserver.code_grant import CodeGrant
-from twogate.flows.authserver.directory import Directory
+from twogate.flows.authserver.device import DeviceAuthorization, DeviceGrant, DeviceLimits
+from twogate.flows.authserver.directory import ClientKeys, Directory
 from twogate.flows.authserver.dpop import DpopProofs
 from twogate.flows.authserver.families import Families, Lifespans
 from twogate.flows.authserver.form import Forms
@@ -25,6 +31,9 @@ from twogate.flows.authserver.grant import Grant
 from twogate.flows.authserver.introspect import IntrospectionEndpoint
 from twogate.flows.authserver.metadata import build_documents
 from twogate.flows.authserver.refresh import NoUpstreams, RefreshGrant
+from twogate.flows.authserver.register import Registration, Terms
+from twogate.flows.authserver.registered import KeepUsed
+from twogate.flows.authserver.remote_documents import FetchLimits
 from twogate.flows.authserver.retry_answer import RetryAnswers
 from twogate.flows.authserver.revocations import Revocations
 from twogate.flows.authserver.revoke import RevocationEndpoint
@@ -32,15 +41,19 @@ from twogate.flows.authserver.token import TokenEndpoint
 from twogate.flows.envelope import Envelope
 from twogate.flows.fetch import Fetch
 from twogate.flows.gateway.issuers import Issuers
+from twogate.flows.gateway.limit import AddressLimit
 from twogate.flows.registry import Registry
 from twogate.flows.sessions import Sessions
 from twogate.state import State
 from twogate.stores.sql.codes import SqlCodeStore
+from twogate.stores.sql.device_codes import SqlDeviceStore
 from twogate.stores.sql.grants import SqlGrantStore
+from twogate.stores.sql.registrations import SqlRegistrationStore
 from twogate.stores.sql.revocations import SqlRevocationStore
 from twogate.stores.sql.users import SqlUserStore
 from twogate.web.authserver import form_route
 from twogate.web.pages import Pages, asset_routes
+from twogate.web.register import register_routes
 from twogate.web.wellknown import wellknown_routes
 
 
@@ -59,6 +72,7 @@ class Parts:
     page_secret: bytes
     issuers: Issuers
     fetch: Fetch
+    device_limits: DeviceLimits
 
 
 def authserver_routes(parts: Parts) -> list[Route]:
@@ -75,6 +89,9 @@ def authserver_routes(parts: Parts) -> list[Route]:
         endpoint, more = _endpoints(parts, resources)
         routes += more
         faces = ServerFaces(grants=endpoint.grants, introspection=True, revocation=True)
+        faces = msgspec.structs.replace(
+            faces, registration=settings.registration is not None, client_documents=bool(settings.cimd)
+        )
     documents = build_documents(
         settings.public_url,
         [signer.public_jwk()],
@@ -91,7 +108,7 @@ def _endpoints(parts: Parts, resources: dict[str, frozenset[str]]) -> tuple[Toke
     issuer, clock, rng, audit = settings.public_url, state.clock, state.rng, state.audit
     lifetimes = settings.embedded.lifetimes
     people = SqlUserStore(state.engine)
-    directory = Directory(state.clients)
+    directory = _directory(parts)
     authenticator = ClientAuthenticator(issuer, directory, state.clients, state.replay, parts.registry)
     forms = Forms(issuer, authenticator, DpopProofs(issuer, state.replay, parts.page_secret), parts.refusals, clock)
     tokens = AccessTokens(
@@ -109,19 +126,63 @@ def _endpoints(parts: Parts, resources: dict[str, frozenset[str]]) -> tuple[Toke
     lifespans = Lifespans(lifetimes.refresh_token, lifetimes.grant)
     families = Families(family_store, tokens, revocations, audit, clock, rng, lifespans)
     answers = RetryAnswers(parts.envelope, rng)
+    devices = SqlDeviceStore(state.engine)
     grants: list[Grant] = [
         ClientCredentials(tokens),
         CodeGrant(code_store, families),
         RefreshGrant(family_store, families, tokens, NoUpstreams(), answers, audit, clock, rng),
+        DeviceGrant(devices, families),
     ]
-    endpoint = TokenEndpoint(forms, grants)
+    endpoint = TokenEndpoint(forms, grants, _keep_used(parts))
+    removal = ClientRemoval(issuer, state.clients, family_store, revocations)
     _pages = Pages(issuer, parts.page_secret, rng)
+    device = DeviceAuthorization(
+        forms, devices, tokens.settings, parts.device_limits, clock, rng, lifetimes.device_code
+    )
     own = parts.issuers.only(issuer)
     introspection = IntrospectionEndpoint(forms, own, parts.registry, people, families)
     revocation = RevocationEndpoint(forms, own, parts.registry, families, revocations, audit, clock)
     return endpoint, [
         form_route(TOKEN_PATH, endpoint.respond, issuer, cors=True),
+        form_route(DEVICE_PATH, device.respond, issuer, cors=True),
         form_route(INTROSPECT_PATH, introspection.respond, issuer),
         form_route(REVOKE_PATH, revocation.respond, issuer),
+        *_registration(parts, removal),
         *asset_routes(issuer),
     ]
+
+
+def _directory(parts: Parts) -> Directory:
+    """Every client there is, wherever it is defined."""
+    settings, clock = parts.settings, parts.state.clock
+    limits = FetchLimits()
+    documents = None
+    if settings.cimd:
+        documents = ClientDocuments(allowed_documents(settings), parts.fetch, limits, clock)
+    keys = ClientKeys(parts.fetch, limits, clock)
+    return Directory(parts.state.clients, configured_clients(settings), documents, keys)
+
+
+def _keep_used(parts: Parts) -> KeepUsed:
+    registration = parts.settings.registration
+    unused = DEFAULT_UNUSED if registration is None else registration.unused
+    return KeepUsed(SqlRegistrationStore(parts.state.engine), unused)
+
+
+def _registration(parts: Parts, removal: ClientRemoval) -> list[Route]:
+    """Dynamic registration, if the configuration turns it on."""
+    state, terms = parts.state, parts.settings.registration
+    if terms is None:
+        return []
+    registration = Registration(
+        parts.settings.public_url,
+        Terms(terms.tenant, terms.mode == "open", terms.clients),
+        SqlRegistrationStore(state.engine),
+        removal,
+        AddressLimit(rate=terms.per_hour / 3600, burst=terms.per_hour),
+        state.audit,
+        parts.refusals,
+        state.clock,
+        state.rng,
+    )
+    return register_routes(registration, parts.settings.public_url)

@@ -3,7 +3,7 @@
 1. The file is read and checked as at the start, and compared with what cannot change while serving.
 2. Certificate and key are read, and everything of the new generation is made, unused yet. Both happen in a thread, so
    that calls go on meanwhile.
-3. The agents of the file are compared with those of the store.
+3. The agents and clients of the file are compared with those of the store.
 4. The audit trail has the change before it takes effect.
 5. In one turn of the event loop the new generation and its certificate become current. Nothing in this step can fail.
 """
@@ -28,6 +28,7 @@ from twogate.config import Problem as ConfigProblem
 from twogate.config.policy import configured_agents
 from twogate.core.audit.record import AuditEvent, EventKind
 from twogate.core.errors import GateError
+from twogate.flows.authserver.directory import check_clients
 from twogate.flows.registry import check_definitions
 from twogate.state import State
 from twogate.web.generation import Generation
@@ -140,6 +141,7 @@ class Reloader:
         # 3.
         agents, bindings = configured_agents(generation.settings)
         check_definitions(await self._state.registry_store.load(), agents, bindings)
+        await check_clients(self._state.clients, generation.settings.clients)
         # 4.
         await self._state.audit.append(
             AuditEvent(

@@ -14,6 +14,7 @@ from twogate.adapters.clock import SystemClock
 from twogate.adapters.rng import SystemRng
 from twogate.config import Settings
 from twogate.config.policy import configured_agents
+from twogate.flows.authserver.directory import check_clients
 from twogate.flows.registry import Registry, check_definitions
 from twogate.stores.sql.clients import SqlClientStore
 from twogate.stores.sql.migrate import current_version, upgrade
@@ -69,6 +70,7 @@ async def open_store(settings: Settings) -> Store:
         registry_store = SqlRegistryStore(engine)
         agents, bindings = configured_agents(settings)
         check_definitions(await registry_store.load(), agents, bindings)
+        await check_clients(SqlClientStore(engine), settings.clients)
         revision = open_revision(engine, settings.store, clock, rng)
     except BaseException:
         await engine.dispose()

@@ -9,6 +9,8 @@ import sys
 from twogate.core.errors import GateError
 from twogate.core.principal import Agent, AgentId, PrincipalKey
 from twogate.core.session import Session
+from twogate.flows.authserver.interaction import RequestKind
+from twogate.stores.sql.authorize_requests import SqlAuthorizeRequestStore
 from twogate.stores.sql.migrate import current_version, upgrade
 from twogate.stores.sql.opening import open_engine
 from twogate.stores.sql.registry import SqlRegistryStore
@@ -45,6 +47,11 @@ async def main(url: str, work: str, number: int, count: int) -> None:
             if work == "revoke":
                 await SqlRevocationStore(engine).add("token", "the-one", NOW + 60, NOW)
                 return True
+            if work == "answer":
+                requests = SqlAuthorizeRequestStore(engine)
+                return await requests.redeem(
+                    RequestKind.INTERACTION, "the-one", client_id="client-1", browser="browser-1", now=NOW
+                )
             if work == "disable":
                 return await registry.disable_agent(agent.id, NOW)
             return await replay.redeem("jti", "client-1", "the-one", NOW + 60, NOW)

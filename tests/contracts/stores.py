@@ -15,8 +15,8 @@ from twogate.adapters.rng import SystemRng
 from twogate.core.principal import Agent, AgentId, Binding, Method, PrincipalKey, UserId
 from twogate.core.session import Session
 from twogate.flows.authserver.clients import Client, ClientAuth, ClientStore, ReplayStore, SecretDigest
-from twogate.flows.authserver.revocations import RevocationStore
 from twogate.flows.authserver.device import DeviceStore
+from twogate.flows.authserver.revocations import RevocationStore
 from twogate.flows.registry import RegistryStore, Revision
 from twogate.flows.sessions import SessionStore
 from twogate.stores.sql.clients import SqlClientStore

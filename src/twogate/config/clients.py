@@ -16,6 +16,10 @@ from twogate.core.oauth.redirect_uri import parse_redirect_uri
 from twogate.flows.authserver.clients import DEFAULT_GRANTS, ClientAuth, ClientKind, check_use, grant_name
 
 _DAY: Final = 86400
+
+DEFAULT_UNUSED: Final = 30 * _DAY
+"""Seconds that a registered client may go without a token."""
+
 _DOMAIN: Final = re.compile(r"(?P<below>\*\.)?(?P<host>[^:*]+)(?::(?P<port>[1-9][0-9]{0,4}))?")
 _HTTPS_PORT: Final = 443
 _MAX_PORT: Final = 65535
@@ -151,6 +155,6 @@ class RegistrationSettings(BaseModel):
 
     mode: Literal["token", "open"]
     tenant: TenantName
-    unused: Annotated[Duration, Field(ge=_DAY, le=365 * _DAY)] = 30 * _DAY
+    unused: Annotated[Duration, Field(ge=_DAY, le=365 * _DAY)] = DEFAULT_UNUSED
     clients: Annotated[int, Field(ge=1, le=100_000)] = 1000
     per_hour: Annotated[int, Field(ge=1, le=10_000)] = 20

@@ -156,6 +156,7 @@ def _file_problems(settings: Settings, broken: frozenset[KeyPath]) -> Iterator[F
     for index, issuer in enumerate(settings.issuers):
         if issuer.ca is not None:
             yield from _missing(issuer.ca, ("issuers", index, "ca"))
+    yield from _login_files(settings)
     for index, workloads in enumerate(settings.workloads):
         for name, path in (("ca", workloads.ca), ("jwks_file", workloads.jwks_file)):
             if path is not None:
@@ -170,6 +171,17 @@ def _file_problems(settings: Settings, broken: frozenset[KeyPath]) -> Iterator[F
                 yield from _missing(server.ca, ("servers", name, "ca"))
         elif server.cwd is not None and not server.cwd.is_dir():
             yield ("servers", name, "cwd"), f"{server.cwd} is not a directory"
+
+
+def _login_files(settings: Settings) -> Iterator[Found]:
+    for index, provider in enumerate(settings.logins):
+        if provider.ca is not None:
+            yield from _missing(provider.ca, ("logins", index, "ca"))
+        for key in ("client_secret_file", "private_key_file"):
+            path: Path | None = getattr(provider, key)
+            if path is not None:
+                yield from _missing(path, ("logins", index, key))
+                yield from _exposed(path, ("logins", index, key))
 
 
 def _client_files(settings: Settings) -> Iterator[Found]:

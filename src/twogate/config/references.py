@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from urllib.parse import urlsplit
 
 from twogate.config.document import KeyPath
+from twogate.config.references_authserver import AuthserverReferences
 from twogate.config.references_clients import client_problems
 from twogate.config.references_workloads import workload_problems
 from twogate.config.settings import EMBEDDED, AgentSettings, BindingSettings, Issuer, Settings, StdioServer
@@ -48,6 +49,7 @@ class References:
         yield from self._agents()
         yield from client_problems(self._settings, self._broken)
         yield from self._groups()
+        yield from AuthserverReferences(self._settings, self._broken).problems()
         for name, entries in self._settings.scopes.items():
             yield from self._entries(("scopes", name), entries)
         for name, tenant in self._settings.tenants.items():

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_val
 from twogate.config.authserver import Embedded
 from twogate.config.clients import ClientId, ClientSettings, DocumentSettings, RegistrationSettings
 from twogate.config.enforcement import ObserveUntil
+from twogate.config.logins import LoginProvider
 from twogate.config.store_url import SQLITE, StoreUrl, is_postgresql
 from twogate.config.values import (
     AgentKey,
@@ -352,6 +353,7 @@ class Settings(_Model):
     observe_until: ObserveUntil | None = None
     issuers: Annotated[tuple[Issuer, ...], Field(min_length=1)] = ()
     embedded: Embedded = Embedded()
+    logins: Annotated[tuple[LoginProvider, ...], Field(min_length=1)] = ()
     workloads: Annotated[tuple[Workloads, ...], Field(min_length=1)] = ()
     identity_assertions: Annotated[tuple[IdentityAssertions, ...], Field(min_length=1)] = ()
     servers: Mapping[ServerName, Server] = Field(default_factory=dict)

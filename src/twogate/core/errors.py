@@ -62,6 +62,8 @@ class ErrorCode(StrEnum):
     TENANT_REFUSED = "tenant_refused"
     ROLE_REFUSED = "role_refused"
     TOKEN_BINDING_REFUSED = "token_binding_refused"
+    PROOF_REFUSED = "proof_refused"
+    PROOF_NONCE_REQUIRED = "proof_nonce_required"
     AGENT_UNBOUND = "agent_unbound"
     AGENT_DISABLED = "agent_disabled"
     TOKEN_REVOKED = "token_revoked"
@@ -222,6 +224,10 @@ FACES: Final[Mapping[ErrorCode, Face]] = MappingProxyType(
         ErrorCode.TENANT_REFUSED: _TOKEN,
         ErrorCode.ROLE_REFUSED: _TOKEN,
         ErrorCode.TOKEN_BINDING_REFUSED: _TOKEN,
+        ErrorCode.PROOF_REFUSED: Face(GATE_ONE, "invalid_dpop_proof", "The DPoP proof is not valid."),
+        ErrorCode.PROOF_NONCE_REQUIRED: Face(
+            GATE_ONE, "use_dpop_nonce", "The DPoP proof needs the nonce of this answer."
+        ),
         ErrorCode.AGENT_UNBOUND: _TOKEN,
         ErrorCode.AGENT_DISABLED: _TOKEN,
         ErrorCode.TOKEN_REVOKED: _TOKEN,

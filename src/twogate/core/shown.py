@@ -22,9 +22,8 @@ def shown(text: str, cap: int = MAX_SHOWN) -> str:
 
 
 def _written(char: str) -> str:
-    if unicodedata.category(char) in _INVISIBLE:
+    category = unicodedata.category(char)
+    if category in _INVISIBLE:
         return f"[U+{ord(char):04X}]"
-    # Combining marks pile up without end; spaces of other widths look like nothing or like much.
-    if unicodedata.category(char) == "Zs":
-        return " "
-    return char
+    # Spaces of other widths look like nothing, or like a new column.
+    return " " if category == "Zs" else char

@@ -14,6 +14,7 @@ from twogate.flows.audit import Refusals
 from twogate.flows.environment import Clock
 from twogate.flows.gateway.authenticate import Authenticator
 from twogate.flows.gateway.credential import parse_credential
+from twogate.flows.gateway.possession import Possession
 from twogate.flows.gateway.record import refused_event
 from twogate.flows.registry import Registry
 from twogate.flows.sessions import Sessions
@@ -38,6 +39,7 @@ class DeclareTask:
         *,
         resource: str,
         authenticator: Authenticator,
+        possession: Possession,
         registry: Registry,
         sessions: Sessions,
         refusals: Refusals,
@@ -45,6 +47,7 @@ class DeclareTask:
     ) -> None:
         self._resource = resource
         self._authenticator = authenticator
+        self._possession = possession
         self._registry = registry
         self._sessions = sessions
         self._refusals = refusals
@@ -70,8 +73,13 @@ class DeclareTask:
 
     async def _authenticate(self, headers: Mapping[str, str], now: int) -> Principal:
         bearer = parse_credential(headers)
+        proof = self._possession.verify(bearer, "POST", self._resource, now)
         view = await self._registry.view()
-        return await self._authenticator.authenticate(bearer, self._resource, view, now)
+        proven_key = None if proof is None else proof.thumbprint
+        principal = await self._authenticator.authenticate(bearer, self._resource, view, now, proven_key)
+        if proof is not None:
+            await self._possession.redeem(proof, now)
+        return principal
 
 
 def _parse(headers: Mapping[str, str], body: bytes) -> Declaration:

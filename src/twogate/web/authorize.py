@@ -98,10 +98,7 @@ class _AuthorizeFace:
         if media != "application/x-www-form-urlencoded" or request.url.query:
             raise GateError(ErrorCode.REQUEST_MALFORMED, "not a form, or a form beside a query")
         pairs = parse_pairs(await read_capped(request, MAX_REQUEST), MAX_REQUEST)
-        response = self._pages.redirect(f"{self._public_url}{AUTHORIZE_PATH}?{urlencode(pairs)}", browser)
-        # Not the new cookie of a browser that may well have one.
-        del response.headers["set-cookie"]
-        return response
+        return self._pages.redirect(f"{self._public_url}{AUTHORIZE_PATH}?{urlencode(pairs)}", browser)
 
     def _visit(self, request: Request, browser: Browser) -> Visit:
         login = request.cookies.get(self._pages.cookie_name(_LOGIN_COOKIE))

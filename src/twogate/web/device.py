@@ -14,6 +14,7 @@ from starlette.routing import Route
 from twogate.core.errors import FACES, ErrorCode, GateError
 from twogate.core.oauth import device
 from twogate.core.oauth.grant_type import GrantType
+from twogate.core.shown import shown
 from twogate.flows.authserver.consent_view import ConsentViews
 from twogate.flows.authserver.device_decision import DeviceDecisions, Login, Logins, Waiting
 from twogate.flows.authserver.people import People
@@ -149,7 +150,7 @@ class DevicePages:
             raise GateError(ErrorCode.FORM_REFUSED, "the decision is another browser's, person's or code's")
         await self._decisions.decide(waiting, login, allow=chosen == "allow", address=peer_address(request.scope))
         response = self._pages.render(
-            "device.html", browser, outcome=chosen, client=waiting.client.label, user_code="", wrong=None
+            "device.html", browser, outcome=chosen, client=shown(waiting.client.label), user_code="", wrong=None
         )
         self._pages.set_cookie(response, ENTRY_COOKIE, "", 0)
         return response

@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from twogate.core.errors import FACES, ErrorCode
+from twogate.core.jose.dpop import ALGORITHMS
 
 
 class HttpFace(msgspec.Struct, frozen=True):
@@ -86,6 +87,9 @@ HTTP_FACES: Final[Mapping[ErrorCode, HttpFace]] = MappingProxyType(
         ErrorCode.TENANT_REFUSED: _TOKEN,
         ErrorCode.ROLE_REFUSED: _TOKEN,
         ErrorCode.TOKEN_BINDING_REFUSED: _TOKEN,
+        # RFC 9449 section 7.1: 401 with a challenge of its own scheme; section 9 for the nonce.
+        ErrorCode.PROOF_REFUSED: HttpFace(401, "invalid_dpop_proof", challenge=True),
+        ErrorCode.PROOF_NONCE_REQUIRED: HttpFace(401, "use_dpop_nonce", challenge=True),
         ErrorCode.AGENT_UNBOUND: _TOKEN,
         ErrorCode.AGENT_DISABLED: _TOKEN,
         ErrorCode.TOKEN_REVOKED: _TOKEN,
@@ -202,8 +206,12 @@ def www_authenticate(code: ErrorCode, resource_metadata_url: str, scopes: Collec
         parameters += [("error", face.oauth), ("error_description", FACES[code].text.translate(_TELLABLE))]
     if scopes:
         parameters.append(("scope", " ".join(sorted(scopes))))
+    scheme = "Bearer"
+    if code in (ErrorCode.PROOF_REFUSED, ErrorCode.PROOF_NONCE_REQUIRED):
+        scheme = "DPoP"
+        parameters.append(("algs", " ".join(ALGORITHMS)))
     parameters.append(("resource_metadata", resource_metadata_url))
-    return "Bearer " + ", ".join(f'{name}="{_quotable(value)}"' for name, value in parameters)
+    return f"{scheme} " + ", ".join(f'{name}="{_quotable(value)}"' for name, value in parameters)
 
 
 def authorize_error(code: ErrorCode, description: str | None = None) -> tuple[str, str]:

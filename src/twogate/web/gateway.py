@@ -14,6 +14,7 @@ from twogate.core.message import encode_error
 from twogate.core.oauth.resource import metadata_url
 from twogate.flows.gateway.exchange import Exchange, Head, Refusal
 from twogate.flows.gateway.pipeline import Pipeline
+from twogate.flows.gateway.possession import NONCE
 from twogate.web.errors import http_status, www_authenticate
 from twogate.web.legacy import MESSAGES_PATH, OPEN_PATH, LegacyStreams
 from twogate.web.peer import peer_address
@@ -31,9 +32,9 @@ _ALWAYS: Final = ((b"x-content-type-options", b"nosniff"),)
 _CORS_METHODS: Final = b"GET, POST, DELETE, OPTIONS"
 _CORS_HEADERS: Final = (
     b"authorization, content-type, accept, mcp-protocol-version, mcp-session-id, mcp-method, mcp-name, "
-    b"last-event-id, twogate-session, twogate-task"
+    b"last-event-id, twogate-session, twogate-task, dpop"
 )
-_CORS_EXPOSED: Final = b"mcp-session-id, www-authenticate"
+_CORS_EXPOSED: Final = b"mcp-session-id, www-authenticate, dpop-nonce"
 
 
 class GatewayApp:
@@ -187,6 +188,8 @@ class _AsgiExchange:
             headers.append((b"www-authenticate", challenge.encode()))
         if error.code is ErrorCode.METHOD_NOT_ALLOWED:
             headers.append((b"allow", b"GET, POST, DELETE"))
+        if error.data is not None and NONCE in error.data:
+            headers.append((b"dpop-nonce", str(error.data[NONCE]).encode()))
         if error.data is not None and "retry_after" in error.data:
             headers.append((b"retry-after", str(error.data["retry_after"]).encode()))
         if not self._body_read:

@@ -34,10 +34,15 @@ _ASSETS: Final = {".css": "text/css; charset=utf-8", ".js": "text/javascript; ch
 
 
 class Browser(msgspec.Struct, frozen=True):
-    """One browser, known by a random cookie that says nothing else; `new` if it gets the cookie with this answer."""
+    """One browser, known by a random cookie that says nothing else; `new` if it came without one.
+
+    It gets the cookie with the answer then, if it is `lasting`: a form that comes without a cookie is another site's,
+    and must not make the browser forget the one that it did not send along.
+    """
 
     cookie: str
     new: bool
+    lasting: bool = True
 
     @property
     def digest(self) -> str:
@@ -72,7 +77,8 @@ class Pages:
         if len(cookie) == _COOKIE_LENGTH and cookie.isascii():
             return Browser(cookie, new=False)
         raw = self._rng.token(COOKIE_BYTES)
-        return Browser(base64.urlsafe_b64encode(raw).decode().rstrip("="), new=True)
+        lasting = request.method in ("GET", "HEAD")
+        return Browser(base64.urlsafe_b64encode(raw).decode().rstrip("="), new=True, lasting=lasting)
 
     def render(
         self,
@@ -108,8 +114,8 @@ class Pages:
         return response
 
     def remember(self, response: Response, browser: Browser) -> None:
-        """Give the browser its cookie, if it is new."""
-        if browser.new:
+        """Give the browser its cookie, if it is new and to have it."""
+        if browser.new and browser.lasting:
             self.set_cookie(response, "browser", browser.cookie, None)
 
     def set_cookie(self, response: Response, name: str, value: str, max_age: int | None) -> None:

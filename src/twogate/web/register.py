@@ -32,7 +32,7 @@ def register_routes(registration: Registration, public_url: str) -> list[Route]:
     async def register(request: RegistrationRequest, _: str) -> Answer:
         return await registration.register(request)
 
-    managing = {"GET": registration.read, "PUT": registration.change, "DELETE": registration.remove}
+    managing: dict[str, Serve] = {"GET": registration.read, "PUT": registration.change, "DELETE": registration.remove}
     return [
         _route(REGISTER_PATH, {"POST": register}, public_url),
         _route(f"{REGISTER_PATH}/{{client_id}}", managing, public_url),

@@ -11,6 +11,7 @@ from twogate.core.errors import ErrorCode, GateError
 from twogate.core.message import encode_error
 from twogate.core.oauth.resource import SESSIONS_PATH, metadata_url
 from twogate.flows.declare import MAX_BODY, DeclareTask
+from twogate.flows.gateway.possession import NONCE
 from twogate.web.errors import http_status, www_authenticate
 from twogate.web.headers import security_headers
 from twogate.web.peer import peer_address
@@ -29,6 +30,8 @@ def session_routes(declare: DeclareTask, public_url: str, scopes: frozenset[str]
             challenge = www_authenticate(error.code, metadata_url(public_url, SESSIONS_PATH), scopes)
             if challenge is not None:
                 headers["WWW-Authenticate"] = challenge
+            if error.data is not None and NONCE in error.data:
+                headers["DPoP-Nonce"] = str(error.data[NONCE])
             body = encode_error(None, error.code, error.data)
             return Response(body, http_status(error.code), headers, "application/json")
         answer = {

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from twogate.core.errors import ErrorCode, GateError
+from twogate.core.errors import GateError
 from twogate.flows.authserver.upstream_login import UpstreamLogins
 from twogate.flows.authserver.upstream_provider import CALLBACK_PATH, LOGIN_PATH
 from twogate.web.authserver import OnlyMethods
@@ -47,9 +47,13 @@ def upstream_login_routes(logins: UpstreamLogins, pages: Pages, public_url: str,
         browser = pages.browser(request)
         query: bytes = request.scope["query_string"]
         try:
-            if browser.new:
-                raise GateError(ErrorCode.INTERACTION_EXPIRED, "a browser without our cookie")
-            finished = await logins.finish(_name(request), query, browser.digest, peer_address(request.scope))
+            finished = await logins.finish(
+                _name(request),
+                query,
+                browser.digest,
+                peer_address(request.scope),
+                request.cookies.get(pages.cookie_name(LOGIN_COOKIE)),
+            )
         except GateError as error:
             return pages.error(error, browser)
         response = pages.redirect(finished.to, browser)

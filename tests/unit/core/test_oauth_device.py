@@ -55,7 +55,10 @@ def test_case_dashes_and_blanks_do_not_matter(entered: str) -> None:
 
 @pytest.mark.parametrize(
     "entered",
-    ["", "WDJB-MJH", "WDJB-MJHTT", "WDJB-MJHA", "WDJB-MJH1", "WDJB_MJHT", "WDJB\tMJHT", "ＷDJB-MJHT", "WDJBMJH\u017f", "W" * 33],
+    [
+        "", "WDJB-MJH", "WDJB-MJHTT", "WDJB-MJHA", "WDJB-MJH1", "WDJB_MJHT", "WDJB\tMJHT", "\uff37DJB-MJHT",
+        "WDJBMJH\u017f", "W" * 33,
+    ],
 )  # fmt: skip
 def test_what_is_no_code_is_none(entered: str) -> None:
     assert parse_user_code(entered) is None

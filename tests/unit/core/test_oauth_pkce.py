@@ -65,7 +65,8 @@ def test_a_verifier_has_43_to_128_unreserved_characters(verifier: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "verifier", [None, "", "a" * 42, "a" * 129, "a" * 42 + "+", "a" * 42 + " ", "a" * 43 + "\n", "é" * 43, "a" * 42 + "%"]
+    "verifier",
+    [None, "", "a" * 42, "a" * 129, "a" * 42 + "+", "a" * 42 + " ", "a" * 43 + "\n", "é" * 43, "a" * 42 + "%"],
 )
 def test_a_malformed_verifier_is_refused(verifier: str | None) -> None:
     with pytest.raises(GateError) as refused:

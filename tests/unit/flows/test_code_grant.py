@@ -8,18 +8,22 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from dpoplab import Prover
 from grantlab import (
     ALICE,
     CALLBACK,
     GrantLab,
-    ProofKey,
     assert_refused,
     claims_of,
     open_grant_lab,
 )
-from tokenlab import CODE_LIFETIME, FILES, LIFESPANS
+from tokenlab import CODE_LIFETIME, FILES, LIFESPANS, REPORTER
 from twogate.core.audit.record import EventKind
 from twogate.core.errors import ErrorCode
+from twogate.core.principal import Agent
+from twogate.flows.authserver.authenticate_client import Trace
+from twogate.flows.authserver.form import ClientCall
+from twogate.flows.authserver.grant import Authorization
 from twogate.stores.sql.engine import reading
 from twogate.stores.sql.tables import codes, grants
 
@@ -154,15 +158,15 @@ async def test_nothing_is_issued_and_the_code_stays_good_if_it_cannot_be_recorde
 
 
 async def test_a_proof_binds_the_access_token(people: GrantLab) -> None:
-    key = ProofKey(people)
-    answer = await people.begin("web", await key.headers())
+    key = Prover()
+    answer = await people.begin("web", await key.fresh(people.lab))
     assert answer["token_type"] == "DPoP"
     assert claims_of(answer["access_token"])["cnf"] == {"jkt": key.thumbprint}
 
 
 async def test_a_code_bound_to_a_key_is_redeemed_with_that_key(people: GrantLab) -> None:
-    key = ProofKey(people)
-    answer = await people.begin("native", await key.headers(), proof=key.thumbprint)
+    key = Prover()
+    answer = await people.begin("native", await key.fresh(people.lab), proof=key.thumbprint)
     assert answer["token_type"] == "DPoP"
 
 
@@ -181,8 +185,14 @@ async def test_a_family_lives_as_long_as_a_refresh_token_may_lie_unused(people: 
     assert await people.lab.families.list_for_user("acme", ALICE, now + LIFESPANS.unused) == []
 
 
-async def test_a_grant_starts_without_a_code_too(people: GrantLab) -> None:
-    # As the device grant starts one: by another way to the same families.
-    answer = await people.begin()
-    assert (await people.lab.families.revoke_user("acme", ALICE, people.lab.clock.now())) == 1
-    assert_refused(people, await people.refresh(answer["refresh_token"]), ErrorCode.GRANT_INVALID)
+async def test_a_family_starts_without_a_code_too(people: GrantLab) -> None:
+    lab = people.lab
+    client = await lab.clients.get("web")
+    assert client is not None
+    agent = Agent(REPORTER, "reader", ("review",))
+    call = ClientCall({}, client, agent, None, None, lab.clock.now(), "203.0.113.7", Trace())
+    authorization = Authorization("acme", "web", FILES, ("reports",), user=ALICE)
+    for refresh in (True, False):
+        answer = await lab.families.start(authorization, client, agent, call, refresh=refresh)
+        assert ("refresh_token" in answer.body) is refresh
+    assert len(await lab.families.list_for_user("acme", ALICE, lab.clock.now())) == 2

@@ -49,7 +49,18 @@ def test_anything_else_in_authorization_is_refused(value: str) -> None:
     assert "abc" not in refusal.value.debug
 
 
-@pytest.mark.parametrize("name", ["dpop", "signature", "signature-input", "x-forwarded-client-cert", "x-api-key"])
+def test_a_token_of_the_dpop_scheme_comes_with_its_proof() -> None:
+    assert parse_credential({"authorization": "dpop abc", "dpop": "x"}) == BearerToken("abc", "x")
+    for headers in ({"authorization": "Bearer abc", "dpop": "x"}, {"authorization": "DPoP a b", "dpop": "x"}):
+        with pytest.raises(GateError) as refusal:
+            parse_credential(headers)
+        assert refusal.value.code is ErrorCode.CREDENTIAL_AMBIGUOUS
+    with pytest.raises(GateError) as refusal:
+        parse_credential({"dpop": "x"})
+    assert refusal.value.code is ErrorCode.CREDENTIAL_MISSING
+
+
+@pytest.mark.parametrize("name", ["signature", "signature-input", "x-forwarded-client-cert", "x-api-key"])
 @pytest.mark.parametrize("token", [{}, {"authorization": "Bearer abc"}], ids=["alone", "beside a token"])
 def test_another_credential_or_proof_is_refused_not_ignored(name: str, token: dict[str, str]) -> None:
     with pytest.raises(GateError) as refusal:

@@ -20,6 +20,7 @@ from gatelab import (
     RecordingAudit,
     accessors,
     policy,
+    possession,
 )
 from harness.issuer import new_key, sign
 from twogate.core.audit.record import AuditEvent, EventKind
@@ -58,6 +59,7 @@ class Lab:
         self.declare = DeclareTask(
             resource=RESOURCE,
             authenticator=Authenticator(Issuers({ISSUER: TRUSTED}, {ISSUER: FixedKeys((key,))}), accessors()),
+            possession=possession(),
             registry=Registry(self, self, {ROBOT: AGENT}, {BINDING: ROBOT}),
             sessions=Sessions(self.store, self.store, policy, self.audit, clock, CountingRng()),
             refusals=self,

@@ -30,6 +30,7 @@ from gatelab import (
     RecordingAudit,
     accessors,
     identifier,
+    possession,
     response,
 )
 from harness.issuer import new_key, sign
@@ -141,6 +142,7 @@ class Lab:
             streams=UnderWay(2),
             refusals=self.refusals,
             authenticator=Authenticator(Issuers({ISSUER: TRUSTED}, {ISSUER: FixedKeys((key,))}), accessors()),
+            possession=possession(),
             registry=Registry(self.registry, self.registry, {ROBOT: AGENT}, {}),
             sessions=Sessions(self.store, self.store, lambda: POLICY, self.audit, self.clock, CountingRng()),
             policy=POLICY,

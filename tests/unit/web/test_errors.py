@@ -32,7 +32,13 @@ def test_every_answer_is_well_formed(code: ErrorCode) -> None:
 
 @pytest.mark.parametrize("code", list(ErrorCode))
 def test_a_bearer_challenge_comes_with_every_refusal_that_another_token_would_cure(code: ErrorCode) -> None:
-    at_the_token_endpoint = {ErrorCode.CLIENT_INVALID, ErrorCode.ASSERTION_REPLAYED}
+    at_the_token_endpoint = {
+        ErrorCode.CLIENT_INVALID,
+        ErrorCode.ASSERTION_REPLAYED,
+        ErrorCode.REGISTRATION_REFUSED,
+        ErrorCode.LOGIN_REFUSED,
+        ErrorCode.PASSKEY_REFUSED,
+    }
     curable = FACES[code].jsonrpc == GATE_ONE or code is ErrorCode.SCOPE_INSUFFICIENT
     assert (www_authenticate(code, METADATA) is not None) == (curable and code not in at_the_token_endpoint)
 

@@ -113,6 +113,18 @@ class LocalSecret:
         return secret
 
 
+def read_private(path: Path) -> bytes:
+    """The content of a small file that nobody but its owner may read.
+
+    Raises:
+        KeyFileError: it is open to others, belongs to somebody else, is too large or cannot be read.
+    """
+    try:
+        return _load(path)
+    except OSError as error:
+        raise KeyFileError(f"{path}: {error.strerror or type(error).__name__}") from error
+
+
 def _new_pem() -> bytes:
     return ec.generate_private_key(ec.SECP256R1()).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

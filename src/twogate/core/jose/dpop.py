@@ -32,9 +32,12 @@ MAX_AGE: Final = 300
 
 MAX_JTI: Final = 256
 
-MAX_RSA_BITS: Final = 4096
-MAX_RSA_EXPONENT_BITS: Final = 32
-"""Anybody may send a key, and what a signature costs to check grows with both."""
+RSA_MODULUS_CHARACTERS: Final = range(342, 683 + 1)
+"""Characters of an RSA modulus in base64url: of 2048 to 4096 bits. Anybody may send a key, and checking a signature
+costs the more the longer it is."""
+
+MAX_RSA_EXPONENT_CHARACTERS: Final = 6
+"""The same of the exponent: 32 bits."""
 
 _COMPACT: Final = re.compile(r"[A-Za-z0-9_-]{1,2500}\.[A-Za-z0-9_-]{1,4000}\.[A-Za-z0-9_-]{1,700}")
 
@@ -126,16 +129,16 @@ def _public_key(jwk: object, algorithm: Algorithm) -> tuple[Mapping[str, str], V
     if given.keys() & _PRIVATE:
         raise _refused("jwk holds a private key")
     members = {name: value for name, value in given.items() if name in _MEMBERS and isinstance(value, str)}
+    if members.get("kty") == "RSA" and (
+        len(members.get("n", "")) not in RSA_MODULUS_CHARACTERS
+        or len(members.get("e", "")) > MAX_RSA_EXPONENT_CHARACTERS
+    ):
+        raise _refused("jwk is an RSA key beyond the size caps")
     keys = parse_jwks(msgspec.json.encode({"keys": [members]}))
     if len(keys) != 1 or algorithm not in keys[0].algorithms:
         raise _refused("jwk is no public key for this alg")
-    key = keys[0].key
-    if isinstance(key, RSAKey):
-        numbers = key.public_key.public_numbers()
-        if numbers.n.bit_length() > MAX_RSA_BITS or numbers.e.bit_length() > MAX_RSA_EXPONENT_BITS:
-            raise _refused("jwk is an RSA key beyond the size caps")
     # One key has one spelling, so that it has one thumbprint.
-    spelled = _spelled(key)
+    spelled = _spelled(keys[0].key)
     if any(members[name] != spelled[name] for name in _REQUIRED[members["kty"]]):
         raise _refused("jwk is not spelled canonically")
     return members, keys[0]

@@ -20,7 +20,6 @@ from twogate.core.oauth.pkce import parse_challenge
 from twogate.core.oauth.redirect_uri import redirect_uri_matches
 from twogate.core.oauth.token_request import Wanted, parse_pairs, parse_wanted
 
-PAR_PATH: Final = "/par"
 CONSENT_PATH: Final = "/authorize/consent"
 REQUEST_URI_PREFIX: Final = "urn:ietf:params:oauth:request_uri:"
 

@@ -79,7 +79,7 @@ def verify_id_token(
     verified = _verify(token, keys, rules, access_token, now)
     # 6. "The nonce Claim Value MUST be checked to verify that it is the same value as the one that was sent".
     found = verified.claims.get("nonce")
-    if not isinstance(found, str) or not hmac.compare_digest(found.encode("utf-8", "replace"), nonce.encode()):
+    if not isinstance(found, str) or not hmac.compare_digest(found.encode(), nonce.encode()):
         raise GateError(ErrorCode.CLAIM_INVALID, "nonce is missing or another login's")
     return verified
 
@@ -167,7 +167,7 @@ def _verify_hash(at_hash: object, access_token: str | None, algorithm: Algorithm
     if access_token is None or not isinstance(at_hash, str):
         raise GateError(ErrorCode.CLAIM_INVALID, "at_hash without an access token, or no string")
     name = "sha512" if algorithm in _ED25519 else "sha256"
-    digest = hashlib.new(name, access_token.encode("utf-8", "replace")).digest()
+    digest = hashlib.new(name, access_token.encode()).digest()
     expected = encode_base64url(digest[: len(digest) // 2])
-    if not hmac.compare_digest(at_hash.encode("utf-8", "replace"), expected.encode()):
+    if not hmac.compare_digest(at_hash.encode(), expected.encode()):
         raise GateError(ErrorCode.CLAIM_INVALID, "at_hash is another access token's")

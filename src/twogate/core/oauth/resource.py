@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
+from twogate.core.jose.dpop import ALGORITHMS
+
 WELL_KNOWN: Final = "/.well-known/oauth-protected-resource"
 SESSIONS_PATH: Final = "/sessions"
 OPERATIONS_PATH: Final = "/operations"
@@ -38,6 +40,7 @@ def resource_metadata(
         "resource": resource,
         "authorization_servers": list(authorization_servers),
         "bearer_methods_supported": ["header"],
+        "dpop_signing_alg_values_supported": list(ALGORITHMS),
     }
     # A parameter without values is left out (RFC 9728 section 3.2).
     if scopes_supported:

@@ -18,9 +18,18 @@ from twogate.core.oauth.client_auth import (
 )
 from twogate.core.oauth.metadata import token_endpoint
 from twogate.core.principal import Agent, AgentId
-from twogate.flows.authserver.clients import Client, ClientAuth, ClientDirectory, ClientStore, ReplayStore
+from twogate.flows.authserver.clients import (
+    Client,
+    ClientAuth,
+    ClientDirectory,
+    ClientSource,
+    ClientStore,
+    ReplayStore,
+)
 
 REPLAY_KIND: Final = "client_assertion"
+
+_WITHOUT_ROW: Final = (ClientSource.CONFIGURED, ClientSource.DOCUMENT)
 
 
 class Agents(Protocol):
@@ -84,7 +93,8 @@ class ClientAuthenticator:
             raise GateError(ErrorCode.CLIENT_INVALID, "unknown client")
         # Asked after the credential was good, so that only its holder could learn anything from it.
         agent = await self.agent_of(client)
-        await self._clients.touch(client.client_id, now)
+        if client.source not in _WITHOUT_ROW:
+            await self._clients.touch(client.client_id, now)
         return client, agent
 
     async def agent_of(self, client: Client) -> Agent | None:

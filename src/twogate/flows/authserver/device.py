@@ -25,6 +25,7 @@ from twogate.flows.authserver.access_tokens import TokenSettings
 from twogate.flows.authserver.clients import Client, ClientAuth
 from twogate.flows.authserver.form import Answer, ClientCall, FormRequest, Forms, JsonAnswer
 from twogate.flows.authserver.grant import Authorization
+from twogate.flows.authserver.narrowing import verify_same
 from twogate.flows.environment import Clock, Rng
 
 MAX_DRAWS: Final = 4
@@ -216,7 +217,7 @@ class DeviceGrant:
         Raises:
             GateError: AUTHORIZATION_PENDING, SLOW_DOWN, DEVICE_CODE_EXPIRED, ACCESS_DENIED (section 3.5);
                 GRANT_INVALID for a code that is unknown, redeemed, another client's or another key's;
-                REQUEST_MALFORMED; see `Families.start`.
+                REQUEST_MALFORMED, RESOURCE_INVALID, DETAILS_INVALID; see `Families.start`.
         """
         presented, client = call.form.get("device_code"), call.client
         if presented is None or client is None:
@@ -236,9 +237,14 @@ class DeviceGrant:
             await self._store.note_poll(code.digest, polled.interval, call.now)
             raise GateError(polled.code, "nobody has decided")
         device.verify_change(code.state, DeviceState.REDEEMED)
-        if code.authorization is None or not await self._store.redeem(code.digest, call.now):
+        authorization = code.authorization
+        if authorization is None:
+            raise GateError(ErrorCode.GRANT_INVALID, "nothing was allowed")
+        call.trace.user = authorization.user or ""
+        verify_same(authorization, call.form)
+        if not await self._store.redeem(code.digest, call.now):
             raise GateError(ErrorCode.GRANT_INVALID, "the device code was redeemed by another request")
-        return await self._families.start(code.authorization, client, call.agent, call, refresh=True)
+        return await self._families.start(authorization, client, call.agent, call, refresh=True)
 
 
 def digest_of(device_code: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from twogate.core import strict_json
@@ -101,7 +101,7 @@ class Directory:
         return await self._keys.get(client.jwks_uri, trust, budget, unverified_kid)
 
 
-async def check_clients(store: ClientStore, configured: Mapping[str, Client]) -> None:
+async def check_clients(store: ClientStore, configured: Collection[str]) -> None:
     """See that configuration and store do not define the same client (DESIGN decision 1).
 
     Raises:

@@ -1,4 +1,4 @@
-"""Proofs of possession at the authorization server (RFC 9449): whoever shows one gets tokens bound to its key.
+"""Proofs of possession (RFC 9449): whoever shows one gets tokens bound to its key, and must show one with them.
 
 The server's nonces are made of the time and a secret, so that nothing is kept for strangers, and that a replica with
 the same keys knows them. A proof lives as long as its nonce, and is used once.
@@ -46,7 +46,15 @@ class DpopProofs:
         # "There is not more than one DPoP HTTP request header field." (RFC 9449 section 4.3, point 1)
         if len(proofs) > 1:
             raise GateError(ErrorCode.DPOP_INVALID, "more than one proof")
-        proof = verify_proof(proofs[0], "POST", self._issuer + path, now)
+        return self.verify_one(proofs[0], "POST", self._issuer + path, now)
+
+    def verify_one(self, unverified_proof: str, method: str, uri: str, now: int) -> VerifiedProof:
+        """The proof of a request by `method` to `uri`, which has neither query nor fragment. It changes nothing.
+
+        Raises:
+            GateError: DPOP_INVALID; DPOP_NONCE_REQUIRED if only its nonce is missing, old or not ours.
+        """
+        proof = verify_proof(unverified_proof, method, uri, now)
         if not self._is_ours(proof.nonce, now):
             raise GateError(ErrorCode.DPOP_NONCE_REQUIRED, "the nonce is missing, old or not ours")
         return proof

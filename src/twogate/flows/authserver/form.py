@@ -31,7 +31,8 @@ _TOLD: Final = frozenset({ErrorCode.REGISTRATION_REFUSED, ErrorCode.LOGIN_REFUSE
 
 
 # A poll that comes before a person decided is no refusal: devices ask again and again, and the trail would hold it all.
-_UNRECORDED: Final = frozenset({ErrorCode.AUTHORIZATION_PENDING})
+# Nor is the first request of every client that shows proofs: it cannot know the nonce (RFC 9449 section 8).
+_UNRECORDED: Final = frozenset({ErrorCode.AUTHORIZATION_PENDING, ErrorCode.DPOP_NONCE_REQUIRED})
 
 
 class FormRequest(msgspec.Struct, frozen=True):

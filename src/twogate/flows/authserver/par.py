@@ -14,6 +14,7 @@ from twogate.core.oauth.authorize_request import (
 )
 from twogate.flows.authserver.form import Answer, ClientCall, FormRequest, Forms, JsonAnswer
 from twogate.flows.authserver.interaction import Requests
+from twogate.flows.authserver.presented import RefusedAsError
 from twogate.flows.authserver.request_reader import RequestReader
 
 _CREATED = 201
@@ -36,7 +37,11 @@ class PushedRequests:
         if client is None:
             raise GateError(ErrorCode.CLIENT_INVALID, "no client")
         parameters = _with_proof(pushed_parameters(call.form, client.client_id), call.proof)
-        redirect_uri, given = find_redirect_uri(parameters, client.redirect_uris)
+        try:
+            redirect_uri, given = find_redirect_uri(parameters, client.redirect_uris)
+        except GateError as error:
+            # `invalid_redirect_uri` is a word of registration (RFC 7591 section 3.2.2), not of this endpoint.
+            raise RefusedAsError(error, ErrorCode.REQUEST_MALFORMED, error.debug) from error
         # "in the same way as at the authorization endpoint" (RFC 9126 section 2.1), where it is judged once more.
         await self._reader.read(parameters, client, redirect_uri, given=given)
         handle = await self._requests.push(parameters, client.client_id, call.now)

@@ -90,11 +90,10 @@ class Limit(Protocol):
 
 
 class Terms(msgspec.Struct, frozen=True):
-    """On what terms clients may register. `unused` in seconds; `most` is how many there may be if it is open."""
+    """On what terms clients may register. `most` is how many there may be if it is open."""
 
     tenant: str
     is_open: bool
-    unused: int
     most: int
 
 
@@ -218,7 +217,7 @@ class Registration:
         token = _bearer(request)
         found = await self._store.get(client_id)
         expected = digest_of("") if found is None else found[1].digest
-        if not hmac.comparedigest_of(digest_of(token), expected) or found is None:
+        if not hmac.compare_digest(digest_of(token), expected) or found is None:
             raise GateError(ErrorCode.REGISTRATION_REFUSED, "unknown client, or another client's token")
         client, registered = found
         if client.expires_at is not None and self._clock.now() >= client.expires_at:
@@ -320,7 +319,7 @@ def _check_secret(members: Mapping[str, object], client: Client) -> None:
     if secret is None:
         return
     sent = digest_of(secret) if isinstance(secret, str) and secret.isascii() else ""
-    if not any([hmac.comparedigest_of(sent, known.digest) for known in client.secret_digests]):
+    if not any(hmac.compare_digest(sent, known.digest) for known in client.secret_digests):
         raise invalid_metadata("client_secret is not the client's own; leave it out")
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.oauth.grant_type import GrantType
 from twogate.core.oauth.token_request import parse_grant_type
+from twogate.flows.authserver.clients import Client, ClientSource
 from twogate.flows.authserver.form import Answer, ClientCall, FormRequest, Forms, JsonAnswer
 from twogate.flows.authserver.grant import Grant
 
 
 class TokenEndpoint:
-    """Answers token requests by the grant that they ask for."""
+    """Answers token requests by the grant that they ask for. `keep` is told of each token of a registered client."""
 
-    def __init__(self, forms: Forms, grants: Iterable[Grant]) -> None:
+    def __init__(
+        self, forms: Forms, grants: Iterable[Grant], keep: Callable[[Client, int], Awaitable[None]] | None = None
+    ) -> None:
         self._forms = forms
+        self._keep = keep
         self._grants: Mapping[GrantType, Grant] = {grant.type: grant for grant in grants}
 
     @property
@@ -41,4 +45,7 @@ class TokenEndpoint:
         grant = self._grant(call.form)
         if call.client is not None and grant.type not in call.client.grants:
             raise GateError(ErrorCode.CLIENT_UNAUTHORIZED, f"the client may not use {grant.type}")
-        return await grant.issue(call)
+        answer = await grant.issue(call)
+        if self._keep is not None and call.client is not None and call.client.source is ClientSource.REGISTERED:
+            await self._keep(call.client, call.now)
+        return answer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Callable
 from typing import Final, Protocol
 from urllib.parse import quote_plus
 
@@ -46,16 +47,22 @@ class ClientCredential(Protocol):
 class SecretCredential:
     """A client secret: `client_secret_basic`, or `client_secret_post` at a provider that takes nothing else."""
 
-    def __init__(self, client_id: str, secret: str) -> None:
+    def __init__(self, client_id: str, read_secret: Callable[[], str]) -> None:
+        """`read_secret` raises KEYS_UNAVAILABLE."""
         self._client_id = client_id
-        self._secret = secret
+        self._read_secret = read_secret
 
     async def present(self, metadata: ProviderMetadata, now: int) -> Presentation:  # noqa: ARG002 - ClientCredential
-        """The secret, by the method that the provider takes (RFC 6749 section 2.3.1)."""
+        """The secret, by the method that the provider takes (RFC 6749 section 2.3.1).
+
+        Raises:
+            GateError: KEYS_UNAVAILABLE.
+        """
+        secret = self._read_secret()
         if AuthMethod.BASIC.value not in metadata.methods and AuthMethod.POST.value in metadata.methods:
-            return Presentation({"client_id": self._client_id, "client_secret": self._secret})
+            return Presentation({"client_id": self._client_id, "client_secret": secret})
         # "The client identifier is encoded using the "application/x-www-form-urlencoded" encoding algorithm".
-        pair = f"{quote_plus(self._client_id)}:{quote_plus(self._secret)}"
+        pair = f"{quote_plus(self._client_id)}:{quote_plus(secret)}"
         return Presentation({}, f"Basic {b64encode(pair.encode()).decode('ascii')}")
 
 

@@ -27,6 +27,7 @@ from twogate.core.oauth.provider import (
     verify_sender,
 )
 from twogate.flows.audit import AuditSink, Refusals
+from twogate.flows.authserver.logins import Login
 from twogate.flows.authserver.people import User
 from twogate.flows.authserver.upstream_grants import UpstreamGrants
 from twogate.flows.authserver.upstream_pending import Carried, PendingLogins
@@ -58,13 +59,11 @@ class UpstreamUsers(Protocol):
         ...
 
 
-class BeginLogin(Protocol):
-    """Makes a browser logged in."""
+class BrowserLogins(Protocol):
+    """Makes browsers logged in."""
 
-    async def __call__(
-        self, tenant: str, subject: str, authenticated_at: int, upstream: str, ends_at: int | None, now: int
-    ) -> str:
-        """The value of its cookie.
+    async def begin(self, login: Login, now: int, replaces: str | None = None) -> str:
+        """The value of the browser's cookie; `replaces` is the value that it had, whose login ends.
 
         Raises:
             GateError: STORE_UNAVAILABLE.
@@ -105,7 +104,7 @@ class UpstreamLogins:
         pending: PendingLogins,
         grants: UpstreamGrants,
         users: UpstreamUsers,
-        begin_login: BeginLogin,
+        logins: BrowserLogins,
         is_target: Callable[[str], bool],
         trail: tuple[AuditSink, Refusals],
         clock: Clock,
@@ -115,7 +114,7 @@ class UpstreamLogins:
         self._pending = pending
         self._grants = grants
         self._users = users
-        self._begin_login = begin_login
+        self._logins = logins
         self._is_target = is_target
         self._audit, self._refusals = trail
         self._clock = clock
@@ -160,8 +159,12 @@ class UpstreamLogins:
             raise
         return url
 
-    async def finish(self, name: str, query: bytes, browser: str, address: str) -> Finished:
+    async def finish(
+        self, name: str, query: bytes, browser: str, address: str, replaces: str | None = None
+    ) -> Finished:
         """Take a browser (its digest) back from a provider, and log its person in.
+
+        `replaces` is the cookie of an earlier login in that browser, which ends with this one.
 
         Raises:
             GateError: REQUEST_MALFORMED, PARAMETER_REPEATED, INTERACTION_EXPIRED, IDENTITY_PROVIDER_REFUSED,
@@ -181,7 +184,7 @@ class UpstreamLogins:
             tokens = await self._exchange(provider, response, carried, now)
             # 4.
             token = await provider.verify_login(tokens, carried.nonce, now)
-            return await self._log_in(provider, token, tokens.refresh_token, carried, address, now)
+            return await self._log_in(provider, token, tokens.refresh_token, carried, (address, replaces), now)
         except GateError as error:
             await self._refuse(error, name, tenant, address)
             raise
@@ -208,9 +211,10 @@ class UpstreamLogins:
         token: IdToken,
         refresh_token: str | None,
         carried: Carried,
-        address: str,
+        browser: tuple[str, str | None],
         now: int,
     ) -> Finished:
+        address, replaces = browser
         rules, tenant, settings = provider.rules, carried.tenant, self._settings
         # 5.
         person = read_person(rules, token)
@@ -237,7 +241,8 @@ class UpstreamLogins:
         expires_at = now + settings.login + settings.grant if ends_at is None else ends_at
         upstream = await self._grants.begin(rules, tenant, user.subject, refresh_token, now, expires_at)
         authenticated_at = now if token.authenticated_at is None else token.authenticated_at
-        cookie = await self._begin_login(tenant, user.subject, authenticated_at, upstream, ends_at, now)
+        login = Login(tenant, user.subject, METHOD, authenticated_at, upstream, ends_at)
+        cookie = await self._logins.begin(login, now, replaces)
         return Finished(cookie, carried.to)
 
     async def _user(self, issuer: str, person: Person, tenant: str, now: int) -> User:

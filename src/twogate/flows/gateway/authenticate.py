@@ -11,7 +11,7 @@ The steps run in this order and the first failure is the reason:
 7. `scope` is well-formed
 8. `sub` is there
 9. tenant and role claims are ones that the issuer may assert
-10. it is not bound to a proof that nobody showed (`cnf`)
+10. it is bound to the key that was proven (`cnf`), or to none and none was
 11. if it is our own server's: neither it nor what it comes from was revoked, and its user is not disabled
 12. its identity is bound to a registered agent of that tenant, and the agent is not disabled
 
@@ -56,7 +56,8 @@ class VerifiedToken(msgspec.Struct, frozen=True):
 
     `assigned` is the agent that our own server names where no binding does. `roles` are those that the issuer may
     assert and did. `audiences` are resources, by whatever name the issuer knows them. `revocable` are the kinds and
-    names by which it can be revoked: empty for other issuers' tokens, whose names mean nothing here.
+    names by which it can be revoked: empty for other issuers' tokens, whose names mean nothing here. `bound_to` is the
+    thumbprint of the key that it is good with.
     """
 
     tenant: str
@@ -71,6 +72,7 @@ class VerifiedToken(msgspec.Struct, frozen=True):
     not_before: int
     expires_at: int
     credential: str
+    bound_to: str | None = None
     revocable: frozenset[tuple[str, str]] = frozenset()
 
 
@@ -89,8 +91,12 @@ class Authenticator:
         self._accessors = accessors
         self._cache: OrderedDict[bytes, _Entry] = OrderedDict()
 
-    async def authenticate(self, bearer: BearerToken, resource: str, view: RegistryView, now: int) -> Principal:
+    async def authenticate(
+        self, bearer: BearerToken, resource: str, view: RegistryView, now: int, proven_key: str | None = None
+    ) -> Principal:
         """Prove who calls `resource` (its audience, compared exactly) at Unix time `now`.
+
+        `proven_key` is the thumbprint of the key that the caller proved to hold, by a proof for this token.
 
         Raises:
             GateError: any code of gate one, KEYS_UNAVAILABLE.
@@ -107,6 +113,10 @@ class Authenticator:
         # 6.
         if resource not in token.audiences:
             raise GateError(ErrorCode.AUDIENCE_MISMATCH, f"aud does not hold {resource}")
+        # 10. Neither without the other: a bound token without its proof is what a thief has (RFC 7800 section 3.1),
+        # and a proof beside an unbound one makes its client believe in a protection that is not there.
+        if token.bound_to != proven_key:
+            raise GateError(ErrorCode.TOKEN_BINDING_REFUSED, "the token is not bound to the key that was proven")
         # 11. and 12.
         if entry.principal is None or entry.view is not view:
             entry.principal = principal_of(token, view)
@@ -122,10 +132,7 @@ class Authenticator:
     async def _verify(self, bearer: BearerToken, digest: bytes, now: int) -> VerifiedToken:
         signed, issuer = await verify_signed(bearer.unverified_token, self._issuers)
         token = verify_claims(signed, issuer, self._accessors.of("token", digest), now)
-        # 10. Fail closed: a bound token without its proof is what a thief has (RFC 7800 section 3.1).
-        if "cnf" in signed.claims:
-            raise GateError(ErrorCode.TOKEN_BINDING_REFUSED, "the token is bound to a proof; none is supported here")
-        return token
+        return msgspec.structs.replace(token, bound_to=_bound_to(signed.claims))
 
 
 async def verify_signed(unverified_token: str, issuers: Issuers) -> tuple[SignedClaims, TrustedIssuer]:
@@ -200,6 +207,18 @@ def verify_claims(signed: SignedClaims, issuer: TrustedIssuer, credential: str, 
         credential=credential,
         revocable=_revocable(claims, identifier, subject) if issuer.revocable else frozenset(),
     )
+
+
+def _bound_to(claims: Mapping[str, Any]) -> str | None:
+    """Step 10: the thumbprint of the key that a token is bound to; None if it is bound to nothing."""
+    if "cnf" not in claims:
+        return None
+    # Fail closed: a confirmation that is not understood is one that nobody proved.
+    match claims["cnf"]:
+        case {"jkt": str(thumbprint), **others} if thumbprint and not others:
+            return thumbprint
+        case _:
+            raise GateError(ErrorCode.TOKEN_BINDING_REFUSED, "cnf is not one jkt alone")
 
 
 def _check_times(not_before: int, expires_at: int, now: int) -> None:

@@ -1,7 +1,7 @@
 """The one authenticating credential of a request (DESIGN decision 3).
 
-A bearer token in `Authorization` is what exists so far. Whatever else could pass for a credential or a proof is
-refused, not ignored: a caller must not believe in a protection that nobody checked.
+An access token in `Authorization` is what exists so far, alone or with a proof of its key. Whatever else could pass for
+a credential or a proof is refused, not ignored: a caller must not believe in a protection that nobody checked.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ from twogate.core.errors import ErrorCode, GateError
 
 # RFC 6750 section 2.1: b64token. The scheme is case-insensitive (RFC 9110 section 11.1).
 _BEARER: Final = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] ([A-Za-z0-9._~+/-]+=*)")
+# RFC 9449 section 7.1: token68.
+_DPOP: Final = re.compile(r"[Dd][Pp][Oo][Pp] ([A-Za-z0-9._~+/-]+=*)")
 
-_UNSUPPORTED: Final = ("dpop", "signature", "signature-input", "x-forwarded-client-cert", "x-api-key")
+_UNSUPPORTED: Final = ("signature", "signature-input", "x-forwarded-client-cert", "x-api-key")
 
 
 class BearerToken(msgspec.Struct, frozen=True):
-    """A bearer token as presented; nothing of it is believed yet."""
+    """An access token as presented, with the proof beside it, if any; nothing of either is believed yet."""
 
     unverified_token: str
+    unverified_proof: str | None = None
 
     def __repr__(self) -> str:
         """Never the token: a traceback or a log line must not hold one."""
@@ -42,7 +45,11 @@ def parse_credential(headers: Mapping[str, str]) -> BearerToken:
     authorization = headers.get("authorization")
     if authorization is None:
         raise GateError(ErrorCode.CREDENTIAL_MISSING)
-    match = _BEARER.fullmatch(authorization)
+    proof = headers.get("dpop")
+    # One scheme says that there is a proof, the other that there is none; nothing is passed over.
+    match = (_BEARER if proof is None else _DPOP).fullmatch(authorization)
     if match is None:
-        raise GateError(ErrorCode.CREDENTIAL_AMBIGUOUS, "Authorization is not one bearer token")
-    return BearerToken(match[1])
+        raise GateError(
+            ErrorCode.CREDENTIAL_AMBIGUOUS, "Authorization is not one bearer token, nor one DPoP token with its proof"
+        )
+    return BearerToken(match[1], proof)

@@ -1,7 +1,7 @@
 """One call's way through both gates. Read this first.
 
-    head -> address limit -> one credential -> gate one: authenticate -> read and parse the body, open its handles
-         -> gate two: session and decision -> limits -> header parameters -> audit intent -> upstream
+    head -> address limit -> one credential, its proof -> gate one: authenticate -> read and parse the body, open its
+         handles -> gate two: session and decision -> limits -> header parameters -> audit intent -> upstream
          -> filtered answer -> audit outcome
 
 Each stage takes what the stage before gives (`BearerToken`, `Authenticated`, `Call`, `Admitted`, `Recorded`), so that
@@ -33,6 +33,7 @@ from twogate.flows.gateway.forward import Forwarder
 from twogate.flows.gateway.limit import AddressLimit, CallRates, UnderWay
 from twogate.flows.gateway.meta import forwarded
 from twogate.flows.gateway.param_headers import Catalogue, param_headers
+from twogate.flows.gateway.possession import Possession
 from twogate.flows.gateway.read import (
     SESSION_END,
     STREAM,
@@ -63,6 +64,7 @@ class Pipeline:
         streams: UnderWay,
         refusals: Refusals,
         authenticator: Authenticator,
+        possession: Possession,
         registry: Registry,
         sessions: Sessions,
         policy: Policy,
@@ -80,6 +82,7 @@ class Pipeline:
         self._streams = streams
         self._refusals = refusals
         self._authenticator = authenticator
+        self._possession = possession
         self._registry = registry
         self._sessions = sessions
         self._policy = policy
@@ -150,13 +153,18 @@ class Pipeline:
         if head.query:
             # RFC 9700 section 4.3.2: no tokens in the query; MCP endpoints have no other use for one.
             raise GateError(ErrorCode.REQUEST_MALFORMED, "a query string")
-        bearer = parse_credential(head.headers)
+        bearer, resource = parse_credential(head.headers), self._resource(head.server)
+        proof = self._possession.verify(bearer, head.method, resource, self._clock.now())
+        proven_key = None if proof is None else proof.thumbprint
 
         async def prove(now: int) -> Principal:
             view = await self._registry.view()
-            return await self._authenticator.authenticate(bearer, self._resource(head.server), view, now)
+            return await self._authenticator.authenticate(bearer, resource, view, now, proven_key)
 
-        return await Caller.prove(head, prove, self._clock)
+        caller = await Caller.prove(head, prove, self._clock)
+        if proof is not None:
+            await self._possession.redeem(proof, caller.now)
+        return caller
 
     async def _read(
         self, authenticated: Authenticated, exchange: Exchange
