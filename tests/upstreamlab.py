@@ -289,7 +289,7 @@ def request_of(answer: httpx2.Response) -> dict[str, str]:
     assert found is not None, answer.text
     url = html.unescape(found[1])
     assert f'<a href="{found[1]}">' in answer.text
-    query = {name: values for name, values in parse_qs(urlsplit(url).query, strict_parsing=True).items()}
+    query = parse_qs(urlsplit(url).query, strict_parsing=True)
     assert all(len(values) == 1 for values in query.values())
     return {"endpoint": url.partition("?")[0], **{name: values[0] for name, values in query.items()}}
 

@@ -32,7 +32,7 @@ KEYS: dict[str, Any] = json.loads(public_jwks(ec.generate_private_key(ec.SECP256
 CALLBACK = ["https://app.example/cb"]
 
 
-def refused(rules: MetadataRules = RULES, **members: object) -> tuple[ErrorCode, str]:
+def refused(members: dict[str, object], rules: MetadataRules = RULES) -> tuple[ErrorCode, str]:
     with pytest.raises(GateError) as caught:
         parse_metadata({"redirect_uris": CALLBACK, **members}, rules)
     assert caught.value.data is not None
@@ -73,7 +73,7 @@ def test_grants_that_are_not_for_such_clients_are_left_out() -> None:
 
 @pytest.mark.parametrize("asked", [[], ["client_credentials"], ["refresh_token"], ["implicit", "password"]])
 def test_a_client_that_asks_for_no_grant_it_may_have_is_told_which_there_are(asked: list[str]) -> None:
-    code, description = refused(grant_types=asked)
+    code, description = refused({"grant_types": asked})
     assert code is ErrorCode.CLIENT_METADATA_INVALID
     assert "authorization_code" in description
 
@@ -98,13 +98,13 @@ def test_a_device_client_needs_no_redirect_uri() -> None:
     ],
 )
 def test_bad_redirect_uris_are_refused_as_such(uris: object) -> None:
-    code, description = refused(redirect_uris=uris)
+    code, description = refused({"redirect_uris": uris})
     assert code is ErrorCode.REDIRECT_INVALID
     assert "redirect" in description
 
 
 def test_a_refusal_names_the_place_and_quotes_nothing() -> None:
-    _, description = refused(redirect_uris=[*CALLBACK, "myapp://evil"])
+    _, description = refused({"redirect_uris": [*CALLBACK, "myapp://evil"]})
     assert description.startswith("redirect_uris[1]: ")
     assert "evil" not in description
 
@@ -137,7 +137,7 @@ def test_a_redirect_uri_that_is_given_twice_counts_once() -> None:
     ],
 )
 def test_a_wrong_member_is_refused_by_its_name(member: str, value: object, hint: str) -> None:
-    code, description = refused(**{member: value})
+    code, description = refused({member: value})
     assert code is ErrorCode.CLIENT_METADATA_INVALID
     assert description.startswith(member)
     assert hint in description
@@ -175,7 +175,7 @@ def private(key: dict[str, Any]) -> dict[str, Any]:
 def test_a_client_with_a_key_registers_public_keys_and_nothing_else(
     rules: MetadataRules, members: dict[str, object]
 ) -> None:
-    code, description = refused(rules, token_endpoint_auth_method="private_key_jwt", **members)
+    code, description = refused({"token_endpoint_auth_method": "private_key_jwt", **members}, rules)
     assert code is ErrorCode.CLIENT_METADATA_INVALID
     assert "jwks" in description
 
@@ -212,9 +212,7 @@ def test_any_json_is_judged_without_another_error(
     members: dict[str, object], rules: MetadataRules, method: AuthMethod
 ) -> None:
     try:
-        metadata = parse_metadata({**members, "token_endpoint_auth_method": method.value}, rules)
+        outcome: object = parse_metadata({**members, "token_endpoint_auth_method": method.value}, rules).grants
     except GateError as error:
-        assert error.code in (ErrorCode.CLIENT_METADATA_INVALID, ErrorCode.REDIRECT_INVALID)
-        assert error.data is not None
-    else:
-        assert metadata.grants
+        outcome = error.data if error.code in (ErrorCode.CLIENT_METADATA_INVALID, ErrorCode.REDIRECT_INVALID) else None
+    assert outcome

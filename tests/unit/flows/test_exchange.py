@@ -13,6 +13,7 @@ from sqlalchemy import update
 from exchangelab import ALICE, EXCHANGE, GIT, ExchangeLab, open_exchange_lab
 from tokenlab import FILES, ISSUER, REPORTER
 from twogate.core.audit.record import EventKind
+from twogate.core.errors import GateError
 from twogate.core.oauth.exchange import ACCESS_TOKEN, JWT
 from twogate.core.principal import UserId
 from twogate.stores.sql.engine import writing
@@ -168,7 +169,7 @@ async def test_revoking_the_grant_behind_the_subject_token_ends_the_result_too(l
     subject = await lab.own(grant_id="g1")
     token = (await lab.exchange(subject)).json()["access_token"]
     await lab.revoke("grant", "g1")
-    with pytest.raises(Exception, match="token_revoked"):
+    with pytest.raises(GateError, match="token_revoked"):
         await lab.gateway(token)
     lab.assert_refused(await lab.exchange(subject), "token_revoked", "invalid_request")
 

@@ -127,7 +127,8 @@ class Users:
             GateError: STORE_UNAVAILABLE.
         """
         identity = Identity(provider_issuer, provider_subject)
-        said = (display_name[:MAX_NAME], tuple(sorted(set(groups))))
+        seen = "".join(char if char.isprintable() else " " for char in display_name[:MAX_NAME]).strip()
+        said = (seen, tuple(sorted(set(groups))))
         for attempt in range(_ATTEMPTS):
             known = await self._store.by_identity(identity, tenant)
             if known is not None:

@@ -160,11 +160,15 @@ class SqlUserStore:
                 await connection.execute(
                     delete(table).where(table.c.tenant == tenant, table.c.subject == subject)
                 )
-            await connection.execute(
+            ended = await connection.execute(
                 update(grants)
                 .where(grants.c.tenant == tenant, grants.c.subject == subject, grants.c.revoked_at.is_(None))
                 .values(revoked_at=now, retry_answer="")
+                .returning(grants.c.id)
             )
+            # Each by its id too, so that letting the person back in brings no token back.
+            for grant_id in ended.scalars().all():
+                await insert_revocation(connection, "grant", grant_id, until, now)
             await insert_revocation(connection, "user", subject, until, now)
             await bump(connection)
             return disabled.one_or_none() is not None

@@ -1,0 +1,103 @@
+"""Passwords of people: verified with the same work for everybody, and kept only as hashes (row R-24)."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from twogate.core.password import judge_password, normalize_password
+from twogate.flows.authserver.people import User
+
+
+class PasswordHasher(Protocol):
+    """Hashes passwords with a function that is slow on purpose, off the event loop, few at once."""
+
+    async def hash(self, password: str) -> str:
+        """A new hash of a password, with its salt and parameters.
+
+        Raises:
+            GateError: RATE_LIMITED if too many wait already.
+        """
+        ...
+
+    async def verify(self, known: str, password: str) -> bool:
+        """Whether the password has this hash. An empty hash takes as long as any, and no password has it.
+
+        Raises:
+            GateError: RATE_LIMITED if too many wait already.
+        """
+        ...
+
+    def is_outdated(self, known: str) -> bool:
+        """Whether a hash was made with other parameters than new ones are."""
+        ...
+
+
+class PasswordStore(Protocol):
+    """Keeps hashes of passwords."""
+
+    async def password_hash(self, tenant: str, subject: str) -> str:
+        """The hash of a person's password; '' if they have none.
+
+        Raises:
+            GateError: STORE_UNAVAILABLE.
+        """
+        ...
+
+    async def set_password_hash(self, tenant: str, subject: str, new: str, *, instead_of: str | None = None) -> bool:
+        """Keep the hash of a new password; with `instead_of` only if that is still the one kept.
+
+        Raises:
+            GateError: STORE_UNAVAILABLE.
+        """
+        ...
+
+
+class Passwords:
+    """Verifies and sets passwords."""
+
+    def __init__(self, store: PasswordStore, hasher: PasswordHasher) -> None:
+        self._store = store
+        self._hasher = hasher
+
+    async def has_one(self, user: User) -> bool:
+        """Whether the person can log in with a password at all.
+
+        Raises:
+            GateError: STORE_UNAVAILABLE.
+        """
+        return bool(await self._store.password_hash(user.tenant, user.subject))
+
+    async def verify(self, user: User | None, typed: str) -> bool:
+        """Whether this is the person's password; for nobody (None) it is not, after the same work.
+
+        Raises:
+            GateError: RATE_LIMITED, STORE_UNAVAILABLE.
+        """
+        password = normalize_password(typed)
+        # Asked for nobody too, so that the store's answer takes its time either way.
+        tenant, subject = ("", "") if user is None else (user.tenant, user.subject)
+        known = await self._store.password_hash(tenant, subject)
+        if not await self._hasher.verify(known, password) or user is None:
+            return False
+        if self._hasher.is_outdated(known):
+            # Unless it was changed meanwhile.
+            await self._store.set_password_hash(
+                tenant, subject, await self._hasher.hash(password), instead_of=known
+            )
+        return True
+
+    def judge(self, user: User, typed: str) -> str | None:
+        """What is wrong with a new password for this person, as a sentence for them; None if it is good."""
+        return judge_password(typed, user.name, user.name.partition("@")[0], user.display_name)
+
+    async def set(self, user: User, typed: str) -> None:
+        """Give the person this password, which `judge` found good.
+
+        Raises:
+            GateError: RATE_LIMITED, STORE_UNAVAILABLE.
+            ValueError: it is not good.
+        """
+        if (problem := self.judge(user, typed)) is not None:
+            raise ValueError(problem)
+        new = await self._hasher.hash(normalize_password(typed))
+        await self._store.set_password_hash(user.tenant, user.subject, new)
