@@ -10,14 +10,12 @@ import hashlib
 import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import unescape
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 
 import httpx2
-import msgspec
 from sqlalchemy import insert, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -34,12 +32,14 @@ from twogate.flows.authserver.consent import Consents
 from twogate.flows.authserver.consent_view import ConsentViews
 from twogate.flows.authserver.decision import Decisions
 from twogate.flows.authserver.interaction import Requests
+from twogate.flows.authserver.logins import Login, Logins
 from twogate.flows.authserver.par import PushedRequests
 from twogate.flows.authserver.people import User
 from twogate.flows.authserver.request_reader import RequestReader
 from twogate.flows.authserver.standing import Standing
 from twogate.stores.sql.authorize_requests import SqlAuthorizeRequestStore
 from twogate.stores.sql.consents import SqlConsentStore
+from twogate.stores.sql.logins import SqlLoginStore
 from twogate.stores.sql.tables import users
 from twogate.stores.sql.users import SqlUserStore
 from twogate.web.authorize import authorize_routes
@@ -59,6 +59,7 @@ CHALLENGE = base64.urlsafe_b64encode(hashlib.sha256(VERIFIER.encode()).digest())
 PUSHED_LIFETIME = 90
 INTERACTION_LIFETIME = 600
 RENEWABLE = 90 * 86400
+LOGIN_LIFETIME = 12 * 3600
 
 CLIENTS = {
     "web": (
@@ -107,29 +108,6 @@ CLIENTS = {
 }
 
 
-class LabLogin(msgspec.Struct, frozen=True):
-    """Who is logged in."""
-
-    tenant: str
-    subject: str
-    authenticated_at: int
-    upstream: str | None = None
-    ends_at: int | None = None
-
-
-@dataclass
-class LabLogins:
-    """Logins of the lab, by cookie."""
-
-    by_cookie: dict[str, LabLogin] = field(default_factory=dict[str, LabLogin])
-
-    async def current(self, cookie: str | None, tenant: str, now: int) -> LabLogin | None:
-        login = self.by_cookie.get(cookie or "")
-        if login is None or login.tenant != tenant or (login.ends_at is not None and now >= login.ends_at):
-            return None
-        return login
-
-
 @dataclass
 class AuthLab:
     """The server, one browser, and people."""
@@ -137,7 +115,7 @@ class AuthLab:
     lab: Lab
     http: httpx2.AsyncClient
     pages: Pages
-    logins: LabLogins
+    logins: Logins
     consents: Consents
     requests: SqlAuthorizeRequestStore
     endpoint: AuthorizeEndpoint
@@ -165,15 +143,14 @@ class AuthLab:
 
     async def log_in(self, user: User, *, upstream: str | None = None, ends_at: int | None = None) -> None:
         """Log a person in, in this browser, now."""
-        cookie = SystemRng().token(32).hex()
         now = self.lab.clock.now()
-        self.logins.by_cookie[cookie] = LabLogin(user.tenant, user.subject, now, upstream, ends_at)
+        cookie = await self.logins.begin(Login(user.tenant, user.subject, "password", now, upstream, ends_at), now)
         self.http.cookies.set(self.pages.cookie_name("login"), cookie, domain=urlsplit(ISSUER).hostname or "", path="/")
 
     async def log_out(self) -> None:
         self.http.cookies.delete(self.pages.cookie_name("login"))
 
-    def parameters(self, client_id: str = "web", **changes: str | None) -> dict[str, str]:
+    def parameters(self, client_id: str = "web", /, **changes: str | None) -> dict[str, str]:
         """A good request's parameters; None takes one away."""
         whole: dict[str, str | None] = {
             "response_type": "code",
@@ -187,7 +164,7 @@ class AuthLab:
         }
         return {name: value for name, value in whole.items() if value is not None}
 
-    async def authorize(self, client_id: str = "web", **changes: str | None) -> httpx2.Response:
+    async def authorize(self, client_id: str = "web", /, **changes: str | None) -> httpx2.Response:
         return await self.ask(urlencode(self.parameters(client_id, **changes)))
 
     async def ask(self, query: str) -> httpx2.Response:
@@ -209,7 +186,7 @@ class AuthLab:
         fields = {**hidden_fields(page.text), "decision": decision, **changes}
         return await self.http.post(CONSENT_PATH, data=fields, headers={"Origin": ISSUER})
 
-    async def code(self, client_id: str = "web", **changes: str | None) -> str:
+    async def code(self, client_id: str = "web", /, **changes: str | None) -> str:
         """The whole way to a code; the person allows it if asked."""
         response = await self.authorize(client_id, **changes)
         if urlsplit(response.headers.get("location", "")).netloc == urlsplit(ISSUER).netloc:
@@ -225,7 +202,7 @@ class AuthLab:
             PAR_PATH, data=self.parameters(client_id, **changes), headers=own if headers is None else dict(headers)
         )
 
-    async def redeem(self, code: str, client_id: str = "web", **changes: str | None) -> httpx2.Response:
+    async def redeem(self, code: str, client_id: str = "web", /, **changes: str | None) -> httpx2.Response:
         """Redeem a code at the token endpoint as the client would."""
         form: dict[str, str | None] = {
             "grant_type": "authorization_code",
@@ -293,19 +270,17 @@ async def open_auth_lab(directory: Path) -> AsyncGenerator[AuthLab]:
                 (),
                 now,
             )
-        people = [
-            User("acme", "u-alice-7f3k", "alice", "Alice Example", created_at=now),
-            User("acme", "u-bob-9x2m", "bob", created_at=now),
-            User("globex", "u-carol-1q8z", "carol", created_at=now),
-        ]
-        for user in people:
+        alice = User("acme", "u-alice-7f3k", "alice", "Alice Example", created_at=now)
+        bob = User("acme", "u-bob-9x2m", "bob", created_at=now)
+        carol = User("globex", "u-carol-1q8z", "carol", created_at=now)
+        for user in (alice, bob, carol):
             await _add_user(lab.engine, user)
         parts = _parts(lab)
         async with _client(lab) as http:
-            yield AuthLab(lab, http, *parts, *people)
+            yield AuthLab(lab, http, *parts, alice, bob, carol)
 
 
-def _parts(lab: Lab) -> tuple[Pages, LabLogins, Consents, SqlAuthorizeRequestStore, AuthorizeEndpoint]:
+def _parts(lab: Lab) -> tuple[Pages, Logins, Consents, SqlAuthorizeRequestStore, AuthorizeEndpoint]:
     rng, settings = SystemRng(), lab.tokens.settings
     policy = Policy(
         generation="lab",
@@ -324,7 +299,7 @@ def _parts(lab: Lab) -> tuple[Pages, LabLogins, Consents, SqlAuthorizeRequestSto
         groups={},
         tenants={"acme": Tenant(frozenset({"files", "git"})), "globex": Tenant(frozenset({"mail"}))},
     )
-    pages, logins = Pages(ISSUER, bytes(32), rng), LabLogins()
+    pages, logins = Pages(ISSUER, bytes(32), rng), Logins(SqlLoginStore(lab.engine), rng, LOGIN_LIFETIME)
     consents = Consents(SqlConsentStore(lab.engine), lab.audit, lab.clock, ISSUER)
     store = SqlAuthorizeRequestStore(lab.engine)
     requests = Requests(store, rng, pushed=PUSHED_LIFETIME, interaction=INTERACTION_LIFETIME)

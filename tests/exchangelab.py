@@ -230,16 +230,16 @@ class ExchangeLab:
         return issued.token
 
     async def post(
-        self, form: dict[str, str], client_id: str = "exchanger", headers: dict[str, str] | None = None
+        self, form: dict[str, str], by: str = "exchanger", headers: dict[str, str] | None = None
     ) -> httpx2.Response:
-        """A token request by a client with a secret, by nobody if `client_id` is empty; '' takes a parameter away."""
+        """A token request by a client with a secret, by nobody if `by` is empty; '' takes a parameter away."""
         sent = dict(headers or {})
-        if client_id:
-            sent |= basic(client_id, OTHER_SECRET if client_id == "mailer2" else SECRET)
+        if by:
+            sent |= basic(by, OTHER_SECRET if by == "mailer2" else SECRET)
         return await self.http.post("/token", data={k: v for k, v in form.items() if v}, headers=sent)
 
     async def exchange(
-        self, token: str, client_id: str = "exchanger", headers: dict[str, str] | None = None, **form: str
+        self, token: str, by: str = "exchanger", headers: dict[str, str] | None = None, **form: str
     ) -> httpx2.Response:
         whole = {
             "grant_type": EXCHANGE,
@@ -248,13 +248,13 @@ class ExchangeLab:
             "resource": FILES,
             **form,
         }
-        return await self.post(whole, client_id, headers)
+        return await self.post(whole, by, headers)
 
     async def bearer(
-        self, assertion: str, client_id: str = "", headers: dict[str, str] | None = None, **form: str
+        self, assertion: str, by: str = "", headers: dict[str, str] | None = None, **form: str
     ) -> httpx2.Response:
         whole = {"grant_type": BEARER, "assertion": assertion, "resource": FILES, **form}
-        return await self.post(whole, client_id, headers)
+        return await self.post(whole, by, headers)
 
     async def allow(
         self, client_id: str = "exchanger", subject: str = ALICE, resource: str = FILES, task: str | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from base64 import b64encode
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -235,7 +235,11 @@ def own_issuers(signer: LocalSigner, policy: Policy) -> Issuers:
 
 
 @asynccontextmanager
-async def open_lab(directory: Path, more_bindings: Mapping[Binding, AgentId] | None = None) -> AsyncGenerator[Lab]:
+async def open_lab(
+    directory: Path,
+    more_bindings: Mapping[Binding, AgentId] | None = None,
+    clients_from: Callable[[SqlClientStore, StepClock], Directory] | None = None,
+) -> AsyncGenerator[Lab]:
     """Start a server with a client by secret (`reporter`), one by key (`robot`), one of another tenant (`mailer`)."""
     url = f"sqlite:///{directory / 'twogate.db'}"
     engine = open_engine(url)
@@ -263,8 +267,8 @@ async def open_lab(directory: Path, more_bindings: Mapping[Binding, AgentId] | N
     )
     sessions = Sessions(SqlSessionStore(engine), revision, lambda: policy, audit, clock, rng)
     replay = SqlReplayStore(engine)
-    directory = Directory(clients)
-    authenticator = ClientAuthenticator(ISSUER, directory, clients, replay, registry)
+    found = Directory(clients) if clients_from is None else clients_from(clients, clock)
+    authenticator = ClientAuthenticator(ISSUER, found, clients, replay, registry)
     forms = Forms(ISSUER, authenticator, DpopProofs(ISSUER, replay, bytes(32)), audit, clock)
     people = SqlUserStore(engine)
     tokens = AccessTokens(settings, people, sessions, signer, audit, clock, rng)
@@ -316,7 +320,7 @@ async def open_lab(directory: Path, more_bindings: Mapping[Binding, AgentId] | N
                 upstreams,
                 forms,
                 authenticator,
-                directory,
+                found,
                 devices,
                 registry,
                 own,

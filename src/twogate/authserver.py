@@ -13,30 +13,40 @@ from twogate.config import Settings
 from twogate.config.client_records import allowed_documents, configured_clients
 from twogate.config.clients import DEFAULT_UNUSED
 from twogate.core.access import Policy
-from twogate.core.oauth.metadata import DEVICE_PATH, INTROSPECT_PATH, REVOKE_PATH, TOKEN_PATH, ServerFaces
+from twogate.core.oauth.authorize_request import Prompt
+from twogate.core.oauth.metadata import DEVICE_PATH, INTROSPECT_PATH, PAR_PATH, REVOKE_PATH, TOKEN_PATH, ServerFaces
 from twogate.core.oauth.resource import tenant_resources
 from twogate.flows.authserver.access_tokens import AccessTokens, TokenSettings
 from twogate.flows.authserver.authenticate_client import ClientAuthenticator
+from twogate.flows.authserver.authorize import AuthorizeEndpoint
 from twogate.flows.authserver.cimd import ClientDocuments
 from twogate.flows.authserver.client_credentials import ClientCredentials
 from twogate.flows.authserver.client_removal import ClientRemoval
 from twogate.flows.authserver.code import Codes
 from twogate.flows.authserver.code_grant import CodeGrant
+from twogate.flows.authserver.consent import Consents
+from twogate.flows.authserver.consent_view import ConsentViews
+from twogate.flows.authserver.decision import Decisions
 from twogate.flows.authserver.device import DeviceAuthorization, DeviceGrant, DeviceLimits
 from twogate.flows.authserver.directory import ClientKeys, Directory
 from twogate.flows.authserver.dpop import DpopProofs
 from twogate.flows.authserver.families import Families, Lifespans
 from twogate.flows.authserver.form import Forms
 from twogate.flows.authserver.grant import Grant
+from twogate.flows.authserver.interaction import Requests
 from twogate.flows.authserver.introspect import IntrospectionEndpoint
+from twogate.flows.authserver.logins import Logins
 from twogate.flows.authserver.metadata import build_documents
+from twogate.flows.authserver.par import PushedRequests
 from twogate.flows.authserver.refresh import NoUpstreams, RefreshGrant
 from twogate.flows.authserver.register import Registration, Terms
 from twogate.flows.authserver.registered import KeepUsed
 from twogate.flows.authserver.remote_documents import FetchLimits
+from twogate.flows.authserver.request_reader import RequestReader
 from twogate.flows.authserver.retry_answer import RetryAnswers
 from twogate.flows.authserver.revocations import Revocations
 from twogate.flows.authserver.revoke import RevocationEndpoint
+from twogate.flows.authserver.standing import Standing
 from twogate.flows.authserver.token import TokenEndpoint
 from twogate.flows.envelope import Envelope
 from twogate.flows.fetch import Fetch
@@ -45,12 +55,16 @@ from twogate.flows.gateway.limit import AddressLimit
 from twogate.flows.registry import Registry
 from twogate.flows.sessions import Sessions
 from twogate.state import State
+from twogate.stores.sql.authorize_requests import SqlAuthorizeRequestStore
 from twogate.stores.sql.codes import SqlCodeStore
+from twogate.stores.sql.consents import SqlConsentStore
 from twogate.stores.sql.device_codes import SqlDeviceStore
 from twogate.stores.sql.grants import SqlGrantStore
+from twogate.stores.sql.logins import SqlLoginStore
 from twogate.stores.sql.registrations import SqlRegistrationStore
 from twogate.stores.sql.revocations import SqlRevocationStore
 from twogate.stores.sql.users import SqlUserStore
+from twogate.web.authorize import authorize_routes
 from twogate.web.authserver import form_route
 from twogate.web.pages import Pages, asset_routes
 from twogate.web.register import register_routes
@@ -90,7 +104,11 @@ def authserver_routes(parts: Parts) -> list[Route]:
         routes += more
         faces = ServerFaces(grants=endpoint.grants, introspection=True, revocation=True)
         faces = msgspec.structs.replace(
-            faces, registration=settings.registration is not None, client_documents=bool(settings.cimd)
+            faces,
+            registration=settings.registration is not None,
+            client_documents=bool(settings.cimd),
+            pushed_requests=True,
+            prompts=tuple(Prompt),
         )
     documents = build_documents(
         settings.public_url,
@@ -108,6 +126,8 @@ def _endpoints(parts: Parts, resources: dict[str, frozenset[str]]) -> tuple[Toke
     issuer, clock, rng, audit = settings.public_url, state.clock, state.rng, state.audit
     lifetimes = settings.embedded.lifetimes
     people = SqlUserStore(state.engine)
+    logins = Logins(SqlLoginStore(state.engine), rng, lifetimes.login)
+    consents = Consents(SqlConsentStore(state.engine), audit, clock, issuer)
     directory = _directory(parts)
     authenticator = ClientAuthenticator(issuer, directory, state.clients, state.replay, parts.registry)
     forms = Forms(issuer, authenticator, DpopProofs(issuer, state.replay, parts.page_secret), parts.refusals, clock)
@@ -122,7 +142,7 @@ def _endpoints(parts: Parts, resources: dict[str, frozenset[str]]) -> tuple[Toke
     )
     revocations = Revocations(SqlRevocationStore(state.engine))
     code_store, family_store = SqlCodeStore(state.engine), SqlGrantStore(state.engine)
-    _codes = Codes(code_store, rng, lifetimes.code)
+    codes = Codes(code_store, rng, lifetimes.code)
     lifespans = Lifespans(lifetimes.refresh_token, lifetimes.grant)
     families = Families(family_store, tokens, revocations, audit, clock, rng, lifespans)
     answers = RetryAnswers(parts.envelope, rng)
@@ -135,7 +155,24 @@ def _endpoints(parts: Parts, resources: dict[str, frozenset[str]]) -> tuple[Toke
     ]
     endpoint = TokenEndpoint(forms, grants, _keep_used(parts))
     removal = ClientRemoval(issuer, state.clients, family_store, revocations)
-    _pages = Pages(issuer, parts.page_secret, rng)
+    pages = Pages(issuer, parts.page_secret, rng)
+    requests = Requests(
+        SqlAuthorizeRequestStore(state.engine),
+        rng,
+        pushed=lifetimes.pushed_request,
+        interaction=lifetimes.interaction,
+    )
+    reader = RequestReader(tokens.settings, authenticator)
+    authorize = AuthorizeEndpoint(
+        directory,
+        reader,
+        requests,
+        Standing(logins, people, consents),
+        Decisions(issuer, consents, codes, audit, parts.refusals, clock),
+        ConsentViews(parts.policy, tokens.settings, lifetimes.grant),
+        clock,
+    )
+    pushed = PushedRequests(forms, reader, requests)
     device = DeviceAuthorization(
         forms, devices, tokens.settings, parts.device_limits, clock, rng, lifetimes.device_code
     )
@@ -144,6 +181,8 @@ def _endpoints(parts: Parts, resources: dict[str, frozenset[str]]) -> tuple[Toke
     revocation = RevocationEndpoint(forms, own, parts.registry, families, revocations, audit, clock)
     return endpoint, [
         form_route(TOKEN_PATH, endpoint.respond, issuer, cors=True),
+        form_route(PAR_PATH, pushed.respond, issuer),
+        *authorize_routes(authorize, pages, issuer),
         form_route(DEVICE_PATH, device.respond, issuer, cors=True),
         form_route(INTROSPECT_PATH, introspection.respond, issuer),
         form_route(REVOKE_PATH, revocation.respond, issuer),

@@ -160,9 +160,7 @@ async def test_a_task_cannot_be_swapped_or_shed(lab: ExchangeLab) -> None:
 
 async def test_consent_without_a_task_is_none_for_a_task(lab: ExchangeLab) -> None:
     subject = await lab.own()
-    lab.assert_refused(
-        await lab.exchange(subject, authorization_details=REVIEW), "consent_missing", "invalid_request"
-    )
+    lab.assert_refused(await lab.exchange(subject, authorization_details=REVIEW), "consent_missing", "invalid_request")
 
 
 @pytest.mark.parametrize(

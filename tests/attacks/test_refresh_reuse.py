@@ -73,7 +73,7 @@ class TestReuse:
         await assert_ended(people, answer, "native", await key.fresh(people.lab))
 
     @pytest.mark.parametrize("with_key", [False, True])
-    async def test_who_cannot_prove_the_key_gets_no_retry(self, people: GrantLab, with_key: bool) -> None:  # noqa: FBT001
+    async def test_who_cannot_prove_the_key_gets_no_retry(self, people: GrantLab, with_key: bool) -> None:
         key = Prover()
         token = (await people.begin("native", await key.fresh(people.lab)))["refresh_token"]
         answer = (await people.refresh(token, "native", headers=await key.fresh(people.lab))).json()

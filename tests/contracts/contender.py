@@ -6,11 +6,16 @@ import asyncio
 import json
 import sys
 
+from sqlalchemy.ext.asyncio import AsyncEngine
+
 from twogate.core.errors import GateError
 from twogate.core.principal import Agent, AgentId, PrincipalKey
 from twogate.core.session import Session
+from twogate.flows.authserver.families import Rotation
 from twogate.flows.authserver.interaction import RequestKind
 from twogate.stores.sql.authorize_requests import SqlAuthorizeRequestStore
+from twogate.stores.sql.codes import SqlCodeStore
+from twogate.stores.sql.grants import SqlGrantStore
 from twogate.stores.sql.migrate import current_version, upgrade
 from twogate.stores.sql.opening import open_engine
 from twogate.stores.sql.registry import SqlRegistryStore
@@ -52,6 +57,8 @@ async def main(url: str, work: str, number: int, count: int) -> None:
                 return await requests.redeem(
                     RequestKind.INTERACTION, "the-one", client_id="client-1", browser="browser-1", now=NOW
                 )
+            if work in ("code", "rotate"):
+                return await _use_grant(engine, work, f"secret-{number}-{index}")
             if work == "disable":
                 return await registry.disable_agent(agent.id, NOW)
             return await replay.redeem("jti", "client-1", "the-one", NOW + 60, NOW)
@@ -61,6 +68,13 @@ async def main(url: str, work: str, number: int, count: int) -> None:
     results = await asyncio.gather(*(attempt(index) for index in range(count)))
     await engine.dispose()
     print(json.dumps(results))  # noqa: T201 - read by the test that started this
+
+
+async def _use_grant(engine: AsyncEngine, work: str, secret: str) -> bool:
+    if work == "code":
+        return await SqlCodeStore(engine).redeem("the-one", None, NOW)
+    rotation = Rotation(secret, "answer", None, NOW, NOW + 60)
+    return await SqlGrantStore(engine).rotate("the-one", "secret", rotation)
 
 
 def _wait_for_start() -> None:

@@ -263,7 +263,7 @@ class DeviceLogin:
         if answer.error in ("invalid_client", "unauthorized_client"):
             return CommandError(
                 f"the server knows no public client {self._client_id} that may use the device flow ({answer.error}); "
-                "an operator adds one: see docs/howto/log-in-from-the-command-line.md",
+                "an operator adds one with `twogate client add`",
                 code=answer.error,
             )
         return CommandError(f"the server refused: {answer.said}", code="refused", data={"oauth_error": answer.error})

@@ -46,7 +46,5 @@ def key_places(settings: Settings) -> Mapping[str, KeyPlace]:
             workloads.issuer, workloads.jwks_uri, workloads.jwks_file, workloads.ca, key_uses(workloads.kind)
         )
     for identities in settings.identity_assertions:
-        places[identity_keys(identities.issuer)] = KeyPlace(
-            identities.issuer, identities.jwks_uri, None, identities.ca
-        )
+        places[identity_keys(identities.issuer)] = KeyPlace(identities.issuer, identities.jwks_uri, None, identities.ca)
     return places

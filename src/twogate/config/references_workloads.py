@@ -71,7 +71,9 @@ def _agent_claims(settings: Settings) -> Iterator[Found]:
     for index, item in enumerate(settings.workloads):
         if pointers.get(item.issuer, "/sub") != "/sub":
             # A binding would mean two things: whoever has such a `sub`, and whoever has such a client.
-            text = "is one of `issuers` too, where another claim than /sub names the agent; give it one place of the two"
+            text = (
+                "is one of `issuers` too, where another claim than /sub names the agent; give it one place of the two"
+            )
             yield ("workloads", index, "issuer"), text
 
 

@@ -99,9 +99,7 @@ def refusal(kind: WorkloadKind, text: str, **how: Any) -> ErrorCode:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("audience", [US, [US], f"{US}/token"])
 def test_a_token_for_us_names_its_workload(kind: WorkloadKind, audience: object) -> None:
-    assert verify(kind, token(kind, aud=audience)) == VerifiedWorkload(
-        ISSUERS[kind].issuer, SUBJECTS[kind], NOW + 3590
-    )
+    assert verify(kind, token(kind, aud=audience)) == VerifiedWorkload(ISSUERS[kind].issuer, SUBJECTS[kind], NOW + 3590)
 
 
 @pytest.mark.parametrize("kind", KINDS)

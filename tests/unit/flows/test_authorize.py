@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import jwt
 import msgspec
@@ -13,12 +13,8 @@ import pytest
 from sqlalchemy import delete, update
 
 from authlab import (
-    APP_CALLBACK,
     ASSISTANT,
-    CLIENTS,
     INTERACTION_LIFETIME,
-    NATIVE_CALLBACK,
-    SPA_CALLBACK,
     WEB_CALLBACK,
     AuthLab,
     answer,
@@ -188,7 +184,7 @@ class TestConsents:
         self,
         alice: AuthLab,
         client_id: str,
-        asked: bool,  # noqa: FBT001
+        asked: bool,
     ) -> None:
         await alice.code(client_id)
         response = await alice.authorize(client_id)
@@ -465,7 +461,7 @@ class TestErrors:
         async def gone(*_: object, **__: object) -> str:
             raise GateError(ErrorCode.STORE_UNAVAILABLE)
 
-        alice.endpoint._requests.begin = gone  # type: ignore[method-assign] # noqa: SLF001 - a store that fails now
+        alice.endpoint._requests.begin = gone  # type: ignore[method-assign]
         back = answer(await alice.authorize())
         assert (back["error"], back["state"], back["iss"]) == ("temporarily_unavailable", "xyz", ISSUER)
 

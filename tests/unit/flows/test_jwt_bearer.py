@@ -1,4 +1,4 @@
-"""The `jwt-bearer` grant: workloads by the tokens of their platform, and people by their company's identity provider."""
+"""The `jwt-bearer` grant: workloads by their platform's tokens, and people by their company's identity provider."""
 
 from __future__ import annotations
 
@@ -133,8 +133,8 @@ async def test_a_binding_that_is_gone_takes_its_workloads_tokens_along(tmp_path:
         name = Binding(Method.JWT, ISSUER, workload_client_id(DOMAIN, SPIFFE_ID))
         view = await lab.lab.agents.view()
         assert name in view.bindings
-        lab.lab.agents._bindings = {}  # noqa: SLF001 - as after a reload without it
-        lab.lab.agents._view = None  # noqa: SLF001
+        lab.lab.agents._bindings = {}
+        lab.lab.agents._view = None
         with pytest.raises(GateError) as refusal:
             await lab.gateway(token)
         assert refusal.value.code is ErrorCode.AGENT_UNBOUND
@@ -178,7 +178,9 @@ async def test_resource_may_be_left_out_where_the_assertion_names_one(lab: Excha
 async def test_of_several_resources_one_must_be_asked_for(lab: ExchangeLab) -> None:
     both = {"resource": [FILES, GIT]}
     assert (await lab.bearer(lab.jag(**both), "exchanger", resource=GIT)).status_code == 200
-    lab.assert_refused(await lab.bearer(lab.jag(**both), "exchanger", resource=""), "resource_invalid", "invalid_target")
+    lab.assert_refused(
+        await lab.bearer(lab.jag(**both), "exchanger", resource=""), "resource_invalid", "invalid_target"
+    )
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,7 @@ async def test_a_client_without_the_grant_is_refused(lab: AuthLab) -> None:
 class TestAuthentication:
     async def test_a_client_with_a_secret_proves_it(self, lab: AuthLab) -> None:
         for headers in ({}, basic("web", OTHER_SECRET)):
-            response = await lab.push(headers=headers)
+            response = await lab.push("web", headers)
             assert (response.status_code, response.json()["error"]) == (401, "invalid_client")
             assert lab.lab.audit.last.kind is EventKind.AUTHORIZATION_REFUSED
 

@@ -16,7 +16,8 @@ from twogate.flows.authserver.clients import Client
 from twogate.flows.authserver.code import AuthorizationCode
 from twogate.flows.authserver.consent import Consents
 from twogate.flows.authserver.grant import Authorization
-from twogate.flows.authserver.visit import Granted, Login, Refused
+from twogate.flows.authserver.logins import Login
+from twogate.flows.authserver.visit import Granted, Refused
 from twogate.flows.environment import Clock
 
 

@@ -46,9 +46,7 @@ class TokenExchange:
     type: ClassVar[GrantType] = GrantType.TOKEN_EXCHANGE
     anonymous: ClassVar[bool] = False
 
-    def __init__(
-        self, tokens: AccessTokens, subjects: SubjectTokens, consents: Consents, workloads: Workloads
-    ) -> None:
+    def __init__(self, tokens: AccessTokens, subjects: SubjectTokens, consents: Consents, workloads: Workloads) -> None:
         self._tokens = tokens
         self._subjects = subjects
         self._consents = consents

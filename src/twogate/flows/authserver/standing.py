@@ -9,8 +9,9 @@ from twogate.core.oauth.authorize_request import Prompt
 from twogate.flows.authserver.clients import Client
 from twogate.flows.authserver.consent import Consents, must_ask
 from twogate.flows.authserver.interaction import Interaction
+from twogate.flows.authserver.logins import Login, Logins
 from twogate.flows.authserver.people import People, User
-from twogate.flows.authserver.visit import Login, Logins, Visit
+from twogate.flows.authserver.visit import Visit
 
 
 class Absent(msgspec.Struct, frozen=True):

@@ -323,7 +323,7 @@ class UpstreamGrants:
         user = await self._people.by_identity(rules.issuer, person.subject, grant.tenant)
         if user is None or user.subject != grant.subject:
             await self._end(grant, "the new ID token is of somebody else", now)
-        if user.groups != person.groups:
+        if frozenset(user.groups) != frozenset(person.groups):
             # Before they are judged: what a person lost is lost for every other client too.
             user = await self._people.upstream_user(
                 rules.issuer, person.subject, grant.tenant, user.name, user.display_name, person.groups, now

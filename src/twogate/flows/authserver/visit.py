@@ -2,50 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import msgspec
 
 from twogate.core.errors import ErrorCode
 from twogate.core.oauth.redirect_uri import parse_redirect_uri
 from twogate.flows.authserver.clients import Client, ClientSource
 from twogate.flows.authserver.consent_view import ConsentView
-
-
-class Login(Protocol):
-    """Who is logged in, and how; implemented by `logins.Login`. Times are Unix seconds."""
-
-    @property
-    def subject(self) -> str:
-        """The person."""
-        ...
-
-    @property
-    def authenticated_at(self) -> int:
-        """When the person last proved to be there."""
-        ...
-
-    @property
-    def upstream(self) -> str | None:
-        """The upstream login behind it, if any."""
-        ...
-
-    @property
-    def ends_at(self) -> int | None:
-        """When all that comes of it ends; None leaves that to the settings."""
-        ...
-
-
-class Logins(Protocol):
-    """Finds who is logged in; implemented by `logins.Logins`."""
-
-    async def current(self, cookie: str | None, tenant: str, now: int) -> Login | None:
-        """The live login that a cookie stands for, if it is one of this tenant.
-
-        Raises:
-            GateError: STORE_UNAVAILABLE.
-        """
-        ...
 
 
 class Visit(msgspec.Struct, frozen=True):

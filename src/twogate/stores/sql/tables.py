@@ -181,7 +181,8 @@ passkeys: Final = Table(
     Index("passkeys_by_user", "tenant", "subject"),
 )
 
-# Operators' one-time links, by the digest of their secret.
+# Operators' one-time links, by the digest of their secret; `setup` is the digest of the cookie that a used one became,
+# `purpose` then what is left to do.
 links: Final = Table(
     "links",
     metadata,
@@ -191,7 +192,10 @@ links: Final = Table(
     Column("purpose", Text, nullable=False),
     Column("expires_at", _INT, nullable=False),
     Column("used_at", _INT),
+    Column("setup", Text, nullable=False),
     PrimaryKeyConstraint("digest", name="links_pk"),
+    Index("links_by_user", "tenant", "subject"),
+    Index("links_by_setup", "setup"),
     Index("links_by_expiry", "expires_at"),
 )
 
