@@ -19,7 +19,7 @@ import httpx2
 from sqlalchemy import insert, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from tokenlab import FILES, ISSUER, SECRET, Lab, basic, digest, open_lab
+from tokenlab import FILES, ISSUER, PUBLIC, SECRET, Lab, basic, digest, open_lab
 from twogate.adapters.rng import SystemRng
 from twogate.core.access import Policy, Role, Tenant, ToolClass
 from twogate.core.oauth.authorize_request import CONSENT_PATH
@@ -47,7 +47,6 @@ from twogate.web.authserver import form_route
 from twogate.web.pages import Pages, asset_routes
 
 ASSISTANT = AgentId("acme", "assistant")
-PUBLIC = AgentId("acme", PUBLIC_CLIENT)
 GLOBEX_PUBLIC = AgentId("globex", PUBLIC_CLIENT)
 CODE = frozenset({GrantType.AUTHORIZATION_CODE, GrantType.REFRESH_TOKEN})
 WEB_CALLBACK = "https://app.example/callback"
@@ -194,8 +193,8 @@ class AuthLab:
         return answer(response)["code"]
 
     async def push(
-        self, client_id: str = "web", headers: Mapping[str, str] | None = None, **changes: str | None
-    ) -> Any:
+        self, client_id: str = "web", headers: Mapping[str, str] | None = None, /, **changes: str | None
+    ) -> httpx2.Response:
         """A pushed request."""
         own = basic(client_id, SECRET) if CLIENTS[client_id][2] is ClientAuth.CLIENT_SECRET else {}
         return await self.http.post(
@@ -249,7 +248,7 @@ async def open_auth_lab(directory: Path) -> AsyncGenerator[AuthLab]:
     """Start a server with the clients of `CLIENTS`; alice and bob are of acme, carol of globex."""
     async with open_lab(directory) as lab:
         now = lab.clock.now()
-        for agent in (ASSISTANT, PUBLIC, GLOBEX_PUBLIC):
+        for agent in (ASSISTANT, GLOBEX_PUBLIC):
             await lab.registry.add_agent(Agent(agent, "analyst", ("review", "report")), (), now)
         for client_id, (kind, agent, auth, name, redirect_uris, source) in CLIENTS.items():
             secrets = (digest(SECRET),) if auth is ClientAuth.CLIENT_SECRET else ()

@@ -100,7 +100,7 @@ class DeviceLab:
                 made.log_in(login)
             yield made
 
-    async def begin(self, headers: dict[str, str] | None = None, **changes: str) -> httpx2.Response:
+    async def begin(self, headers: dict[str, str] | None = None, /, **changes: str) -> httpx2.Response:
         """A device authorization request; an empty value takes a parameter away."""
         form = {"client_id": CLI, "resource": FILES, **changes}
         return await self.lab.http.post(DEVICE_PATH, data={k: v for k, v in form.items() if v}, headers=headers)
@@ -112,7 +112,7 @@ class DeviceLab:
         body: dict[str, Any] = answer.json()
         return body
 
-    async def poll(self, device_code: str, headers: dict[str, str] | None = None, **changes: str) -> httpx2.Response:
+    async def poll(self, device_code: str, headers: dict[str, str] | None = None, /, **changes: str) -> httpx2.Response:
         form = {"grant_type": GrantType.DEVICE_CODE.value, "device_code": device_code, "client_id": CLI, **changes}
         return await self.lab.http.post("/token", data={k: v for k, v in form.items() if v}, headers=headers)
 
@@ -208,7 +208,7 @@ async def open_device_lab(directory: Path) -> AsyncGenerator[DeviceLab]:
         endpoint = DeviceAuthorization(
             lab.forms, lab.devices, lab.tokens.settings, limits, lab.clock, SystemRng(), LIFETIME
         )
-        lab.app.router.routes.append(form_route(DEVICE_PATH, endpoint.respond, ISSUER, cors=True))
+        lab.app.router.routes.append(form_route(DEVICE_PATH, endpoint.respond, ISSUER))
         decisions = DeviceDecisions(
             ISSUER, lab.devices, lab.directory, lab.authenticator, limits, lab.audit, lab.audit, lab.clock
         )

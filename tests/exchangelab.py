@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from sqlalchemy import insert, select, update
+from joserfc.jwk import ECKey
+from sqlalchemy import insert
 from starlette.applications import Starlette
 
 from harness.issuer import PrivateKey, new_key, sign
@@ -31,19 +32,21 @@ from twogate.flows.authserver.client_credentials import ClientCredentials
 from twogate.flows.authserver.clients import Client, ClientAuth, ClientKind
 from twogate.flows.authserver.consent import Consents
 from twogate.flows.authserver.exchange import TokenExchange
-from twogate.flows.authserver.grant import Authorization
+from twogate.flows.authserver.grant import Authorization, Grant
 from twogate.flows.authserver.identity_assertions import IdentityAssertions
 from twogate.flows.authserver.jwt_bearer import JwtBearer
 from twogate.flows.authserver.people import User
+from twogate.flows.authserver.person_trail import PersonTrail
 from twogate.flows.authserver.revocations import RevocationKind, Revocations
 from twogate.flows.authserver.subject_tokens import SubjectTokens
 from twogate.flows.authserver.token import TokenEndpoint
+from twogate.flows.authserver.users import Users
 from twogate.flows.authserver.workloads import Workloads, with_workloads
 from twogate.flows.gateway.authenticate import Authenticator
 from twogate.flows.gateway.credential import BearerToken
 from twogate.flows.gateway.issuers import ClaimPointers, FixedKeys, Issuers, TrustedIssuer
 from twogate.stores.sql.consents import SqlConsentStore
-from twogate.stores.sql.engine import reading, writing
+from twogate.stores.sql.engine import writing
 from twogate.stores.sql.revocations import SqlRevocationStore
 from twogate.stores.sql.tables import identities, users
 from twogate.stores.sql.users import SqlUserStore
@@ -83,47 +86,6 @@ class Voucher:
         return sign(protected, present, key or self.key, "ES256")
 
 
-class LinkedPeople:
-    """People by their identities at providers, on the real tables."""
-
-    def __init__(self, lab: Lab) -> None:
-        self._lab = lab
-        self.made: list[User] = []
-
-    async def by_identity(self, issuer: str, subject: str, tenant: str) -> User | None:
-        query = select(identities.c.subject).where(
-            identities.c.issuer == issuer, identities.c.provider_subject == subject, identities.c.tenant == tenant
-        )
-        async with reading(self._lab.engine) as connection:
-            found = (await connection.execute(query)).scalar_one_or_none()
-        return None if found is None else await SqlUserStore(self._lab.engine).user(tenant, found)
-
-    async def upstream_user(
-        self,
-        provider_issuer: str,
-        provider_subject: str,
-        tenant: str,
-        name: str,
-        display_name: str,
-        groups: Sequence[str],
-        now: int,
-    ) -> User:
-        known = await self.by_identity(provider_issuer, provider_subject, tenant)
-        if known is None:
-            subject = f"made-{len(self.made)}"
-            await add_user(self._lab, tenant, subject, name, display_name, groups)
-            await link(self._lab, provider_issuer, provider_subject, tenant, subject)
-        else:
-            async with writing(self._lab.engine) as connection:
-                where = (users.c.tenant == tenant, users.c.subject == known.subject)
-                await connection.execute(update(users).where(*where).values(groups=json.dumps(list(groups))))
-        user = await self.by_identity(provider_issuer, provider_subject, tenant)
-        assert user is not None
-        if known is None:
-            self.made.append(user)
-        return user
-
-
 async def add_user(
     lab: Lab, tenant: str, subject: str, name: str, display_name: str = "", groups: Sequence[str] = ()
 ) -> None:
@@ -156,7 +118,7 @@ class ExchangeLab:
     lab: Lab
     http: httpx2.AsyncClient
     endpoint: TokenEndpoint
-    people: LinkedPeople
+    people: Users
     consents: Consents
     revocations: Revocations
     vouchers: dict[str, Voucher]
@@ -165,12 +127,12 @@ class ExchangeLab:
     def now(self) -> int:
         return self.lab.clock.now()
 
-    def svid(self, header: dict[str, Any] | None = None, key: PrivateKey | None = None, **changes: Any) -> str:
+    def svid(self, header: dict[str, Any] | None = None, key: PrivateKey | None = None, /, **changes: Any) -> str:
         """A JWT-SVID for us, as a SPIRE server makes it."""
         claims = {"sub": SPIFFE_ID, "aud": [ISSUER], "iat": self.now, "exp": self.now + 300, **changes}
         return self.vouchers[DOMAIN].sign(claims, {"typ": "JWT", **(header or {})}, key)
 
-    def service_account(self, header: dict[str, Any] | None = None, **changes: Any) -> str:
+    def service_account(self, header: dict[str, Any] | None = None, /, **changes: Any) -> str:
         """A projected service-account token for us, as a Kubernetes cluster makes it."""
         account = {"name": "robot", "uid": "1f2e"}
         claims = {
@@ -186,7 +148,7 @@ class ExchangeLab:
         }
         return self.vouchers[CLUSTER].sign(claims, header)
 
-    def jag(self, header: dict[str, Any] | None = None, **changes: Any) -> str:
+    def jag(self, header: dict[str, Any] | None = None, /, **changes: Any) -> str:
         """An ID-JAG for the client `exchanger` and the person that the provider calls ALICE_THERE."""
         claims = {
             "iss": IDP,
@@ -204,7 +166,7 @@ class ExchangeLab:
         }
         return self.vouchers[IDP].sign(claims, {"typ": "oauth-id-jag+jwt", **(header or {})})
 
-    def external(self, header: dict[str, Any] | None = None, issuer: str = LOGIN, **changes: Any) -> str:
+    def external(self, header: dict[str, Any] | None = None, issuer: str = LOGIN, /, **changes: Any) -> str:
         """An access token of the external issuer, given to the exchanger as it is called there."""
         claims = {
             "iss": issuer,
@@ -239,7 +201,7 @@ class ExchangeLab:
         return await self.http.post("/token", data={k: v for k, v in form.items() if v}, headers=sent)
 
     async def exchange(
-        self, token: str, by: str = "exchanger", headers: dict[str, str] | None = None, **form: str
+        self, token: str, by: str = "exchanger", headers: dict[str, str] | None = None, /, **form: str
     ) -> httpx2.Response:
         whole = {
             "grant_type": EXCHANGE,
@@ -251,7 +213,7 @@ class ExchangeLab:
         return await self.post(whole, by, headers)
 
     async def bearer(
-        self, assertion: str, by: str = "", headers: dict[str, str] | None = None, **form: str
+        self, assertion: str, by: str = "", headers: dict[str, str] | None = None, /, **form: str
     ) -> httpx2.Response:
         whole = {"grant_type": BEARER, "assertion": assertion, "resource": FILES, **form}
         return await self.post(whole, by, headers)
@@ -271,6 +233,10 @@ class ExchangeLab:
         """Whom gate one takes the bearer of a token for."""
         authenticator = Authenticator(self.lab.own, Accessors("a1", bytes(32)))
         return await authenticator.authenticate(BearerToken(token), resource, await self.lab.agents.view(), self.now)
+
+    async def made(self) -> list[User]:
+        """Everybody of the tenant but alice."""
+        return [user for user in await SqlUserStore(self.lab.engine).list("acme") if user.subject != ALICE]
 
     @property
     def last(self) -> AuditEvent:
@@ -329,13 +295,14 @@ async def open_exchange_lab(directory: Path) -> AsyncGenerator[ExchangeLab]:
         for name, voucher in vouchers.items()
     }
     async with open_lab(directory, with_workloads(bindings, platforms, ISSUER)) as lab:
-        people = LinkedPeople(lab)
+        trail = PersonTrail(ISSUER, lab.audit, lab.audit, lab.clock)
+        people = Users(SqlUserStore(lab.engine), SystemRng(), trail)
         consents = Consents(SqlConsentStore(lab.engine), lab.audit, lab.clock, ISSUER)
         workloads = Workloads(ISSUER, platforms, keys, lab.agents)
         exchanging = Issuers({**lab.own.trusted, LOGIN: _external(LOGIN)}, {**lab.own.keys, **keys})
         subjects = SubjectTokens(ISSUER, exchanging, lab.agents, people)
-        identity = IdentityAssertions(ISSUER, providers, keys, lab.replay, people)
-        grants = [
+        identity = IdentityAssertions(ISSUER, providers, keys, lab.replay, people, lab.audit, lab.clock)
+        grants: list[Grant] = [
             ClientCredentials(lab.tokens),
             TokenExchange(lab.tokens, subjects, consents, workloads),
             JwtBearer(lab.tokens, workloads, identity),
@@ -369,3 +336,23 @@ async def open_exchange_lab(directory: Path) -> AsyncGenerator[ExchangeLab]:
             exchange = ExchangeLab(lab, http, endpoint, people, consents, revocations, vouchers)
             await exchange.allow()
             yield exchange
+
+
+class ProofKey:
+    """A key for proofs of possession at the token endpoint (RFC 9449)."""
+
+    def __init__(self, lab: ExchangeLab) -> None:
+        self._lab = lab
+        self._key = ECKey.generate_key("P-256")
+        self.thumbprint = self._key.thumbprint()
+
+    async def headers(self) -> dict[str, str]:
+        """A fresh proof with the server's nonce."""
+        refused = await self._lab.post({"grant_type": EXCHANGE}, "exchanger", self._proof(None))
+        assert refused.json()["error"] == "use_dpop_nonce"
+        return self._proof(refused.headers["DPoP-Nonce"])
+
+    def _proof(self, nonce: str | None) -> dict[str, str]:
+        claims = {"jti": SystemRng().token(16).hex(), "htm": "POST", "htu": f"{ISSUER}/token", "iat": self._lab.now}
+        header = {"alg": "ES256", "typ": "dpop+jwt", "jwk": self._key.as_dict(private=False)}
+        return {"DPoP": sign(header, claims | ({} if nonce is None else {"nonce": nonce}), self._key, "ES256")}

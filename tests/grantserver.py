@@ -80,9 +80,11 @@ class Replica:
         code = AuthorizationCode(authorization, CALLBACK, True, CHALLENGE, refresh=True)
         return await self.codes.issue(msgspec.structs.replace(code, **changes), self.clock.now())
 
-    async def redeem(self, code: str, client_id: str = "web", *, verifier: str = VERIFIER) -> dict[str, Any]:
+    async def redeem(
+        self, code: str, client_id: str = "web", proof: str | None = None, *, verifier: str = VERIFIER
+    ) -> dict[str, Any]:
         form = {"code": code, "redirect_uri": CALLBACK, "code_verifier": verifier}
-        return dict((await self.code_grant.issue(self._call(form, client_id, None))).body)
+        return dict((await self.code_grant.issue(self._call(form, client_id, proof))).body)
 
     async def refresh(self, token: str, client_id: str = "web", proof: str | None = None) -> dict[str, Any]:
         form = {"refresh_token": token}

@@ -19,7 +19,7 @@ class Behaviour(NamedTuple):
     tests: tuple[str, ...]
 
 
-ROWS: Final = ("R-01", "R-09", "R-12", "R-30", "R-31", "R-32", "R-37", "R-38", "R-40", "R-44", "R-46", "R-61", "R-70", "R-90", "R-93")
+ROWS: Final = ("R-01", "R-08", "R-09", "R-12", "R-30", "R-31", "R-32", "R-37", "R-38", "R-40", "R-44", "R-46", "R-61", "R-70", "R-90", "R-93")
 """The rows that the manifest must cover. A row is added with the first behaviour that shows it."""
 
 _CORE = "unit/core"
@@ -210,6 +210,27 @@ BEHAVIOURS: Final = (
         (
             "attacks/test_ssrf.py::test_a_name_that_resolves_to_an_internal_address_is_refused",
             f"{_FLOWS}/test_issuers.py::test_an_address_that_metadata_names_on_another_origin_is_not_trusted_like_the_configuration",
+        ),
+    ),
+    # R-08: introspection at an external issuer.
+    Behaviour(
+        "R-08",
+        "RFC 7662",
+        "an issuer is asked about its tokens, and what it says is checked as a token's claims are",
+        (
+            "attacks/test_opaque_tokens.py::test_an_active_token_is_good_and_we_ask_as_ourselves",
+            "attacks/test_opaque_tokens.py::test_whatever_the_issuer_says_is_checked_as_a_tokens_claims_are",
+            "attacks/test_opaque_tokens.py::test_an_answer_that_is_not_one_refuses_the_call",
+            "attacks/test_opaque_tokens.py::test_with_both_a_token_needs_a_good_signature_and_the_issuers_word",
+        ),
+    ),
+    Behaviour(
+        "R-08",
+        "R-08",
+        "its word is kept for seconds, and a token that it took back is refused then",
+        (
+            "attacks/test_opaque_tokens.py::"
+            "test_a_token_that_was_taken_back_at_the_issuer_is_refused_once_its_word_is_old",
         ),
     ),
     # R-09: proof of possession at the resource server.

@@ -23,6 +23,7 @@ MAX_LINES = 400
 PROOFS = {
     "UnverifiedJwt": {"core/jose/jwt.py"},
     "SignedClaims": {"core/jose/jwt.py"},
+    "IntrospectedClaims": {"flows/gateway/introspection.py"},
     "VerificationKey": {"core/jose/keys.py"},
     "BearerToken": {"flows/gateway/credential.py"},
     "VerifiedToken": {"flows/gateway/authenticate.py"},

@@ -34,6 +34,7 @@ from twogate.adapters.rng import SystemRng
 from twogate.core.jose.keys import Algorithm
 from twogate.core.oauth.id_token import IdTokenRules
 from twogate.flows.authserver.logins import Login, Logins, is_local_target
+from twogate.flows.authserver.person_trail import PersonTrail
 from twogate.flows.authserver.upstream_client_auth import SecretCredential
 from twogate.flows.authserver.upstream_grants import UpstreamGrants
 from twogate.flows.authserver.upstream_login import LoginSettings, UpstreamLogins
@@ -334,7 +335,7 @@ async def open_upstream_lab(
         )
         for entry in rules
     ]
-    users = Users(SqlUserStore(engine), rng)
+    users = Users(SqlUserStore(engine), rng, PersonTrail(ISSUER, audit, audit, clock))
     browser_logins = Logins(SqlLoginStore(engine), rng, LIFETIMES.login)
 
     def make_grants() -> UpstreamGrants:

@@ -45,6 +45,7 @@ from twogate.flows.gateway.seal import Seal
 from twogate.flows.gateway.upstream import Upstream
 from twogate.flows.registry import Registry
 from twogate.flows.sessions import Sessions
+from twogate.introspectors import introspectors
 from twogate.state import State
 from twogate.upstreams import open_upstream
 from twogate.web.edge_limits import EdgeLimits
@@ -140,7 +141,7 @@ def _build_generation(process: Process, settings: Settings, last: Generation | N
     state, refusals, clock = process.state, process.refusals, process.state.clock
     policy = compile_policy(settings)
     agents, bindings = configured_agents(settings)
-    platforms = {item.issuer: item.trusted for item in settings.workloads}
+    platforms = [item.issuer for item in settings.workloads]
     registry = Registry(
         state.registry_store, state.revision, agents, with_workloads(bindings, platforms, settings.public_url)
     )
@@ -154,7 +155,7 @@ def _build_generation(process: Process, settings: Settings, last: Generation | N
     catalogue = Catalogue(servers, clock)
     superseded = asyncio.Event()
     closing = (process.draining, superseded)
-    issuers = Issuers(_trusted(settings, process.signer), keys)
+    issuers = Issuers(_trusted(settings, process.signer), keys, introspectors(settings, fetch, clock))
     authenticator = Authenticator(issuers, process.accessors)
     possession = Possession(DpopProofs(settings.public_url, state.replay, process.page_secret))
     sessions = Sessions(state.sessions, state.revision, lambda: policy, state.audit, clock, state.rng)

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import msgspec
 from starlette.routing import Route
 
+from twogate.adapters.fetch import GuardedFetch
 from twogate.adapters.refusal_log import RefusalLog
 from twogate.adapters.signers.local import LocalSigner
 from twogate.config import Settings
 from twogate.config.client_records import allowed_documents, configured_clients
 from twogate.config.clients import DEFAULT_UNUSED
+from twogate.config.issuer_keys import identity_keys, workload_keys
 from twogate.core.access import Policy
 from twogate.core.oauth.authorize_request import Prompt
 from twogate.core.oauth.metadata import DEVICE_PATH, INTROSPECT_PATH, PAR_PATH, REVOKE_PATH, TOKEN_PATH, ServerFaces
@@ -28,17 +30,22 @@ from twogate.flows.authserver.consent import Consents
 from twogate.flows.authserver.consent_view import ConsentViews
 from twogate.flows.authserver.decision import Decisions
 from twogate.flows.authserver.device import DeviceAuthorization, DeviceGrant, DeviceLimits
+from twogate.flows.authserver.device_decision import DeviceDecisions
 from twogate.flows.authserver.directory import ClientKeys, Directory
 from twogate.flows.authserver.dpop import DpopProofs
+from twogate.flows.authserver.exchange import TokenExchange
 from twogate.flows.authserver.families import Families, Lifespans
 from twogate.flows.authserver.form import Forms
 from twogate.flows.authserver.grant import Grant
+from twogate.flows.authserver.identity_assertions import IdentityAssertions
 from twogate.flows.authserver.interaction import Requests
 from twogate.flows.authserver.introspect import IntrospectionEndpoint
+from twogate.flows.authserver.jwt_bearer import JwtBearer
 from twogate.flows.authserver.logins import Logins
 from twogate.flows.authserver.metadata import build_documents
 from twogate.flows.authserver.par import PushedRequests
-from twogate.flows.authserver.refresh import NoUpstreams, RefreshGrant
+from twogate.flows.authserver.person_trail import PersonTrail
+from twogate.flows.authserver.refresh import RefreshGrant
 from twogate.flows.authserver.register import Registration, Terms
 from twogate.flows.authserver.registered import KeepUsed
 from twogate.flows.authserver.remote_documents import FetchLimits
@@ -47,13 +54,16 @@ from twogate.flows.authserver.retry_answer import RetryAnswers
 from twogate.flows.authserver.revocations import Revocations
 from twogate.flows.authserver.revoke import RevocationEndpoint
 from twogate.flows.authserver.standing import Standing
+from twogate.flows.authserver.subject_tokens import SubjectTokens, exchangeable
 from twogate.flows.authserver.token import TokenEndpoint
+from twogate.flows.authserver.users import Users
+from twogate.flows.authserver.workloads import Workloads
 from twogate.flows.envelope import Envelope
-from twogate.flows.fetch import Fetch
 from twogate.flows.gateway.issuers import Issuers
 from twogate.flows.gateway.limit import AddressLimit
 from twogate.flows.registry import Registry
 from twogate.flows.sessions import Sessions
+from twogate.provider_logins import provider_logins
 from twogate.state import State
 from twogate.stores.sql.authorize_requests import SqlAuthorizeRequestStore
 from twogate.stores.sql.codes import SqlCodeStore
@@ -66,8 +76,10 @@ from twogate.stores.sql.revocations import SqlRevocationStore
 from twogate.stores.sql.users import SqlUserStore
 from twogate.web.authorize import authorize_routes
 from twogate.web.authserver import form_route
+from twogate.web.device import DevicePages, device_routes
 from twogate.web.pages import Pages, asset_routes
 from twogate.web.register import register_routes
+from twogate.web.upstream_login import upstream_login_routes
 from twogate.web.wellknown import wellknown_routes
 
 
@@ -85,7 +97,7 @@ class Parts:
     envelope: Envelope
     page_secret: bytes
     issuers: Issuers
-    fetch: Fetch
+    fetch: GuardedFetch
     device_limits: DeviceLimits
 
 
@@ -108,6 +120,7 @@ def authserver_routes(parts: Parts) -> list[Route]:
             registration=settings.registration is not None,
             client_documents=bool(settings.cimd),
             pushed_requests=True,
+            identity_assertions=bool(settings.identity_assertions),
             prompts=tuple(Prompt),
         )
     documents = build_documents(
@@ -126,6 +139,8 @@ def _endpoints(parts: Parts, resources: dict[str, frozenset[str]]) -> tuple[Toke
     issuer, clock, rng, audit = settings.public_url, state.clock, state.rng, state.audit
     lifetimes = settings.embedded.lifetimes
     people = SqlUserStore(state.engine)
+    trail = PersonTrail(issuer, audit, parts.refusals, clock)
+    users = Users(people, rng, trail)
     logins = Logins(SqlLoginStore(state.engine), rng, lifetimes.login)
     consents = Consents(SqlConsentStore(state.engine), audit, clock, issuer)
     directory = _directory(parts)
@@ -146,16 +161,19 @@ def _endpoints(parts: Parts, resources: dict[str, frozenset[str]]) -> tuple[Toke
     lifespans = Lifespans(lifetimes.refresh_token, lifetimes.grant)
     families = Families(family_store, tokens, revocations, audit, clock, rng, lifespans)
     answers = RetryAnswers(parts.envelope, rng)
+    upstream = provider_logins(state, settings, parts.fetch, parts.envelope, parts.refusals, users, logins)
     devices = SqlDeviceStore(state.engine)
     grants: list[Grant] = [
         ClientCredentials(tokens),
         CodeGrant(code_store, families),
-        RefreshGrant(family_store, families, tokens, NoUpstreams(), answers, audit, clock, rng),
+        RefreshGrant(family_store, families, tokens, upstream.grants, answers, audit, clock, rng),
         DeviceGrant(devices, families),
+        *_vouched(parts, tokens, consents, users),
     ]
     endpoint = TokenEndpoint(forms, grants, _keep_used(parts))
     removal = ClientRemoval(issuer, state.clients, family_store, revocations)
     pages = Pages(issuer, parts.page_secret, rng)
+    views = ConsentViews(parts.policy, tokens.settings, lifetimes.grant)
     requests = Requests(
         SqlAuthorizeRequestStore(state.engine),
         rng,
@@ -169,13 +187,16 @@ def _endpoints(parts: Parts, resources: dict[str, frozenset[str]]) -> tuple[Toke
         requests,
         Standing(logins, people, consents),
         Decisions(issuer, consents, codes, audit, parts.refusals, clock),
-        ConsentViews(parts.policy, tokens.settings, lifetimes.grant),
+        views,
         clock,
     )
     pushed = PushedRequests(forms, reader, requests)
     device = DeviceAuthorization(
         forms, devices, tokens.settings, parts.device_limits, clock, rng, lifetimes.device_code
     )
+    limits = parts.device_limits
+    decisions = DeviceDecisions(issuer, devices, directory, authenticator, limits, audit, parts.refusals, clock)
+    device_pages = DevicePages(pages, decisions, logins, people, views, clock, parts.page_secret)
     own = parts.issuers.only(issuer)
     introspection = IntrospectionEndpoint(forms, own, parts.registry, people, families)
     revocation = RevocationEndpoint(forms, own, parts.registry, families, revocations, audit, clock)
@@ -183,7 +204,9 @@ def _endpoints(parts: Parts, resources: dict[str, frozenset[str]]) -> tuple[Toke
         form_route(TOKEN_PATH, endpoint.respond, issuer, cors=True),
         form_route(PAR_PATH, pushed.respond, issuer),
         *authorize_routes(authorize, pages, issuer),
-        form_route(DEVICE_PATH, device.respond, issuer, cors=True),
+        *upstream_login_routes(upstream.logins, pages, issuer, logins.lifetime),
+        form_route(DEVICE_PATH, device.respond, issuer),
+        *device_routes(device_pages, issuer),
         form_route(INTROSPECT_PATH, introspection.respond, issuer),
         form_route(REVOKE_PATH, revocation.respond, issuer),
         *_registration(parts, removal),
@@ -206,6 +229,33 @@ def _keep_used(parts: Parts) -> KeepUsed:
     registration = parts.settings.registration
     unused = DEFAULT_UNUSED if registration is None else registration.unused
     return KeepUsed(SqlRegistrationStore(parts.state.engine), unused)
+
+
+def _vouched(parts: Parts, tokens: AccessTokens, consents: Consents, users: Users) -> list[Grant]:
+    """The grants for tokens that somebody else gave: exchange always, `jwt-bearer` if there is anybody who vouches."""
+    settings, state, keys = parts.settings, parts.state, parts.issuers.keys
+    issuer = settings.public_url
+    exchanging = {issuer, *(item.issuer for item in settings.issuers if item.exchange)}
+    subjects = SubjectTokens(issuer, exchangeable(parts.issuers, exchanging), parts.registry, users)
+    workloads = Workloads(
+        issuer,
+        {item.issuer: item.trusted for item in settings.workloads},
+        {item.issuer: keys[workload_keys(item.issuer)] for item in settings.workloads},
+        parts.registry,
+    )
+    identities = IdentityAssertions(
+        issuer,
+        {item.issuer: item.trusted for item in settings.identity_assertions},
+        {item.issuer: keys[identity_keys(item.issuer)] for item in settings.identity_assertions},
+        state.replay,
+        users,
+        state.audit,
+        state.clock,
+    )
+    grants: list[Grant] = [TokenExchange(tokens, subjects, consents, workloads)]
+    if settings.workloads or settings.identity_assertions:
+        grants.append(JwtBearer(tokens, workloads, identities))
+    return grants
 
 
 def _registration(parts: Parts, removal: ClientRemoval) -> list[Route]:

@@ -15,17 +15,20 @@ from exchangelab import (
     ALICE,
     ALICE_THERE,
     DOMAIN,
+    EXCHANGE,
     GIT,
     LOGIN,
     NOT_ALLOWED,
     OPERATIONS,
     ExchangeLab,
+    ProofKey,
     link,
     open_exchange_lab,
 )
 from harness.issuer import new_key, sign
 from tokenlab import FILES, ISSUER
 from twogate.core.audit.record import EventKind
+from twogate.core.errors import GateError
 from twogate.core.oauth.exchange import JWT
 
 REVIEW = '[{"type":"mcp_session","task":"review"}]'
@@ -176,15 +179,11 @@ async def test_audience_is_no_second_way_to_name_a_resource(lab: ExchangeLab) ->
     await lab.allow(resource=GIT)
     for form in ({"audience": GIT}, {"audience": "second"}, {"audience": OPERATIONS}):
         lab.assert_refused(await lab.exchange(subject, **form), "resource_invalid", "invalid_target")
-    body = f"grant_type={lab_grant()}&subject_token={subject}&audience=a&audience=b"
+    body = f"grant_type={EXCHANGE.replace(':', '%3A')}&subject_token={subject}&audience=a&audience=b"
     response = await lab.http.post(
         "/token", content=body, headers={"Content-Type": "application/x-www-form-urlencoded"}
     )
     lab.assert_refused(response, "parameter_repeated", "invalid_request")
-
-
-def lab_grant() -> str:
-    return "urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Atoken-exchange"
 
 
 async def test_a_token_for_operations_is_exchanged_for_nothing_else(lab: ExchangeLab) -> None:
@@ -197,19 +196,21 @@ async def test_a_token_for_operations_is_exchanged_for_nothing_else(lab: Exchang
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("header", "changes"),
     [
-        {"header": {"typ": "JWT"}},
-        {"header": {"typ": None}},
-        {"header": {"typ": "oauth-id-jag+jwt"}},
-        {"header": {"typ": "op+jwt"}},
-        {"token_use": "id"},
-        {"typ": "ID"},
-        {"typ": "Refresh"},
+        ({"typ": "JWT"}, {}),
+        ({"typ": None}, {}),
+        ({"typ": "oauth-id-jag+jwt"}, {}),
+        ({"typ": "op+jwt"}, {}),
+        ({}, {"token_use": "id"}),
+        ({}, {"typ": "ID"}),
+        ({}, {"typ": "Refresh"}),
     ],
 )
-async def test_an_id_token_or_any_other_token_is_no_subject_token(lab: ExchangeLab, changes: dict[str, Any]) -> None:
-    lab.assert_refused(await lab.exchange(lab.external(**changes)), "token_type_refused", "invalid_request")
+async def test_an_id_token_or_any_other_token_is_no_subject_token(
+    lab: ExchangeLab, header: dict[str, Any], changes: dict[str, Any]
+) -> None:
+    lab.assert_refused(await lab.exchange(lab.external(header, **changes)), "token_type_refused", "invalid_request")
 
 
 async def test_an_id_token_is_not_asked_for_by_its_type_either(lab: ExchangeLab) -> None:
@@ -220,7 +221,7 @@ async def test_an_id_token_is_not_asked_for_by_its_type_either(lab: ExchangeLab)
 
 async def test_an_issuer_that_may_not_give_subject_tokens_gives_none(lab: ExchangeLab) -> None:
     await link(lab.lab, NOT_ALLOWED, ALICE_THERE, "acme", ALICE)
-    answer = await lab.exchange(lab.external(issuer=NOT_ALLOWED))
+    answer = await lab.exchange(lab.external(None, NOT_ALLOWED))
     lab.assert_refused(answer, "issuer_unknown", "invalid_request")
 
 
@@ -282,7 +283,7 @@ async def test_a_key_of_another_issuer_signs_nothing_for_us(lab: ExchangeLab) ->
     ],
 )
 async def test_a_token_cannot_bring_its_own_key(lab: ExchangeLab, header: dict[str, Any]) -> None:
-    answer = await lab.exchange(lab.external(header=header))
+    answer = await lab.exchange(lab.external(header))
     # An oversized header does not fit a token at all.
     reason = "token_malformed" if isinstance(header.get("kid"), str) else "token_header_refused"
     lab.assert_refused(answer, reason, "invalid_request")
@@ -351,6 +352,16 @@ async def test_a_bound_token_is_worth_nothing_without_its_key(lab: ExchangeLab) 
             lab.assert_refused(answer, "token_binding_refused", "invalid_request")
 
 
+async def test_another_key_does_not_open_a_bound_token(lab: ExchangeLab) -> None:
+    mine, stolen = ProofKey(lab), ProofKey(lab)
+    bound = await lab.own(proof=mine.thumbprint)
+    answer = await lab.exchange(bound, "exchanger", await stolen.headers())
+    lab.assert_refused(answer, "token_binding_refused", "invalid_request")
+    answer = await lab.exchange(bound, "exchanger", await mine.headers())
+    claims = jwt.decode(answer.json()["access_token"], options={"verify_signature": False})
+    assert (answer.json()["token_type"], claims["cnf"]) == ("DPoP", {"jkt": mine.thumbprint})
+
+
 async def test_revoking_while_many_exchange_leaves_no_result_alive(lab: ExchangeLab) -> None:
     subject = await lab.own(grant_id="g1")
     answers, _ = await asyncio.gather(
@@ -358,7 +369,7 @@ async def test_revoking_while_many_exchange_leaves_no_result_alive(lab: Exchange
     )
     for answer in answers:
         if answer.status_code == 200:
-            with pytest.raises(Exception, match="token_revoked"):
+            with pytest.raises(GateError, match="token_revoked"):
                 await lab.gateway(answer.json()["access_token"])
     lab.assert_refused(await lab.exchange(subject), "token_revoked", "invalid_request")
 

@@ -1,4 +1,4 @@
-"""Attacks on introspection: nobody learns of a token that is not theirs, not even that it exists (RFC 7662 section 4)."""
+"""Attacks on introspection: nobody learns of a token that is not theirs, or that it exists (RFC 7662 section 4)."""
 
 from __future__ import annotations
 

@@ -22,6 +22,8 @@ from twogate.stores.sql.registry import SqlRegistryStore
 from twogate.stores.sql.replay import SqlReplayStore
 from twogate.stores.sql.revocations import SqlRevocationStore
 from twogate.stores.sql.sessions import SqlSessionStore
+from twogate.stores.sql.upstream_grants import SqlUpstreamGrantStore
+from twogate.stores.sql.upstream_logins import SqlUpstreamLoginStore
 
 NOW = 1_800_000_000
 
@@ -49,9 +51,8 @@ async def main(url: str, work: str, number: int, count: int) -> None:
                 principal = PrincipalKey("acme", "https://as.example", "builder", None)
                 candidate = Session(name, principal, f"task-{name}", frozenset({"git.git_log"}), NOW, NOW + 900)
                 return (await sessions.open(candidate, agent, NOW)).id
-            if work == "revoke":
-                await SqlRevocationStore(engine).add("token", "the-one", NOW + 60, NOW)
-                return True
+            if work in ("revoke", "come back", "ask"):
+                return await _more(engine, work, f"{number}-{index}")
             if work == "answer":
                 requests = SqlAuthorizeRequestStore(engine)
                 return await requests.redeem(
@@ -75,6 +76,15 @@ async def _use_grant(engine: AsyncEngine, work: str, secret: str) -> bool:
         return await SqlCodeStore(engine).redeem("the-one", None, NOW)
     rotation = Rotation(secret, "answer", None, NOW, NOW + 60)
     return await SqlGrantStore(engine).rotate("the-one", "secret", rotation)
+
+
+async def _more(engine: AsyncEngine, work: str, name: str) -> bool:
+    if work == "revoke":
+        await SqlRevocationStore(engine).add("token", "the-one", NOW + 60, NOW)
+        return True
+    if work == "come back":
+        return await SqlUpstreamLoginStore(engine).redeem("the-one", "browser-1", NOW) is not None
+    return await SqlUpstreamGrantStore(engine).ask("the-one", name, NOW - 60, NOW, NOW + 40) is not None
 
 
 def _wait_for_start() -> None:

@@ -23,6 +23,7 @@ from twogate.stores.sql.clients import SqlClientStore
 from twogate.stores.sql.device_codes import SqlDeviceStore
 from twogate.stores.sql.migrate import upgrade
 from twogate.stores.sql.opening import open_engine, open_revision
+from twogate.stores.sql.registrations import SqlRegistrationStore
 from twogate.stores.sql.registry import SqlRegistryStore
 from twogate.stores.sql.replay import SqlReplayStore
 from twogate.stores.sql.revocations import SqlRevocationStore
@@ -54,6 +55,7 @@ class Stores:
     revocations: RevocationStore
     revision: Revision
     devices: DeviceStore
+    registrations: SqlRegistrationStore
 
     async def seen(self) -> int:
         """The revision as a caller of the port learns it."""
@@ -81,6 +83,7 @@ async def open_stores(url: str, *, leased: bool = False) -> AsyncIterator[Stores
                 SqlRevocationStore(engine),
                 revision,
                 SqlDeviceStore(engine),
+                SqlRegistrationStore(engine),
             )
         finally:
             await revision.aclose()

@@ -104,6 +104,36 @@ async def test_of_fifty_parallel_additions_of_one_client_one_wins(stores: Stores
     assert await stores.clients.list() == [CLIENT]
 
 
+async def test_the_ids_that_are_taken_are_told(stores: Stores) -> None:
+    await stores.clients.add(CLIENT, AGENT, [BINDING], NOW)
+    await stores.clients.add(WITH_KEYS, None, [], NOW)
+    assert await stores.clients.existing(["client-2", "nobody", "client-1"]) == ["client-1", "client-2"]
+    assert await stores.clients.existing([]) == []
+    assert await stores.clients.existing(["CLIENT-1", "client-1 "]) == []
+
+
+async def test_removing_a_client_removes_its_bindings_at_once_and_nothing_else(stores: Stores) -> None:
+    await stores.clients.add(CLIENT, AGENT, [BINDING], NOW)
+    other = msgspec.structs.replace(BINDING, identifier="client-2")
+    await stores.clients.add(WITH_KEYS, None, [other], NOW)
+    before = await stores.seen()
+    assert await stores.clients.remove("client-1", [BINDING])
+    assert await stores.seen() != before
+    assert await stores.clients.get("client-1") is None
+    state = await stores.registry.load()
+    assert state.bindings == {other: AGENT.id}
+    assert state.agents == {AGENT.id: AGENT}
+    assert not await stores.clients.remove("client-1", [BINDING])
+    assert await stores.clients.get("client-2") is not None
+
+
+async def test_a_removed_clients_id_is_free_again(stores: Stores) -> None:
+    await stores.clients.add(CLIENT, AGENT, [BINDING], NOW)
+    await stores.clients.remove("client-1", [BINDING])
+    await stores.clients.add(CLIENT, None, [BINDING], NOW)
+    assert await stores.clients.get("client-1") == CLIENT
+
+
 async def test_clients_survive_reopening(stores: Stores) -> None:
     await stores.clients.add(ROTATING, AGENT, [BINDING], NOW)
     async with open_stores(stores.url) as again:

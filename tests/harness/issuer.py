@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from typing import Any
+from urllib.parse import parse_qs
 
 from joserfc import jws
 from joserfc.jwk import ECKey, OKPKey, RSAKey
@@ -23,7 +24,7 @@ def new_key(kind: str = "ES256") -> PrivateKey:
 
 
 class TestIssuer:
-    """Serves `/.well-known/oauth-authorization-server` and `/jwks`; counts what was fetched."""
+    """Serves `/.well-known/oauth-authorization-server`, `/jwks` and `/introspect`; counts what was fetched."""
 
     __test__ = False
 
@@ -32,6 +33,11 @@ class TestIssuer:
         self.odd_keys: list[dict[str, Any]] = []
         self.fetches: list[str] = []
         self.cache_control = "max-age=300"
+        # What it says of each token when asked (RFC 7662), raw or as JSON; of others, that they are not active.
+        self.introspection: dict[str, dict[str, Any] | bytes] = {}
+        self.introspection_status = b"200 OK"
+        self.asked: list[dict[str, str]] = []
+        self.asked_by: list[str] = []
         self._server: asyncio.Server | None = None
         self.url = ""
 
@@ -84,13 +90,16 @@ class TestIssuer:
         request = await reader.readuntil(b"\r\n\r\n")
         path = request.split(b" ")[1].decode()
         self.fetches.append(path)
-        if path == "/jwks":
+        status = b"200 OK"
+        if path == "/introspect":
+            body, status = await self._introspect(request, reader), self.introspection_status
+        elif path == "/jwks":
             body = json.dumps(self.jwks()).encode()
         elif path == "/.well-known/oauth-authorization-server":
-            body = json.dumps({"issuer": self.url, "jwks_uri": f"{self.url}/jwks"}).encode()
+            metadata = {"jwks_uri": f"{self.url}/jwks", "introspection_endpoint": f"{self.url}/introspect"}
+            body = json.dumps({"issuer": self.url, **metadata}).encode()
         else:
-            body = b""
-        status = b"200 OK" if body else b"404 Not Found"
+            body, status = b"", b"404 Not Found"
         head = (
             b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nCache-Control: %s\r\n"
             b"Content-Length: %d\r\nConnection: close\r\n\r\n"
@@ -98,6 +107,16 @@ class TestIssuer:
         writer.write(head % (status, self.cache_control.encode(), len(body)) + body)
         await writer.drain()
         writer.close()
+
+    async def _introspect(self, request: bytes, reader: asyncio.StreamReader) -> bytes:
+        fields = dict(line.split(": ", 1) for line in request.decode().split("\r\n")[1:] if line)
+        headers = {name.lower(): value for name, value in fields.items()}
+        form = parse_qs((await reader.readexactly(int(headers["content-length"]))).decode())
+        asked = {name: values[0] for name, values in form.items()}
+        self.asked.append(asked)
+        self.asked_by.append(headers.get("authorization", ""))
+        said = self.introspection.get(asked["token"], {"active": False})
+        return said if isinstance(said, bytes) else json.dumps(said).encode()
 
 
 def sign(header: dict[str, Any], claims: dict[str, Any] | bytes, key: PrivateKey, algorithm: str) -> str:

@@ -51,6 +51,10 @@ class OidcProvider:
         self.keys: list[tuple[str, str, PrivateKey]] = []
         self._directory, self._port = directory, port
         self.resources, self._claims, self._user_claims = resources, claims, user_claims
+        self.logins: list[dict[str, Any]] = []
+        """Clients as oidc-provider writes them (RFC 7591), at which people log in for Twogate."""
+        self.people: dict[str, dict[str, Any]] = {}
+        """Further people besides alice, or her claims."""
         self._assertion_key = ECKey.generate_key("P-256")
         self._process: subprocess.Popen[str] | None = None
         self._log: list[str] = []
@@ -98,6 +102,12 @@ class OidcProvider:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait(PATIENCE)
+
+    def change(self, person: str, claims: dict[str, Any] | None) -> None:
+        """Give a person an account with these claims, or (None) take it away, while the provider runs."""
+        with self._http() as http:
+            answer = http.get("/for-tests/people", params={"change": json.dumps({"id": person, "claims": claims})})
+        assert answer.status_code == 204, (answer.text, self._log)
 
     def restart(self) -> None:
         """Take the keys as they are now."""
@@ -178,5 +188,7 @@ class OidcProvider:
             "resources": self.resources,
             "claims": self._claims,
             "user": {"id": "alice", "claims": self._user_claims},
+            "logins": self.logins,
+            "people": self.people,
             "lifetime": LIFETIME,
         }

@@ -24,7 +24,9 @@ from uuid import uuid4
 import httpx2
 import jwt
 import pytest
+from joserfc.jwk import ECKey
 
+from harness.issuer import sign
 from harness.postgres import Cluster, running_cluster
 from harness.stack import free_port, tool_call
 from harness.upstream import RecordingUpstream
@@ -199,6 +201,45 @@ def test_a_session_ended_by_the_command_line_is_refused_by_every_replica_at_the_
     (session,) = [row for row in listed if row["agent"] == agent["agent"]]
     here_json("session", "end", session["session"], "--config", world.one.config)
     refused_everywhere(world, token, ErrorCode.SESSION_ENDED)
+
+
+def test_a_token_given_back_at_one_replica_is_refused_by_every_replica_at_the_next_request(world: World) -> None:
+    for replica in (*world.both, *world.both):
+        agent = world.agent()
+        token = world.token(agent)
+        answer = replica.http.post("/revoke", data={"token": token}, auth=(agent["client_id"], agent["client_secret"]))
+        assert answer.status_code == 200, answer.text
+        refused_everywhere(world, token, ErrorCode.TOKEN_REVOKED)
+        # Only the token: its client gets another.
+        world.token(agent)
+
+
+def test_a_token_revoked_by_the_command_line_is_refused_by_every_replica_at_the_next_request(world: World) -> None:
+    token = world.token(world.agent())
+    jti = jwt.decode(token, options={"verify_signature": False})["jti"]
+    here_json("token", "revoke", "--jti", jti, "--config", world.two.config)
+    refused_everywhere(world, token, ErrorCode.TOKEN_REVOKED)
+
+
+def test_a_proof_and_its_nonce_are_the_same_at_every_replica(world: World) -> None:
+    agent, key = world.agent(), ECKey.generate_key("P-256")
+
+    def ask(replica: Replica, proof: str) -> httpx2.Response:
+        form = {"grant_type": "client_credentials", "resource": f"{replica.url}/mcp/files"}
+        auth = (agent["client_id"], agent["client_secret"])
+        return replica.http.post("/token", data=form, auth=auth, headers={"DPoP": proof})
+
+    def proof(nonce: str | None) -> str:
+        claims = {"jti": uuid4().hex, "htm": "POST", "htu": f"{world.one.url}/token", "iat": int(time.time())}
+        header = {"typ": "dpop+jwt", "alg": "ES256", "jwk": key.as_dict(private=False)}
+        return sign(header, claims if nonce is None else {**claims, "nonce": nonce}, key, "ES256")
+
+    asked = ask(world.one, proof(None))
+    assert asked.json()["error"] == "use_dpop_nonce"
+    used = proof(asked.headers["DPoP-Nonce"])
+    assert ask(world.two, used).json()["token_type"] == "DPoP"
+    for replica in world.both:
+        assert ask(replica, used).json()["error"] == "invalid_dpop_proof"
 
 
 def test_a_client_assertion_that_one_replica_took_is_refused_by_the_other(world: World) -> None:

@@ -43,12 +43,12 @@ T = TypeVar("T")
 
 CLIENTS = ("web", "native", "native with a key")
 KEY = "thumbprint"
-WAITS = (1, RETRY_WINDOW - 1, RETRY_WINDOW, CODE_LIFETIME, 600, LIFESPANS.unused - 1, LIFESPANS.unused)
+WAITS = (1, RETRY_WINDOW - 1, RETRY_WINDOW, RETRY_WINDOW, CODE_LIFETIME, LIFESPANS.unused - 1, LIFESPANS.unused)
 
 BEFORE, AFTER = "before", "after"
 
 
-class Crash(Exception):
+class CrashError(Exception):
     """The process dies here."""
 
 
@@ -63,10 +63,10 @@ class CrashingCodes(SqlCodeStore):
 
     async def redeem(self, digest: str, family: Family | None, now: int) -> bool:
         if Crashes.code == BEFORE:
-            raise Crash
+            raise CrashError
         redeemed = await super().redeem(digest, family, now)
         if Crashes.code == AFTER:
-            raise Crash
+            raise CrashError
         return redeemed
 
 
@@ -75,15 +75,15 @@ class CrashingGrants(SqlGrantStore):
 
     async def rotate(self, grant_id: str, spent: str, rotation: Rotation) -> bool:
         if Crashes.rotation == BEFORE:
-            raise Crash
+            raise CrashError
         rotated = await super().rotate(grant_id, spent, rotation)
         if Crashes.rotation == AFTER:
-            raise Crash
+            raise CrashError
         return rotated
 
     async def revoke(self, grant_id: str, now: int) -> bool:
         if Crashes.revocation == AFTER:
-            raise Crash
+            raise CrashError
         return await super().revoke(grant_id, now)
 
 
@@ -92,7 +92,7 @@ class CrashingRevocations(SqlRevocationStore):
 
     async def add(self, kind: RevocationKind, value: str, until: int, now: int) -> None:
         if Crashes.revocation == BEFORE:
-            raise Crash
+            raise CrashError
         await super().add(kind, value, until, now)
 
 
@@ -164,11 +164,17 @@ class Grants(RuleBasedStateMachine):
     def wait(self, seconds: int) -> None:
         self.clock.seconds += seconds
 
-    @precondition(lambda self: len(self.model) < 4)
-    @rule(client=st.sampled_from(CLIENTS))
-    def issue(self, client: str) -> None:
+    @precondition(lambda self: len(self.model) < 5)
+    @rule(client=st.sampled_from(CLIENTS), redeemed=st.sampled_from([True, True, False]))
+    def issue(self, client: str, redeemed: bool) -> None:
         code = self.runner.run(self.server.code(client.partition(" ")[0]))
-        self.model.append(Grant(code, client, self.clock.now()))
+        grant = Grant(code, client, self.clock.now())
+        self.model.append(grant)
+        if redeemed:
+            got = self.attempt(self.server.redeem(code, grant.client_id, grant.proof))
+            assert isinstance(got, dict)
+            grant.used = True
+            self.begin(grant, got)
 
     @precondition(lambda self: self.model)
     @rule(data=st.data(), right=st.booleans(), crash=st.sampled_from(["", "", BEFORE, AFTER]))
@@ -176,12 +182,12 @@ class Grants(RuleBasedStateMachine):
         grant = data.draw(st.sampled_from(self.model))
         verifier = VERIFIER if right else OTHER_VERIFIER
         Crashes.code = crash
-        got = self.attempt(self.server.redeem(grant.code, grant.client_id, verifier=verifier))
+        got = self.attempt(self.server.redeem(grant.code, grant.client_id, grant.proof, verifier=verifier))
         expected = self.expect_redemption(grant, right)
-        committed = got is not Crash or crash == AFTER
+        committed = got is not CrashError or crash == AFTER
         reached = expected in (None, ErrorCode.GRANT_INVALID) and self.clock.now() < grant.issued_at + CODE_LIFETIME
         if crash and reached and not grant.used:
-            assert got is Crash
+            assert got is CrashError
         elif expected is None:
             assert isinstance(got, dict)
         else:
@@ -212,9 +218,9 @@ class Grants(RuleBasedStateMachine):
     @precondition(lambda self: any(grant.tokens for grant in self.model))
     @rule(data=st.data(), crash=st.sampled_from(["", "", "", BEFORE, AFTER]))
     def refresh(self, data: st.DataObject, crash: str) -> None:
-        """Use the newest token that the client has, or any older one."""
+        """Use the newest token that the client has, or an older one."""
         grant = data.draw(st.sampled_from([grant for grant in self.model if grant.tokens]))
-        age = data.draw(st.integers(0, len(grant.tokens) - 1))
+        age = min(data.draw(st.sampled_from([0, 0, 0, 1, 1, 2])), len(grant.tokens) - 1)
         token = grant.tokens[-1 - age]
         Crashes.rotation = crash
         got = self.attempt(self.server.refresh(token, grant.client_id, grant.proof))
@@ -223,7 +229,7 @@ class Grants(RuleBasedStateMachine):
             assert got is ErrorCode.GRANT_INVALID
         elif age == 0 and not grant.lost:
             if crash:
-                assert got is Crash
+                assert got is CrashError
             if not crash or crash == AFTER:
                 grant.used_at = grant.rotated_at = now
                 self.rotated(grant, got)
@@ -286,7 +292,7 @@ class Grants(RuleBasedStateMachine):
         Crashes.revocation = crash
         got = self.attempt(self.server.families.revoke(grant.grant_id, self.clock.now(), "account"))
         if crash and not grant.revoked:
-            assert got is Crash
+            assert got is CrashError
             # What was begun can be finished.
             got = self.attempt(self.server.families.revoke(grant.grant_id, self.clock.now(), "account"))
         assert got is not grant.revoked
@@ -327,16 +333,15 @@ class Grants(RuleBasedStateMachine):
         [name] = [family.id for family in alive if family.id not in known]
         return name
 
-    def attempt(self, call: Coroutine[Any, Any, T]) -> T | ErrorCode | type[Crash]:
+    def attempt(self, call: Coroutine[Any, Any, T]) -> T | ErrorCode | type[CrashError]:
         """What a call gives; after a crash there is a new process."""
         try:
             return self.runner.run(call)
         except GateError as error:
             return error.code
-        except Crash:
-            Crashes.code = Crashes.rotation = Crashes.revocation = ""
+        except CrashError:
             self.restart()
-            return Crash
+            return CrashError
         finally:
             Crashes.code = Crashes.rotation = Crashes.revocation = ""
 
@@ -363,7 +368,7 @@ def run(examples: int, new_url: Callable[[], str]) -> None:
     run_state_machine_as_test(
         Here,
         settings=settings(
-            max_examples=examples, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+            max_examples=examples, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
         ),
     )
 

@@ -58,7 +58,8 @@ class Argon2Hasher:
         if not known and self._nobody is None:
             self._nobody = self._hasher.hash("nobody")
         try:
-            return self._hasher.verify(known or self._nobody or "", password) and bool(known)
+            self._hasher.verify(known or self._nobody or "", password)
+            return bool(known)
         except VerifyMismatchError:
             return False
         except (InvalidHashError, VerificationError) as error:

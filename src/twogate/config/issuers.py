@@ -22,6 +22,8 @@ def trusted_issuer(issuer: Issuer, public_url: str) -> TrustedIssuer:
         roles=frozenset(issuer.roles),
         pointers=ClaimPointers(**issuer.claims.model_dump()),
         max_lifetime=issuer.max_lifetime,
+        signed=issuer.validation != "introspect",
+        asked=issuer.validation != "jwt",
         audiences=MappingProxyType({public_url + path: name for path, name in issuer.audiences.items()}),
     )
 

@@ -101,6 +101,10 @@ class References:
             return
         if not settings.issuers and not settings.embedded.enabled:
             yield ("issuers",), "is missing: with the embedded server disabled nobody could get a token"
+        opaque = [index for index, issuer in enumerate(settings.issuers) if issuer.validation == "introspect"]
+        for index in opaque[1:]:
+            # A token that is no JWT names no issuer; asking several would show each the others' tokens.
+            yield ("issuers", index, "validate"), "only one issuer's tokens can be opaque; another one says so above"
         seen: set[str] = set()
         for index, issuer in enumerate(settings.issuers):
             place: KeyPath = ("issuers", index)

@@ -20,25 +20,21 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_val
 from twogate.config.authserver import Embedded
 from twogate.config.clients import ClientId, ClientSettings, DocumentSettings, RegistrationSettings
 from twogate.config.enforcement import ObserveUntil
+from twogate.config.issuer import Issuer
 from twogate.config.logins import LoginProvider
 from twogate.config.store_url import SQLITE, StoreUrl, is_postgresql
 from twogate.config.values import (
     AgentKey,
     Duration,
     Entries,
-    FetchedUrl,
     FilePath,
     GroupName,
     Identifier,
-    IssuerUrl,
     Listen,
-    MediaSubtype,
     Name,
     NonEmpty,
     Origin,
-    Pointer,
     ProcessText,
-    ResourcePath,
     ScopeName,
     ServerName,
     Size,
@@ -53,14 +49,6 @@ from twogate.core.access import ToolClass
 EMBEDDED: Final = "embedded"
 """How a binding names the embedded authorization server, whose issuer is `public_url`."""
 
-# The `typ` of tokens that are no access tokens (RFC 8725 section 3.11): accepting one would confuse the two.
-FOREIGN_TYPES: Final = frozenset(
-    {
-        "op+jwt", "dpop+jwt", "logout+jwt", "secevent+jwt", "oauth-id-jag+jwt", "client-authentication+jwt",
-        "oauth-authz-req+jwt", "token-introspection+jwt", "kb+jwt",
-    }
-)  # fmt: skip
-
 # Parts of the names of environment variables that hold secrets.
 _SECRET_WORDS: Final = frozenset({"secret", "token", "password", "passwd", "passphrase", "credential", "credentials"})
 _SECRET_KEYS: Final = ("api_key", "apikey", "private_key", "access_key", "secret_key")
@@ -70,76 +58,11 @@ class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Algorithm(StrEnum):
-    """Signature algorithms that an issuer's tokens may have."""
-
-    RS256 = "RS256"
-    PS256 = "PS256"
-    ES256 = "ES256"
-    EDDSA = "EdDSA"
-    ED25519 = "Ed25519"
-
-
 class Tls(_Model):
     """The server's certificate (PEM, with its intermediates) and private key."""
 
     certificate: FilePath
     key: FilePath
-
-
-class Claims(_Model):
-    """Where an issuer's tokens hold what gate one needs; JSON pointers (RFC 6901)."""
-
-    agent: Pointer
-    tenant: Pointer | None = None
-    role: Pointer | None = None
-    user: Pointer | None = None
-    # Whether tokens without the user claim count as the agent alone; else they are refused.
-    user_optional: bool = False
-    groups: Pointer | None = None
-    scope: Pointer | None = "/scope"
-    session: Pointer | None = None
-
-
-class Issuer(_Model):
-    """An external authorization server, and the only tenants and roles it may assert. Lifetime in seconds."""
-
-    issuer: IssuerUrl
-    algorithms: NonEmpty[Algorithm]
-    tenants: NonEmpty[TenantName]
-    claims: Claims
-    # Left out: it asserts no role.
-    roles: NonEmpty[Name] = ()
-    jwks_uri: FetchedUrl | None = None
-    ca: FilePath | None = None
-    types: NonEmpty[MediaSubtype] = ("at+jwt",)
-    # What it calls a resource where it cannot call it by its URL.
-    audiences: Mapping[ResourcePath, Identifier] = Field(default_factory=dict)
-    max_lifetime: Annotated[Duration, Field(ge=1, le=86400)] = 3600
-    # Whether its users' tokens may be exchanged for ours.
-    exchange: bool = False
-
-    @field_validator("types")
-    @classmethod
-    def _no_foreign_types(cls, types: tuple[str, ...]) -> tuple[str, ...]:
-        for name in types:
-            if name.lower().removeprefix("application/") in FOREIGN_TYPES:
-                raise ValueError(f"{name} marks tokens that are no access tokens")
-        return types
-
-    @model_validator(mode="after")
-    def _claims_fit(self) -> Issuer:
-        if self.claims.tenant is None and len(self.tenants) != 1:
-            raise ValueError("several tenants need claims.tenant, which says to whom a token belongs")
-        if self.claims.user_optional and self.claims.user is None:
-            raise ValueError("claims.user_optional says something of claims.user, which is missing")
-        if self.exchange and self.claims.user is None:
-            raise ValueError("exchange needs claims.user: only a token that names a user can be exchanged")
-        if self.roles and self.claims.role is None:
-            raise ValueError("roles are listed but claims.role, which says where tokens hold them, is not")
-        if len(set(self.audiences.values())) != len(self.audiences):
-            raise ValueError("audiences gives two resources one name: a token for one would be good at the other")
-        return self
 
 
 class ClientRequest(StrEnum):

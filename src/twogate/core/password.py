@@ -60,7 +60,4 @@ def _is_common(password: str) -> bool:
         return True
     plain = re.sub(r"[^a-z]", "", folded.translate(_LEET))
     # What is left once a common word is taken out is what there is to guess.
-    for word in _COMMON:
-        if word in plain and len(password) - len(word) * plain.count(word) < _MIN_REST:
-            return True
-    return False
+    return any(word in plain and len(password) - len(word) * plain.count(word) < _MIN_REST for word in _COMMON)

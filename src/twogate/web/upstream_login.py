@@ -56,7 +56,7 @@ def upstream_login_routes(logins: UpstreamLogins, pages: Pages, public_url: str,
             )
         except GateError as error:
             return pages.error(error, browser)
-        response = pages.redirect(finished.to, browser)
+        response = pages.redirect(public_url + finished.to, browser)
         pages.set_cookie(response, LOGIN_COOKIE, finished.cookie, lifetime)
         return response
 

@@ -7,9 +7,12 @@ import { errors, Provider } from 'oidc-provider';
 
 const setup = JSON.parse(readFileSync(0, 'utf8'));
 
+// Who has an account, and their claims; tests change it while the provider runs.
+const people = new Map(Object.entries({ [setup.user.id]: {}, ...setup.people }));
+
 const provider = new Provider(setup.issuer, {
   jwks: setup.jwks,
-  clients: setup.clients.map(({ id, jwks, redirect }) => ({
+  clients: setup.logins.concat(setup.clients.map(({ id, jwks, redirect }) => ({
     client_id: id,
     jwks,
     token_endpoint_auth_method: 'private_key_jwt',
@@ -17,10 +20,15 @@ const provider = new Provider(setup.issuer, {
     grant_types: [redirect ? 'authorization_code' : 'client_credentials'],
     response_types: redirect ? ['code'] : [],
     redirect_uris: redirect ? [redirect] : [],
-  })),
-  clientAuthMethods: ['private_key_jwt'],
+  }))),
+  // ID tokens of logins say what their scopes stand for, as those of most providers do.
+  conformIdTokenClaims: false,
+  claims: { openid: ['sub'], profile: ['preferred_username', 'name'], groups: ['groups'] },
+  scopes: ['openid', 'offline_access', 'profile', 'groups'],
+  rotateRefreshToken: true,
+  clientAuthMethods: ['private_key_jwt', 'client_secret_basic'],
   extraTokenClaims: (ctx, token) => ({ ...setup.claims, ...(token.accountId ? setup.user.claims : {}) }),
-  findAccount: (ctx, id) => ({ accountId: id, claims: () => ({ sub: id }) }),
+  findAccount: (ctx, id) => (people.has(id) ? { accountId: id, claims: () => ({ sub: id, ...people.get(id) }) } : undefined),
   interactions: { url: (ctx, { uid }) => `/interaction/${uid}` },
   cookies: { keys: ['for tests'] },
   features: {
@@ -44,6 +52,13 @@ const provider = new Provider(setup.issuer, {
 });
 
 provider.use(async (ctx, next) => {
+  if (ctx.path === '/for-tests/people') {
+    const { id, claims } = JSON.parse(ctx.query.change);
+    if (claims) people.set(id, claims);
+    else people.delete(id);
+    ctx.status = 204;
+    return;
+  }
   if (!ctx.path.startsWith('/interaction/')) return next();
   const { prompt, params, session, grantId } = await provider.interactionDetails(ctx.req, ctx.res);
   let result = { login: { accountId: setup.user.id } };
@@ -51,8 +66,8 @@ provider.use(async (ctx, next) => {
     const grant = grantId
       ? await provider.Grant.find(grantId)
       : new provider.Grant({ accountId: session.accountId, clientId: params.client_id });
-    grant.addOIDCScope('openid');
-    grant.addResourceScope(params.resource, 'mcp:read');
+    grant.addOIDCScope(params.resource ? 'openid' : params.scope);
+    if (params.resource) grant.addResourceScope(params.resource, 'mcp:read');
     result = { consent: { grantId: await grant.save() } };
   }
   ctx.redirect(await provider.interactionResult(ctx.req, ctx.res, result, { mergeWithLastSubmission: true }));

@@ -72,8 +72,8 @@ def serving_script() -> Iterator[Script]:
             self._answer(dict(parse_qsl(raw.decode())))
 
         def _answer(self, form: dict[str, str]) -> None:
-            script.seen.append((self.path, form))
-            status, body = script.next(self.path)
+            running.seen.append((self.path, form))
+            status, body = running.next(self.path)
             content = body if isinstance(body, bytes) else json.dumps(body).encode()
             self.send_response(status)
             if status in (302, 307):
@@ -87,7 +87,7 @@ def serving_script() -> Iterator[Script]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     url = f"http://127.0.0.1:{server.server_port}"
-    script = Script(
+    running = Script(
         url,
         {
             METADATA: [
@@ -121,7 +121,7 @@ def serving_script() -> Iterator[Script]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield script
+        yield running
     finally:
         server.shutdown()
         thread.join()

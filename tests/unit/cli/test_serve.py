@@ -96,6 +96,22 @@ def test_a_session_ended_by_another_process_is_over_at_the_next_request(world: W
     assert world.call(token) == (403, "session_ended")
 
 
+def test_a_token_revoked_by_another_process_is_refused_at_its_next_request(world: World) -> None:
+    added = world.add("acme/third")
+    token, other = world.gateway.token(added, "tiny"), world.gateway.token(added, "tiny")
+    assert [world.call(token), world.call(other)] == [(200, ""), (200, "")]
+    command = [str(COMMAND), "token", "revoke", "--json", "--config", str(world.gateway.config)]
+    done = subprocess.run(command, input=token, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert (done.returncode, json.loads(done.stdout)["kind"]) == (0, "token")
+    assert [world.call(token), world.call(other)] == [(401, "invalid_token"), (200, "")]
+    answer = world.http.post(
+        f"{world.gateway.url}/revoke", data={"token": other}, auth=(added["client_id"], added["client_secret"])
+    )
+    assert answer.status_code == 200
+    assert world.call(other) == (401, "invalid_token")
+    assert "token_revoked" in [event.get("reason") for event in world.gateway.events()]
+
+
 def test_the_tail_follows_a_running_process(world: World) -> None:
     token = world.gateway.token(world.add("acme/followed"), "tiny")
     command = [str(COMMAND), "audit", "tail", "--follow", "-n", "0", "--json", "--config", str(world.gateway.config)]

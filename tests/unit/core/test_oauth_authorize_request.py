@@ -49,6 +49,12 @@ def read(**changes: str | None) -> AuthorizeRequest:
     return parse_request(parameters, "web", CALLBACK, given=True)
 
 
+def whole_way(parameters: Parameters) -> AuthorizeRequest:
+    client_id = parse_client_id(parameters)
+    redirect_uri, given = find_redirect_uri(parameters, [CALLBACK])
+    return parse_request(parameters, client_id, redirect_uri, given=given)
+
+
 def refusal(**changes: str | None) -> ErrorCode:
     with pytest.raises(GateError) as refused:
         read(**changes)
@@ -119,9 +125,7 @@ def test_a_repeated_parameter_is_refused_even_if_the_second_is_the_same_or_empty
     for value in (GOOD[name], "other", ""):
         parameters = parse_parameters(urlencode([*GOOD.items(), (name, value)]).encode())
         with pytest.raises(GateError) as refused:
-            parse_client_id(parameters)
-            find_redirect_uri(parameters, [CALLBACK])
-            parse_request(parameters, "web", CALLBACK, given=True)
+            whole_way(parameters)
         expected = ErrorCode.RESOURCE_INVALID if name == "resource" else ErrorCode.PARAMETER_REPEATED
         assert refused.value.code is expected
 

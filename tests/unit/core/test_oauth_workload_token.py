@@ -51,7 +51,7 @@ SUBJECTS = {
     WorkloadKind.KUBERNETES: SERVICE_ACCOUNT,
     WorkloadKind.JWT: "repo:acme/reports:ref:refs/heads/main",
 }
-PLATFORM = {
+PLATFORM: dict[WorkloadKind, dict[str, Any]] = {
     WorkloadKind.SPIFFE: {},
     WorkloadKind.KUBERNETES: {
         "iss": CLUSTER,

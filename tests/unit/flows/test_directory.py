@@ -151,6 +151,22 @@ async def test_an_unknown_kid_fetches_again_at_a_limited_rate() -> None:
     assert len(web.fetched) == 3
 
 
+async def test_a_made_up_kid_takes_good_keys_from_nobody() -> None:
+    web, clock = Web(), FakeClock()
+    keys = ClientKeys(web, FetchLimits(), clock)
+    url = "https://keys.example.net/jwks"
+    web.bodies[url] = jwks("old")
+    good = await keys.get(url, Trust.REQUESTED, "entry", "old")
+    del web.bodies[url]
+    clock.advance(REFRESH_AFTER)
+    assert await keys.get(url, Trust.REQUESTED, "entry", "made up") == good
+    assert await keys.get(url, Trust.REQUESTED, "entry", "old") == good
+    assert len(web.fetched) == 2
+    clock.advance(DEFAULT_AGE)
+    with pytest.raises(GateError):
+        await keys.get(url, Trust.REQUESTED, "entry", "old")
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -21,6 +21,7 @@ from exchangelab import (
     SERVICE_ACCOUNT,
     SPIFFE_ID,
     ExchangeLab,
+    ProofKey,
     link,
     open_exchange_lab,
 )
@@ -123,7 +124,7 @@ def test_a_workloads_tokens_are_found_by_its_binding_alone() -> None:
         Binding(Method.JWT, DOMAIN, SPIFFE_ID): REPORTER,
         Binding(Method.JWT, "https://login.example.com", "x"): ROBOT,
     }
-    every = with_workloads(bound, {DOMAIN: None}, ISSUER)  # type: ignore[dict-item]
+    every = with_workloads(bound, [DOMAIN], ISSUER)
     assert every.keys() - bound.keys() == {Binding(Method.JWT, ISSUER, workload_client_id(DOMAIN, SPIFFE_ID))}
 
 
@@ -144,6 +145,14 @@ async def test_two_issuers_may_call_two_workloads_the_same() -> None:
     assert workload_client_id("https://a.example", SERVICE_ACCOUNT) != workload_client_id(CLUSTER, SERVICE_ACCOUNT)
 
 
+async def test_with_a_proof_the_token_is_bound_to_its_key(lab: ExchangeLab) -> None:
+    key = ProofKey(lab)
+    for assertion, by in ((lab.svid(cnf={"jkt": key.thumbprint}), ""), (lab.jag(), "exchanger")):
+        answer = (await lab.bearer(assertion, by, await key.headers())).json()
+        assert answer["token_type"] == "DPoP"
+        assert claims_of(answer["access_token"])["cnf"] == {"jkt": key.thumbprint}
+
+
 # Identity assertions.
 
 
@@ -151,7 +160,7 @@ async def test_an_id_jag_is_a_token_for_the_client_with_the_person_behind_it(lab
     answer = (await lab.bearer(lab.jag(), "exchanger")).json()
     assert answer.keys() == {"access_token", "token_type", "expires_in", "scope"}
     principal = await lab.gateway(answer["access_token"])
-    (made,) = lab.people.made
+    (made,) = await lab.made()
     assert (principal.agent.id, principal.user) == (REPORTER, UserId(ISSUER, made.subject))
     assert (made.name, made.groups, made.tenant) == ("alice@acme.example", ("finance",), "acme")
     assert principal.groups == ("finance",)
@@ -160,14 +169,14 @@ async def test_an_id_jag_is_a_token_for_the_client_with_the_person_behind_it(lab
 async def test_the_same_person_is_made_once(lab: ExchangeLab) -> None:
     first, second = [(await lab.bearer(lab.jag(), "exchanger")).json() for _ in range(2)]
     assert claims_of(first["access_token"])["sub"] == claims_of(second["access_token"])["sub"]
-    assert len(lab.people.made) == 1
+    assert len(await lab.made()) == 1
 
 
 async def test_a_person_who_is_linked_already_is_that_person(lab: ExchangeLab) -> None:
     await link(lab.lab, IDP, ALICE_THERE, "acme", ALICE)
     answer = (await lab.bearer(lab.jag(), "exchanger")).json()
     assert claims_of(answer["access_token"])["sub"] == ALICE
-    assert lab.people.made == []
+    assert await lab.made() == []
 
 
 async def test_resource_may_be_left_out_where_the_assertion_names_one(lab: ExchangeLab) -> None:

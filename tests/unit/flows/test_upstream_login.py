@@ -12,7 +12,7 @@ import httpx2
 import pytest
 from sqlalchemy import select, update
 
-from tokenlab import StepClock
+from tokenlab import ISSUER, StepClock
 from twogate.core.audit.record import EventKind
 from twogate.core.errors import ErrorCode, GateError
 from twogate.flows.authserver.upstream_grants import ASKING, FRESH
@@ -136,7 +136,7 @@ async def test_a_provider_that_is_away_is_said_to_be(lab: UpstreamLab, idp: Test
 
 async def test_a_person_logs_in_and_goes_on_to_where_the_login_was_needed(lab: UpstreamLab, idp: TestProvider) -> None:
     answer = await lab.log_in(idp, groups=["staff", "analysts", "elsewhere"])
-    assert (answer.status_code, answer.headers["location"]) == (303, TO)
+    assert (answer.status_code, answer.headers["location"]) == (303, ISSUER + TO)
     cookie = answer.headers.get_list("set-cookie")[-1]
     assert cookie.startswith("__Host-twogate-login=")
     for attribute in ("HttpOnly", "Secure", "SameSite=lax", "Path=/", f"Max-Age={LIFETIMES.login}"):

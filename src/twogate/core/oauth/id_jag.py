@@ -21,9 +21,6 @@ from twogate.core.oauth.confirmation import verify_confirmation
 TYPE: Final = "oauth-id-jag+jwt"
 """The `typ` of its header (section 6.1); nothing else has it."""
 
-GRANT_PROFILE: Final = "urn:ietf:params:oauth:grant-profile:id-jag"
-"""How metadata says that these are taken: `authorization_grant_profiles_supported` (section 7.2)."""
-
 MAX_RESOURCES: Final = 16
 """Resources that one assertion may name."""
 

@@ -71,8 +71,8 @@ class KnownAgents(Protocol):
 class RegistrationTokens(Protocol):
     """Keeps the tokens that let clients register."""
 
-    async def allow(self, digest: str, tenant: str, expires_at: int) -> None:
-        """Let whoever holds the token of this digest register one client of the tenant."""
+    async def allow(self, digest: str, tenant: str, expires_at: int, now: int) -> None:
+        """Let whoever holds the token of this digest register one client of the tenant, until `expires_at`."""
         ...
 
 
@@ -183,12 +183,13 @@ class ClientAdmin:
             GateError: STORE_UNAVAILABLE, AUDIT_UNAVAILABLE.
         """
         token, digest = new_registration_token(self._rng)
-        expires_at = self._clock.now() + lifetime
+        now = self._clock.now()
+        expires_at = now + lifetime
         event = AuditEvent(
             kind=EventKind.LINK_ISSUED, at=self._clock.now_us(), tenant=tenant, detail="registration of one client"
         )
         await self._audit.append(event)
-        await self._tokens.allow(digest, tenant, expires_at)
+        await self._tokens.allow(digest, tenant, expires_at, now)
         return token, expires_at
 
     async def _agent(self, new: NewClient) -> AgentId | None:

@@ -12,12 +12,12 @@ from typing import Final, Protocol
 
 import msgspec
 
-from twogate.core.audit.record import AuditEvent, EventKind
+from twogate.core.audit.record import EventKind
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.oauth.access_token import encode_base64url
-from twogate.flows.audit import AuditSink, Refusals
 from twogate.flows.authserver.logins import digest_of, is_handle
 from twogate.flows.authserver.people import User
+from twogate.flows.authserver.person_trail import PersonTrail
 from twogate.flows.environment import Clock, Rng
 
 LINK_PATH: Final = "/link"
@@ -117,16 +117,14 @@ class Links:
         self,
         issuer: str,
         store: LinkStore,
-        audit: AuditSink,
-        refusals: Refusals,
+        trail: PersonTrail,
         clock: Clock,
         rng: Rng,
         lifetime: int,
     ) -> None:
         self._issuer = issuer
         self._store = store
-        self._audit = audit
-        self._refusals = refusals
+        self._trail = trail
         self._clock = clock
         self._rng = rng
         self._lifetime = lifetime
@@ -140,17 +138,7 @@ class Links:
         secret = encode_base64url(self._rng.token(SECRET_BYTES))
         now = self._clock.now()
         link = Link(digest_of(secret), user.tenant, user.subject, purpose, now + self._lifetime)
-        await self._audit.append(
-            AuditEvent(
-                kind=EventKind.LINK_ISSUED,
-                at=self._clock.now_us(),
-                tenant=user.tenant,
-                issuer=self._issuer,
-                user_issuer=self._issuer,
-                user=user.subject,
-                detail=purpose.value,
-            )
-        )
+        await self._trail.done(EventKind.LINK_ISSUED, user, detail=purpose.value)
         await self._store.add(link, now)
         return f"{self._issuer}{LINK_PATH}#{secret}", link.expires_at
 
@@ -166,17 +154,9 @@ class Links:
         if is_handle(secret):
             setup = await self._store.redeem(digest_of(secret), digest_of(handle), now + SETUP_LIFETIME, now)
         if setup is None:
-            await self._refusals.record(
-                AuditEvent(
-                    kind=EventKind.LOGIN_REFUSED,
-                    at=self._clock.now_us(),
-                    address=address,
-                    issuer=self._issuer,
-                    method="link",
-                    reason=ErrorCode.LINK_INVALID.value,
-                )
-            )
-            raise GateError(ErrorCode.LINK_INVALID, "the link is unknown, used or expired")
+            error = GateError(ErrorCode.LINK_INVALID, "the link is unknown, used or expired")
+            await self._trail.refused(error, None, address=address, method="link")
+            raise error
         return handle, setup
 
     async def current(self, handle: str | None) -> Setup | None:

@@ -121,7 +121,7 @@ class Lockout:
         """
         network = network_of(address)
         of_address = self._digest("known-address", tenant, name, network)
-        of_device = None if device is None else self._digest("known-device", tenant, name, device)
+        of_device = None if device is None else self.device_place(tenant, name, device)
         pair = self._digest("pair", tenant, name, network)
         everywhere = Counter(self._digest("person", tenant, name), ATTACKED_AFTER, 0)
         anybody = Counter(self._digest("address", network), ADDRESS_TRIES, SHARED_WAIT)
@@ -142,6 +142,10 @@ class Lockout:
             elsewhere = (everywhere, anybody)
         wait = await self._store.begin(counted, checked, now)
         return Try(wait, counted, elsewhere, places)
+
+    def device_place(self, tenant: str, name: str, device: str) -> str:
+        """The place that a browser is, by the cookie `device` that it has or is about to get."""
+        return self._digest("known-device", tenant, name, device)
 
     async def failed(self, one: Try, now: int) -> None:
         """The try failed.

@@ -81,9 +81,7 @@ class Passwords:
             return False
         if self._hasher.is_outdated(known):
             # Unless it was changed meanwhile.
-            await self._store.set_password_hash(
-                tenant, subject, await self._hasher.hash(password), instead_of=known
-            )
+            await self._store.set_password_hash(tenant, subject, await self._hasher.hash(password), instead_of=known)
         return True
 
     def judge(self, user: User, typed: str) -> str | None:

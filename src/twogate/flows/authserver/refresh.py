@@ -41,18 +41,6 @@ class Upstreams(Protocol):
         ...
 
 
-class NoUpstreams:
-    """Nobody comes through an identity provider where none is configured, or not any more."""
-
-    async def confirm(self, upstream: str, now: int) -> None:  # noqa: ARG002 - none is like another
-        """Refuse.
-
-        Raises:
-            GateError: GRANT_INVALID.
-        """
-        raise GateError(ErrorCode.GRANT_INVALID, "the identity provider is not configured")
-
-
 class RefreshGrant:
     """Implements `grant.Grant`."""
 

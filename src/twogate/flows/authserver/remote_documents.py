@@ -118,10 +118,18 @@ class RemoteDocuments(Generic[T]):
         """
         now = self._clock.monotonic()
         kept = self._kept.get(url)
-        if kept is not None and now < kept.expires_at:
-            self._kept.move_to_end(url)
-            if lacks is None or not lacks(kept.value) or now < kept.fetched_at + REFRESH_AFTER:
-                return kept.value
+        if kept is None or now >= kept.expires_at:
+            return await self._fetch_once(url, trust, budget, now)
+        self._kept.move_to_end(url)
+        if lacks is None or not lacks(kept.value) or now < kept.fetched_at + REFRESH_AFTER:
+            return kept.value
+        try:
+            return await self._fetch_once(url, trust, budget, now)
+        except GateError:
+            # It is fresh: what somebody thinks is missing in it takes it from nobody.
+            return kept.value
+
+    async def _fetch_once(self, url: str, trust: Trust, budget: str, now: float) -> T:
         failure = self._failures.get(url)
         if failure is not None:
             if now < failure.until:
@@ -157,8 +165,6 @@ class RemoteDocuments(Generic[T]):
         return kept
 
     def _failed(self, url: str, error: GateError) -> GateError:
-        # What was good until now is not used any further: its owner may just have taken it away.
-        self._kept.pop(url, None)
         # From its end, so that those who waited for a slow failure do not repeat it one after the other.
         _remember(self._failures, url, _Failure(error, self._clock.monotonic() + RETRY_AFTER))
         return error

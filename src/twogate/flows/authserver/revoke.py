@@ -24,7 +24,7 @@ from twogate.flows.gateway.issuers import Issuers
 RATE: Final = 10.0
 """Tokens that one client may revoke a second, on average: every gateway reads its view anew for each of them."""
 
-BURST: Final = 300
+BURST: Final = 100
 
 DONE: Final = JsonAnswer({})
 """The answer, whatever was done. Its body is ignored (RFC 7009 section 2.2)."""

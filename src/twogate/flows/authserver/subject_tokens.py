@@ -144,4 +144,5 @@ def _names_at(issuer: str, agent: Agent, view: RegistryView) -> frozenset[str]:
 
 def exchangeable(issuers: Issuers, allowed: Collection[str]) -> Issuers:
     """Those of the issuers that may give subject tokens."""
-    return Issuers({name: issuer for name, issuer in issuers.trusted.items() if name in allowed}, issuers.keys)
+    may = {name: issuer for name, issuer in issuers.trusted.items() if name in allowed}
+    return msgspec.structs.replace(issuers, trusted=may)

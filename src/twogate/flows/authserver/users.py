@@ -7,10 +7,12 @@ from typing import Final, Protocol
 
 import msgspec
 
+from twogate.core.audit.record import EventKind
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.oauth.access_token import encode_base64url
 from twogate.core.user_name import MAX_NAME, name_of_stranger
 from twogate.flows.authserver.people import User
+from twogate.flows.authserver.person_trail import PersonTrail
 from twogate.flows.environment import Rng
 
 SUBJECT_BYTES: Final = 16
@@ -80,9 +82,10 @@ class UserStore(Protocol):
 class Users:
     """Finds people; implements `people.People`."""
 
-    def __init__(self, store: UserStore, rng: Rng) -> None:
+    def __init__(self, store: UserStore, rng: Rng, trail: PersonTrail) -> None:
         self._store = store
         self._rng = rng
+        self._trail = trail
 
     async def user(self, tenant: str, subject: str) -> User | None:
         """A person as of now, disabled or not.
@@ -121,10 +124,10 @@ class Users:
         """The person that a provider vouches for, with the groups and the name that it says; added if new.
 
         Only issuer and subject say who it is. A name proves nothing: if somebody else has it, this person gets another.
-        Disabled people are returned too.
+        Disabled people are returned too. The audit trail has a new person first.
 
         Raises:
-            GateError: STORE_UNAVAILABLE.
+            GateError: STORE_UNAVAILABLE, AUDIT_UNAVAILABLE.
         """
         identity = Identity(provider_issuer, provider_subject)
         seen = "".join(char if char.isprintable() else " " for char in display_name[:MAX_NAME]).strip()
@@ -151,6 +154,7 @@ class Users:
                 provider=provider_issuer,
                 created_at=now,
             )
+            await self._trail.done(EventKind.USER_ADDED, user, method="upstream", detail=provider_issuer)
             if await self._store.add(user, identity):
                 return user
         raise GateError(ErrorCode.STORE_UNAVAILABLE, "no free name was found for a person of a provider")

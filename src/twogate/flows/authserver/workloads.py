@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 import msgspec
@@ -110,7 +110,7 @@ def workload_client(workload: Workload) -> Client:
 
 
 def with_workloads(
-    bindings: Mapping[Binding, AgentId], workload_issuers: Mapping[str, WorkloadIssuer], issuer: str
+    bindings: Mapping[Binding, AgentId], workload_issuers: Collection[str], issuer: str
 ) -> dict[Binding, AgentId]:
     """The bindings, and those by which a gateway finds the agent in the tokens that `issuer` gives to workloads.
 

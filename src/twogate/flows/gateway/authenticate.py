@@ -4,7 +4,8 @@ The steps run in this order and the first failure is the reason:
 
 1. the token is well-formed, and its unverified `iss` selects a configured issuer
 2. its `typ` is one of that issuer's
-3. its signature is good by one of that issuer's keys and algorithms, and by its claims it is no other kind of token
+3. its signature is good by one of that issuer's keys and algorithms, and by its claims it is no other kind of token;
+   where the issuer is to be asked, it says that the token is active, and of one that is no JWT also what it says
 4. `exp`, `nbf`, `iat`, and a life no longer than the issuer's limit
 5. the verified `iss` is that issuer
 6. `aud` holds this very resource
@@ -36,7 +37,7 @@ from twogate.core.jose.jwt import SignedClaims, parse_jwt, verify_jwt
 from twogate.core.jose.kind import media_type, require_access_token
 from twogate.core.principal import AgentId, Binding, Method, Principal, UserId
 from twogate.flows.gateway.credential import BearerToken
-from twogate.flows.gateway.issuers import Issuers, TrustedIssuer
+from twogate.flows.gateway.issuers import IntrospectedClaims, Issuers, TrustedIssuer
 from twogate.flows.registry import RegistryView
 
 LEEWAY: Final = 5
@@ -46,6 +47,8 @@ CACHE_SECONDS: Final = 300
 """Seconds that a verified token is remembered at most."""
 
 CACHE_ENTRIES: Final = 10_000
+
+_JWT_DOTS: Final = 2
 
 MAX_AUDIENCES: Final = 50
 """Audiences that one token may have."""
@@ -104,8 +107,8 @@ class Authenticator:
         digest = hashlib.sha256(bearer.unverified_token.encode()).digest()
         entry = self._cache.get(digest)
         if entry is None or now >= entry.forget_at:
-            token = await self._verify(bearer, digest, now)
-            entry = _Entry(token, min(now + CACHE_SECONDS, token.expires_at))
+            token, fresh_for = await self._verify(bearer, digest, now)
+            entry = _Entry(token, min(now + fresh_for, token.expires_at))
             self._remember(digest, entry)
         token = entry.token
         # 4. again, for a cached token.
@@ -129,34 +132,49 @@ class Authenticator:
         while len(self._cache) > CACHE_ENTRIES:
             self._cache.popitem(last=False)
 
-    async def _verify(self, bearer: BearerToken, digest: bytes, now: int) -> VerifiedToken:
+    async def _verify(self, bearer: BearerToken, digest: bytes, now: int) -> tuple[VerifiedToken, int]:
         signed, issuer = await verify_signed(bearer.unverified_token, self._issuers)
         token = verify_claims(signed, issuer, self._accessors.of("token", digest), now)
-        return msgspec.structs.replace(token, bound_to=_bound_to(signed.claims))
+        bound = msgspec.structs.replace(token, bound_to=_bound_to(signed.claims))
+        return bound, self._issuers.fresh_for(issuer, CACHE_SECONDS)
 
 
-async def verify_signed(unverified_token: str, issuers: Issuers) -> tuple[SignedClaims, TrustedIssuer]:
-    """Steps 1 to 3: the claims of a token that a configured issuer signed, and that issuer.
+async def verify_signed(
+    unverified_token: str, issuers: Issuers
+) -> tuple[SignedClaims | IntrospectedClaims, TrustedIssuer]:
+    """Steps 1 to 3: the claims of a token that a configured issuer signed or vouches for, and that issuer.
+
+    An issuer whose tokens are checked by asking it is asked, after the signature where there is one.
 
     Raises:
         GateError: TOKEN_MALFORMED, TOKEN_HEADER_REFUSED, ISSUER_UNKNOWN, TOKEN_TYPE_REFUSED, TOKEN_ALGORITHM_REFUSED,
-            KEY_UNKNOWN, SIGNATURE_INVALID, KEYS_UNAVAILABLE.
+            KEY_UNKNOWN, SIGNATURE_INVALID, TOKEN_REVOKED; KEYS_UNAVAILABLE, IDENTITY_PROVIDER_UNAVAILABLE.
     """
     # 1.
+    if unverified_token.count(".") != _JWT_DOTS:
+        issuer = issuers.opaque()
+        return await issuers.ask(issuer, unverified_token), issuer
     jwt = parse_jwt(unverified_token)
-    issuer, source = issuers.select(jwt.unverified_issuer)
+    issuer = issuers.select(jwt.unverified_issuer)
+    if not issuer.signed:
+        return await issuers.ask(issuer, unverified_token), issuer
     # 2. RFC 8725 section 3.11.
     if media_type(jwt.unverified_type) not in issuer.types:
         raise GateError(ErrorCode.TOKEN_TYPE_REFUSED, "typ is not one of the issuer's")
     # 3. The algorithm first, so that a refused one costs the issuer no fetch of its keys.
     if jwt.unverified_algorithm not in issuer.algorithms:
         raise GateError(ErrorCode.TOKEN_ALGORITHM_REFUSED, "alg is not among the issuer's")
-    signed = verify_jwt(jwt, await source.keys(jwt.unverified_kid), issuer.algorithms)
+    signed = verify_jwt(jwt, await issuers.keys[issuer.issuer].keys(jwt.unverified_kid), issuer.algorithms)
     require_access_token(signed, issuer.pointers.agent)
+    if issuer.asked:
+        # Only whether it is still good: what it says is what was signed.
+        await issuers.ask(issuer, unverified_token)
     return signed, issuer
 
 
-def verify_claims(signed: SignedClaims, issuer: TrustedIssuer, credential: str, now: int) -> VerifiedToken:
+def verify_claims(
+    signed: SignedClaims | IntrospectedClaims, issuer: TrustedIssuer, credential: str, now: int
+) -> VerifiedToken:
     """Steps 4 to 9 for signed claims, but for the comparison of the audience. Whether a `cnf` is met is not judged.
 
     Raises:

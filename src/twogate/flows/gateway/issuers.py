@@ -6,8 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, Protocol, cast
-from urllib.parse import urlsplit
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -15,6 +14,7 @@ from twogate.core.errors import ErrorCode, GateError
 from twogate.core.jose.keys import FOR_SIGNATURES, MAX_DOCUMENT, Algorithm, VerificationKey, parse_jwks
 from twogate.flows.environment import Clock
 from twogate.flows.fetch import Fetch, Fetched, FetchError, Trust
+from twogate.flows.gateway.discovery import discover, trust_in
 
 DEFAULT_MAX_AGE: Final = 300.0
 """Seconds that keys are kept when the issuer gives no `Cache-Control`."""
@@ -49,7 +49,8 @@ class TrustedIssuer(msgspec.Struct, frozen=True):
 
     `types` are JOSE `typ` values as `media_type` gives them, None standing for tokens without one. `audiences` maps a
     resource of ours to the one other name that the issuer has for it. `revocable` is our own server alone: its tokens
-    can be revoked by name, and other issuers' names must not collide with them.
+    can be revoked by name, and other issuers' names must not collide with them. `signed`: its tokens are JWTs, verified
+    by `algorithms`; `asked`: it is asked about each, which those that are no JWTs need.
     """
 
     issuer: str
@@ -61,17 +62,41 @@ class TrustedIssuer(msgspec.Struct, frozen=True):
     max_lifetime: int
     audiences: Mapping[str, str] = MappingProxyType({})
     revocable: bool = False
+    signed: bool = True
+    asked: bool = False
 
     def __post_init__(self) -> None:
         """Refuse an issuer without algorithms, types or tenants: an empty list must never come to mean "any".
 
         Nor may one name mean two resources: a token for one would be good at the other.
         """
-        if not (self.issuer and self.algorithms and self.types and self.tenants and self.max_lifetime > 0):
+        if not (self.issuer and self.types and self.tenants and self.max_lifetime > 0):
             raise ValueError("an issuer needs a name, algorithms, types, tenants and a maximum lifetime")
+        if self.signed != bool(self.algorithms) or not (self.signed or self.asked):
+            raise ValueError("an issuer's tokens are verified by algorithms, by asking it, or both")
         names = self.audiences.values()
         if len(set(names)) != len(names) or not all(names):
             raise ValueError("each name of an audience means one resource")
+
+
+class IntrospectedClaims(msgspec.Struct, frozen=True):
+    """What the issuer itself says of a token that is active now. Nothing of its meaning is checked yet."""
+
+    claims: Mapping[str, Any]
+
+
+class Asking(Protocol):
+    """Asks an issuer about its tokens; `introspection.Introspector` does. Its word is good for `fresh_for` seconds."""
+
+    fresh_for: int
+
+    async def introspect(self, unverified_token: str) -> IntrospectedClaims:
+        """What the issuer says of an active access token.
+
+        Raises:
+            GateError: TOKEN_REVOKED, TOKEN_TYPE_REFUSED, IDENTITY_PROVIDER_UNAVAILABLE, KEYS_UNAVAILABLE.
+        """
+        ...
 
 
 class KeySource(Protocol):
@@ -163,33 +188,11 @@ class RemoteKeys:
         self._keys, self._expires = keys, now + min(max(age, MIN_AGE), MAX_AGE)
 
     async def _discover(self) -> str:
-        parts = urlsplit(self._issuer)
-        origin, path = f"{parts.scheme}://{parts.netloc}", parts.path.rstrip("/")
-        for url in (
-            f"{origin}/.well-known/oauth-authorization-server{path}",
-            f"{origin}{path}/.well-known/openid-configuration",
-        ):
-            try:
-                fetched = await self._get(url, Trust.CONFIGURED)
-            except GateError:
-                continue
-            try:
-                metadata: object = msgspec.json.decode(fetched.body)
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                continue
-            if isinstance(metadata, dict):
-                known = cast("dict[str, object]", metadata)
-                uri = known.get("jwks_uri")
-                # RFC 8414 section 3.3: the issuer "MUST be identical".
-                if known.get("issuer") == self._issuer and isinstance(uri, str):
-                    return uri
-        raise GateError(ErrorCode.KEYS_UNAVAILABLE, f"no metadata of {self._issuer} names its jwks_uri")
+        uri: str = (await discover(self._issuer, self._fetch, self._ca_file, "jwks_uri"))["jwks_uri"]
+        return uri
 
     def _trust(self, uri: str) -> Trust:
-        # An operator vouched for the issuer's host, not for every host that its metadata may come to name.
-        if self._configured_uri is not None or urlsplit(uri)[:2] == urlsplit(self._issuer)[:2]:
-            return Trust.CONFIGURED
-        return Trust.REQUESTED
+        return Trust.CONFIGURED if self._configured_uri is not None else trust_in(uri, self._issuer)
 
     async def _get(self, url: str, trust: Trust) -> Fetched:
         try:
@@ -203,6 +206,7 @@ class Issuers(msgspec.Struct, frozen=True):
 
     trusted: Mapping[str, TrustedIssuer]
     keys: Mapping[str, KeySource]
+    asking: Mapping[str, Asking] = MappingProxyType({})
 
     def only(self, issuer: str) -> Issuers:
         """This one of them alone.
@@ -210,9 +214,36 @@ class Issuers(msgspec.Struct, frozen=True):
         Raises:
             KeyError: it is not configured.
         """
-        return Issuers({issuer: self.trusted[issuer]}, {issuer: self.keys[issuer]})
+        return msgspec.structs.replace(self, trusted={issuer: self.trusted[issuer]})
 
-    def select(self, unverified_issuer: str | None) -> tuple[TrustedIssuer, KeySource]:
+    def opaque(self) -> TrustedIssuer:
+        """The one issuer of tokens that are no JWTs. Showing them to several would give each the others' tokens.
+
+        Raises:
+            GateError: TOKEN_MALFORMED if there is none.
+        """
+        unsigned = [issuer for issuer in self.trusted.values() if not issuer.signed]
+        if len(unsigned) != 1:
+            raise GateError(ErrorCode.TOKEN_MALFORMED, "no JWT, and no issuer here has other tokens")
+        return unsigned[0]
+
+    async def ask(self, issuer: TrustedIssuer, unverified_token: str) -> IntrospectedClaims:
+        """What an issuer says of a token.
+
+        Raises:
+            GateError: see `Asking.introspect`.
+        """
+        asking = self.asking.get(issuer.issuer)
+        if asking is None:
+            raise GateError(ErrorCode.IDENTITY_PROVIDER_UNAVAILABLE, f"{issuer.issuer} must be asked, and cannot be")
+        return await asking.introspect(unverified_token)
+
+    def fresh_for(self, issuer: TrustedIssuer, at_most: int) -> int:
+        """Seconds that what was established of a token may be kept."""
+        asking = self.asking.get(issuer.issuer)
+        return min(at_most, asking.fresh_for) if issuer.asked and asking is not None else at_most
+
+    def select(self, unverified_issuer: str | None) -> TrustedIssuer:
         """The configured issuer that a token claims to be from.
 
         Raises:
@@ -220,4 +251,4 @@ class Issuers(msgspec.Struct, frozen=True):
         """
         if unverified_issuer is None or (issuer := self.trusted.get(unverified_issuer)) is None:
             raise GateError(ErrorCode.ISSUER_UNKNOWN, "iss is missing or not configured")
-        return issuer, self.keys[issuer.issuer]
+        return issuer

@@ -36,9 +36,7 @@ class SqlLoginStore:
             # The person's row first, as whoever disables them does: a login is either refused or found and deleted.
             admitted = await connection.execute(
                 update(users)
-                .where(
-                    users.c.tenant == login.tenant, users.c.subject == login.subject, users.c.disabled_at.is_(None)
-                )
+                .where(users.c.tenant == login.tenant, users.c.subject == login.subject, users.c.disabled_at.is_(None))
                 .values(last_login_at=now)
                 .returning(users.c.subject)
             )
@@ -98,9 +96,7 @@ class SqlLoginStore:
             GateError: STORE_UNAVAILABLE.
         """
         async with writing(self._engine) as connection:
-            ended = await connection.execute(
-                delete(logins).where(logins.c.digest == digest).returning(logins.c.digest)
-            )
+            ended = await connection.execute(delete(logins).where(logins.c.digest == digest).returning(logins.c.digest))
             return ended.one_or_none() is not None
 
     async def end_all(self, tenant: str, subject: str, keep: str | None) -> int:

@@ -13,10 +13,7 @@ from twogate.flows.authserver.clients import Client, ClientSource
 from twogate.flows.authserver.registered import Registered
 from twogate.stores.sql.clients import changeable, client_of, insert_client
 from twogate.stores.sql.engine import exclude, reading, writing
-from twogate.stores.sql.tables import clients, links
-
-PURPOSE: Final = "registration"
-"""What an operator's link is for that lets a client register."""
+from twogate.stores.sql.tables import clients, registration_tokens
 
 PURGE_BATCH: Final = 256
 """Expired clients that one registration deletes at most: more than it adds, few enough to go unnoticed."""
@@ -24,6 +21,7 @@ PURGE_BATCH: Final = 256
 PURGE_AFTER: Final = 300
 """Seconds past its expiry that a client is kept, so that a process whose clock is ahead takes nothing from others."""
 
+_token: Final = registration_tokens.c
 _REGISTERED: Final = clients.c.source == ClientSource.REGISTERED.value
 
 
@@ -33,18 +31,16 @@ class SqlRegistrationStore:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def allow(self, digest: str, tenant: str, expires_at: int) -> None:
-        """Let whoever holds the token of this digest register one client of the tenant.
+    async def allow(self, digest: str, tenant: str, expires_at: int, now: int) -> None:
+        """Let whoever holds the token of this digest register one client of the tenant, until `expires_at`.
 
         Raises:
             GateError: STORE_UNAVAILABLE.
         """
         async with writing(self._engine) as connection:
-            await connection.execute(
-                insert(links).values(
-                    digest=digest, tenant=tenant, subject="", purpose=PURPOSE, expires_at=expires_at, used_at=None
-                )
-            )
+            await connection.execute(delete(registration_tokens).where(_token.expires_at <= now - PURGE_AFTER))
+            values = {"digest": digest, "tenant": tenant, "expires_at": expires_at, "used_at": None}
+            await connection.execute(insert(registration_tokens).values(**values))
 
     async def is_allowed(self, digest: str, tenant: str, now: int) -> bool:
         """Whether such a token could be used now; that takes nothing of it.
@@ -53,7 +49,7 @@ class SqlRegistrationStore:
             GateError: STORE_UNAVAILABLE.
         """
         async with reading(self._engine) as connection:
-            found = await connection.execute(select(links.c.digest).where(_usable(digest, tenant, now)))
+            found = await connection.execute(select(_token.digest).where(_usable(digest, tenant, now)))
             return found.one_or_none() is not None
 
     async def add(self, client: Client, registered: Registered, *, by: str | None, most: int | None, now: int) -> None:
@@ -71,8 +67,8 @@ class SqlRegistrationStore:
                 await exclude(connection, "registration")
             await _purge(connection, now)
             if by is not None:
-                spent = update(links).where(_usable(by, client.tenant, now)).values(used_at=now)
-                if (await connection.execute(spent.returning(links.c.digest))).one_or_none() is None:
+                spent = update(registration_tokens).where(_usable(by, client.tenant, now)).values(used_at=now)
+                if (await connection.execute(spent.returning(_token.digest))).one_or_none() is None:
                     raise GateError(ErrorCode.REGISTRATION_REFUSED, "the token is unknown, used or expired")
             if most is not None:
                 count = select(func.count()).select_from(clients).where(_REGISTERED, clients.c.expires_at > now)
@@ -126,10 +122,4 @@ async def _purge(connection: AsyncConnection, now: int) -> None:
 
 
 def _usable(digest: str, tenant: str, now: int) -> ColumnElement[bool]:
-    return and_(
-        links.c.digest == digest,
-        links.c.purpose == PURPOSE,
-        links.c.tenant == tenant,
-        links.c.used_at.is_(None),
-        links.c.expires_at > now,
-    )
+    return and_(_token.digest == digest, _token.tenant == tenant, _token.used_at.is_(None), _token.expires_at > now)

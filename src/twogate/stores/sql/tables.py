@@ -101,6 +101,19 @@ clients: Final = Table(
     Column("jwks_uri", Text),
     Column("expires_at", _INT),
     PrimaryKeyConstraint("client_id", name="clients_pk"),
+    Index("clients_by_expiry", "source", "expires_at"),
+)
+
+# One-time tokens that let a client register, by their digest.
+registration_tokens: Final = Table(
+    "registration_tokens",
+    metadata,
+    Column("digest", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("expires_at", _INT, nullable=False),
+    Column("used_at", _INT),
+    PrimaryKeyConstraint("digest", name="registration_tokens_pk"),
+    Index("registration_tokens_by_expiry", "expires_at"),
 )
 
 replay: Final = Table(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy import ColumnElement, RowMapping, delete, insert, select, update
+from sqlalchemy import ColumnElement, RowMapping, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from twogate.flows.authserver.people import User
@@ -157,9 +157,7 @@ class SqlUserStore:
                 .returning(users.c.subject)
             )
             for table in (logins, links):
-                await connection.execute(
-                    delete(table).where(table.c.tenant == tenant, table.c.subject == subject)
-                )
+                await connection.execute(delete(table).where(table.c.tenant == tenant, table.c.subject == subject))
             ended = await connection.execute(
                 update(grants)
                 .where(grants.c.tenant == tenant, grants.c.subject == subject, grants.c.revoked_at.is_(None))

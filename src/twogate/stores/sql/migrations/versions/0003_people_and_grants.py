@@ -21,6 +21,16 @@ def upgrade() -> None:
     op.add_column("clients", sa.Column("registration", sa.Text, nullable=False, server_default=sa.text("''")))
     op.add_column("clients", sa.Column("jwks_uri", sa.Text))
     op.add_column("clients", sa.Column("expires_at", _INT))
+    op.create_index("clients_by_expiry", "clients", ["source", "expires_at"])
+    op.create_table(
+        "registration_tokens",
+        sa.Column("digest", sa.Text, nullable=False),
+        sa.Column("tenant", sa.Text, nullable=False),
+        sa.Column("expires_at", _INT, nullable=False),
+        sa.Column("used_at", _INT),
+        sa.PrimaryKeyConstraint("digest", name="registration_tokens_pk"),
+    )
+    op.create_index("registration_tokens_by_expiry", "registration_tokens", ["expires_at"])
     op.create_table(
         "users",
         sa.Column("tenant", sa.Text, nullable=False),
@@ -68,8 +78,11 @@ def upgrade() -> None:
         sa.Column("purpose", sa.Text, nullable=False),
         sa.Column("expires_at", _INT, nullable=False),
         sa.Column("used_at", _INT),
+        sa.Column("setup", sa.Text, nullable=False),
         sa.PrimaryKeyConstraint("digest", name="links_pk"),
     )
+    op.create_index("links_by_user", "links", ["tenant", "subject"])
+    op.create_index("links_by_setup", "links", ["setup"])
     op.create_index("links_by_expiry", "links", ["expires_at"])
     op.create_table(
         "logins",
