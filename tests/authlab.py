@@ -309,7 +309,7 @@ def _parts(lab: Lab) -> tuple[Pages, Logins, Consents, SqlAuthorizeRequestStore,
         requests,
         Standing(logins, SqlUserStore(lab.engine), consents),
         Decisions(ISSUER, consents, lab.codes, lab.audit, lab.audit, lab.clock),
-        ConsentViews(policy, settings, RENEWABLE),
+        ConsentViews(policy, settings, RENEWABLE, lab.clock),
         lab.clock,
     )
     par = PushedRequests(lab.forms, reader, requests)

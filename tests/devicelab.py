@@ -218,7 +218,7 @@ async def open_device_lab(directory: Path) -> AsyncGenerator[DeviceLab]:
             decisions,
             logins,
             people,
-            ConsentViews(POLICY, lab.tokens.settings, LIFESPANS.whole),
+            ConsentViews(POLICY, lab.tokens.settings, LIFESPANS.whole, lab.clock),
             lab.clock,
             bytes(32),
         )

@@ -301,7 +301,7 @@ async def open_exchange_lab(directory: Path) -> AsyncGenerator[ExchangeLab]:
         workloads = Workloads(ISSUER, platforms, keys, lab.agents)
         exchanging = Issuers({**lab.own.trusted, LOGIN: _external(LOGIN)}, {**lab.own.keys, **keys})
         subjects = SubjectTokens(ISSUER, exchanging, lab.agents, people)
-        identity = IdentityAssertions(ISSUER, providers, keys, lab.replay, people, lab.audit, lab.clock)
+        identity = IdentityAssertions(ISSUER, providers, keys, lab.replay, people)
         grants: list[Grant] = [
             ClientCredentials(lab.tokens),
             TokenExchange(lab.tokens, subjects, consents, workloads),

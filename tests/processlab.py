@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -59,9 +59,14 @@ def until(check: Callable[[], bool], what: str, *, tick: Callable[[], object] | 
 
 
 class Gateway:
-    """One `twogate serve` process over the configuration of a directory."""
+    """One `twogate serve` process over the configuration of a directory.
 
-    def __init__(self, directory: Path) -> None:
+    `launcher` is another way to start the command, for what no setting says.
+    """
+
+    def __init__(self, directory: Path, launcher: Sequence[str] = (str(COMMAND),), **environment: str) -> None:
+        self.launcher = launcher
+        self.environment = environment
         self.directory = directory
         self.config = directory / "twogate.yaml"
         self.url: str = json.loads(self.config.read_text())["public_url"]
@@ -82,8 +87,10 @@ class Gateway:
 
     def start(self) -> None:
         """Start it and return once it says that it is ready."""
-        command = [str(COMMAND), "serve", "--config", str(self.config)]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        command = [*self.launcher, "serve", "--config", str(self.config)]
+        self.process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=os.environ | self.environment
+        )
         ready = threading.Event()
         self._reader = threading.Thread(target=self._read_log, args=(self.process, ready), daemon=True)
         self._reader.start()
@@ -207,9 +214,9 @@ def init(directory: Path, settings: Mapping[str, Any], *, port: int, tls: bool =
 
 
 @contextmanager
-def serving(directory: Path) -> Iterator[Gateway]:
+def serving(directory: Path, made: Gateway | None = None) -> Iterator[Gateway]:
     """A gateway that runs until the block ends, which then must be by itself and in order."""
-    gateway = Gateway(directory)
+    gateway = made or Gateway(directory)
     try:
         gateway.start()
         yield gateway

@@ -19,7 +19,29 @@ class Behaviour(NamedTuple):
     tests: tuple[str, ...]
 
 
-ROWS: Final = ("R-01", "R-08", "R-09", "R-12", "R-30", "R-31", "R-32", "R-37", "R-38", "R-40", "R-44", "R-46", "R-61", "R-70", "R-90", "R-93")
+ROWS: Final = (
+    "R-01",
+    "R-06",
+    "R-08",
+    "R-09",
+    "R-10",
+    "R-12",
+    "R-24",
+    "R-25",
+    "R-26",
+    "R-30",
+    "R-31",
+    "R-32",
+    "R-37",
+    "R-38",
+    "R-40",
+    "R-44",
+    "R-46",
+    "R-61",
+    "R-70",
+    "R-90",
+    "R-93",
+)
 """The rows that the manifest must cover. A row is added with the first behaviour that shows it."""
 
 _CORE = "unit/core"
@@ -937,6 +959,203 @@ BEHAVIOURS: Final = (
         "a killed process loses no answered call",
         (
             "crash/test_kill.py::test_after_kill_9_under_load_the_trail_holds_every_answered_call_and_no_process_is_left",
+        ),
+    ),
+    # R-06, R-10, R-26: tokens for tokens of others.
+    Behaviour(
+        "R-06",
+        "SPIFFE JWT-SVID section 3; RFC 7523 section 3",
+        "a workload's token counts for its platform, subject, audience and life, and for nothing else",
+        (
+            f"{_CORE}/test_oauth_workload_token.py::test_a_claim_that_is_not_as_it_must_be_is_refused",
+            f"{_CORE}/test_oauth_workload_token.py::test_a_subject_that_is_no_spiffe_id_of_this_domain_is_refused",
+            f"{_CORE}/test_oauth_workload_token.py::test_a_service_account_that_its_cluster_does_not_confirm_is_refused",
+            "attacks/test_jwt_bearer.py::test_a_workload_token_for_another_audience_is_refused",
+            "attacks/test_jwt_bearer.py::test_one_platforms_key_signs_nothing_for_another",
+        ),
+    ),
+    Behaviour(
+        "R-06",
+        "R-06",
+        "a SPIFFE workload and a Kubernetes pod call tools without being clients, until their binding ends",
+        (
+            "unit/test_vouching.py::test_a_spiffe_workload_calls_a_tool_without_being_a_client",
+            "unit/test_vouching.py::test_so_does_a_pod_whose_clusters_keys_are_discovered",
+            "unit/test_vouching.py::test_reloading_without_the_binding_ends_the_tokens_that_came_by_it",
+            "unit/test_vouching.py::test_a_rotated_bundle_holds_from_the_next_request_on",
+        ),
+    ),
+    Behaviour(
+        "R-10",
+        "RFC 8693 section 4.1; R-10",
+        "the result of an exchange names the user and the agent that acts, and both must be good at gate one",
+        (
+            f"{_FLOWS}/test_exchange.py::test_the_result_names_the_user_and_the_agent_that_acts",
+            f"{_FLOWS}/test_exchange.py::test_gate_one_takes_the_bearer_for_the_agent_with_the_user_behind_it",
+            f"{_FLOWS}/test_exchange.py::test_who_acted_before_is_kept_inside",
+            "attacks/test_exchange.py::test_an_issuers_actors_cannot_be_ours",
+        ),
+    ),
+    Behaviour(
+        "R-10",
+        "RFC 8693 section 4.4; R-10",
+        "a captured token is worth nothing to who is not named in it",
+        (
+            "attacks/test_exchange.py::test_a_captured_token_of_another_client_is_refused",
+            "attacks/test_exchange.py::test_what_the_exchanger_is_called_here_means_nothing_at_another_issuer",
+            f"{_CORE}/test_oauth_exchange.py::test_at_another_issuer_only_the_names_there_count",
+        ),
+    ),
+    Behaviour(
+        "R-10",
+        "RFC 8693 section 5; R-10",
+        "an exchange widens neither scope nor task nor resource nor time, and ends with the grant behind it",
+        (
+            "attacks/test_exchange.py::test_scopes_never_widen",
+            "attacks/test_exchange.py::test_a_task_cannot_be_swapped_or_shed",
+            "attacks/test_exchange.py::test_a_resource_that_is_not_the_exchangers_is_refused",
+            "attacks/test_exchange.py::test_an_exchange_wins_no_time",
+            f"{_FLOWS}/test_exchange.py::test_revoking_the_grant_behind_the_subject_token_ends_the_result_too",
+            f"{_CORE}/test_oauth_exchange.py::test_scopes_only_ever_narrow",
+        ),
+    ),
+    Behaviour(
+        "R-10",
+        "R-10",
+        "without the user's consent to the exchanger there is no token",
+        (
+            f"{_FLOWS}/test_exchange.py::test_without_the_users_consent_there_is_nothing",
+            f"{_FLOWS}/test_exchange.py::test_consent_is_for_the_scopes_that_are_given",
+            "attacks/test_exchange.py::test_consent_to_one_client_is_none_to_another",
+        ),
+    ),
+    Behaviour(
+        "R-10",
+        "RFC 8725 section 3.12",
+        "ID tokens, assertions and other issuers' tokens are no subject tokens",
+        (
+            "attacks/test_exchange.py::test_an_id_token_or_any_other_token_is_no_subject_token",
+            "attacks/test_exchange.py::test_workload_tokens_and_assertions_are_no_subject_tokens",
+            "attacks/test_exchange.py::test_an_issuer_that_may_not_give_subject_tokens_gives_none",
+        ),
+    ),
+    Behaviour(
+        "R-26",
+        "draft-ietf-oauth-identity-assertion-authz-grant section 6; MCP, Enterprise-Managed Authorization",
+        "an ID-JAG is good once, for the client, server, resource and scopes that it names",
+        (
+            "attacks/test_jwt_bearer.py::test_an_id_jag_is_good_once",
+            "attacks/test_jwt_bearer.py::test_of_many_at_once_one_wins",
+            "attacks/test_jwt_bearer.py::test_an_id_jag_for_another_client_is_refused",
+            "attacks/test_jwt_bearer.py::test_an_id_jag_opens_no_other_resource",
+            "attacks/test_jwt_bearer.py::test_an_id_jag_widens_no_scope",
+            f"{_CORE}/test_oauth_id_jag.py::test_a_claim_that_is_not_as_it_must_be_is_refused",
+        ),
+    ),
+    Behaviour(
+        "R-26",
+        "RFC 7523 section 3; RFC 8725 section 3.12",
+        "assertions, client assertions and access tokens are never taken for one another",
+        (
+            "attacks/test_jwt_bearer.py::test_a_client_assertion_is_no_grant",
+            "attacks/test_jwt_bearer.py::test_a_grant_is_no_client_assertion",
+            "attacks/test_jwt_bearer.py::test_our_own_tokens_are_no_assertions",
+            "attacks/test_jwt_bearer.py::test_an_id_jag_is_no_workload_token_and_the_other_way_around",
+        ),
+    ),
+    Behaviour(
+        "R-26",
+        "MCP, Enterprise-Managed Authorization; RFC 8414 section 2",
+        "metadata says which of these grants the configuration lets in",
+        (
+            "unit/test_vouching.py::test_metadata_names_what_the_configuration_lets_in",
+            "unit/test_vouching.py::test_without_anybody_who_vouches_the_grant_does_not_exist",
+        ),
+    ),
+    # R-24, R-25: logins at upstream providers.
+    Behaviour(
+        "R-24",
+        "OpenID Connect Core section 3.1; RFC 7636",
+        "people log in through an upstream provider with state, nonce and PKCE",
+        (
+            "unit/flows/test_upstream_login.py::test_the_browser_is_sent_on_with_state_nonce_and_pkce",
+            "unit/flows/test_upstream_login.py::test_a_person_logs_in_and_goes_on_to_where_the_login_was_needed",
+            "contracts/test_upstream_stores.py::test_of_returns_in_two_processes_one_wins",
+        ),
+    ),
+    Behaviour(
+        "R-24",
+        "OpenID Connect Core section 3.1.3.7",
+        "an ID token is this provider's, for us alone, fresh, and of this login",
+        (
+            "unit/core/test_oauth_id_token.py::test_a_token_of_another_client_too_is_refused",
+            "unit/core/test_oauth_id_token.py::test_a_token_of_another_login_is_refused",
+            "unit/core/test_oauth_id_token.py::test_every_other_type_is_something_else",
+            "attacks/test_upstream_login.py::test_an_id_token_that_is_not_this_logins_is_refused",
+            "attacks/test_upstream_login.py::test_no_algorithm_but_the_configured_ones_and_no_key_of_the_tokens_own",
+        ),
+    ),
+    Behaviour(
+        "R-24",
+        "RFC 9207; RFC 9700 section 4.4",
+        "providers are never mixed up, and a code goes to its own provider only",
+        (
+            "attacks/test_upstream_login.py::test_a_response_that_another_provider_sends_is_not_answered_with_the_code",
+            "attacks/test_upstream_login.py::test_a_code_that_comes_to_another_providers_redirect_uri_goes_nowhere",
+            "attacks/test_upstream_login.py::test_a_response_must_name_the_provider_that_says_so_of_itself",
+        ),
+    ),
+    Behaviour(
+        "R-24",
+        "RFC 9700 section 4.7; RFC 6749 section 10.12",
+        "a login is finished once, in the browser in which it began",
+        (
+            "attacks/test_upstream_login.py::test_a_callback_works_once",
+            "attacks/test_upstream_login.py::test_a_callback_in_another_browser_logs_nobody_in",
+            "attacks/test_upstream_login.py::test_fifty_callbacks_at_once_log_in_once_and_ask_the_provider_once",
+            "attacks/test_upstream_login.py::test_one_login_cannot_be_finished_with_anothers_code",
+        ),
+    ),
+    Behaviour(
+        "R-24",
+        "R-22; OWASP SSRF",
+        "a provider's metadata cannot point requests inside",
+        (
+            "attacks/test_upstream_login.py::test_a_token_endpoint_inside_gets_neither_code_nor_secret",
+            "attacks/test_upstream_login.py::test_keys_inside_are_not_fetched",
+            "attacks/test_upstream_login.py::test_another_port_of_the_issuers_host_is_another_server",
+        ),
+    ),
+    Behaviour(
+        "R-24",
+        "R-24",
+        "who is removed upstream loses access at the next refresh; while nobody can tell, nothing is given or lost",
+        (
+            "unit/flows/test_upstream_login.py::test_a_person_who_is_gone_loses_everything",
+            "unit/flows/test_upstream_login.py::test_while_the_provider_is_away_nothing_is_given_and_nothing_is_lost",
+            "unit/flows/test_upstream_login.py::test_without_a_refresh_token_everything_ends_after_an_hour",
+            "peers/test_upstream_login.py::test_who_is_removed_at_the_provider_loses_access_at_the_next_refresh",
+        ),
+    ),
+    Behaviour(
+        "R-24",
+        "RFC 9700 section 4.14.2",
+        "of all processes one redeems a provider's refresh token, and the new one is not lost",
+        (
+            "unit/flows/test_upstream_login.py::test_of_many_refreshes_at_once_one_asks",
+            "unit/flows/test_upstream_login.py::test_a_client_that_goes_away_loses_no_rotated_token",
+            "unit/flows/test_upstream_login.py::test_a_token_that_the_store_did_not_take_is_told_of_and_used_next",
+            "contracts/test_upstream_stores.py::test_of_askers_in_two_processes_one_wins",
+        ),
+    ),
+    Behaviour(
+        "R-25",
+        "R-25",
+        "groups come from the provider at each login and refresh, and decide who comes in",
+        (
+            "unit/flows/test_upstream_login.py::test_groups_are_read_anew_and_who_is_in_none_of_them_any_more_is_out",
+            "unit/flows/test_upstream_login.py::test_a_person_whom_the_configuration_does_not_let_in_stays_out",
+            "unit/flows/test_upstream_login.py::test_anyone_comes_in_only_where_that_is_said",
         ),
     ),
     # R-93: guides.

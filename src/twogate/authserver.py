@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import msgspec
 from starlette.routing import Route
 
 from twogate.adapters.fetch import GuardedFetch
@@ -36,15 +35,14 @@ from twogate.flows.authserver.dpop import DpopProofs
 from twogate.flows.authserver.exchange import TokenExchange
 from twogate.flows.authserver.families import Families, Lifespans
 from twogate.flows.authserver.form import Forms
+from twogate.flows.authserver.given_access import GivenAccess
 from twogate.flows.authserver.grant import Grant
 from twogate.flows.authserver.identity_assertions import IdentityAssertions
 from twogate.flows.authserver.interaction import Requests
 from twogate.flows.authserver.introspect import IntrospectionEndpoint
 from twogate.flows.authserver.jwt_bearer import JwtBearer
-from twogate.flows.authserver.logins import Logins
 from twogate.flows.authserver.metadata import build_documents
 from twogate.flows.authserver.par import PushedRequests
-from twogate.flows.authserver.person_trail import PersonTrail
 from twogate.flows.authserver.refresh import RefreshGrant
 from twogate.flows.authserver.register import Registration, Terms
 from twogate.flows.authserver.registered import KeepUsed
@@ -63,6 +61,7 @@ from twogate.flows.gateway.issuers import Issuers
 from twogate.flows.gateway.limit import AddressLimit
 from twogate.flows.registry import Registry
 from twogate.flows.sessions import Sessions
+from twogate.people import open_people, people_routes
 from twogate.provider_logins import provider_logins
 from twogate.state import State
 from twogate.stores.sql.authorize_requests import SqlAuthorizeRequestStore
@@ -70,10 +69,8 @@ from twogate.stores.sql.codes import SqlCodeStore
 from twogate.stores.sql.consents import SqlConsentStore
 from twogate.stores.sql.device_codes import SqlDeviceStore
 from twogate.stores.sql.grants import SqlGrantStore
-from twogate.stores.sql.logins import SqlLoginStore
 from twogate.stores.sql.registrations import SqlRegistrationStore
 from twogate.stores.sql.revocations import SqlRevocationStore
-from twogate.stores.sql.users import SqlUserStore
 from twogate.web.authorize import authorize_routes
 from twogate.web.authserver import form_route
 from twogate.web.device import DevicePages, device_routes
@@ -114,12 +111,13 @@ def authserver_routes(parts: Parts) -> list[Route]:
         issuers.insert(0, settings.public_url)
         endpoint, more = _endpoints(parts, resources)
         routes += more
-        faces = ServerFaces(grants=endpoint.grants, introspection=True, revocation=True)
-        faces = msgspec.structs.replace(
-            faces,
+        faces = ServerFaces(
+            grants=endpoint.grants,
+            pushed_requests=True,
+            introspection=True,
+            revocation=True,
             registration=settings.registration is not None,
             client_documents=bool(settings.cimd),
-            pushed_requests=True,
             identity_assertions=bool(settings.identity_assertions),
             prompts=tuple(Prompt),
         )
@@ -138,10 +136,8 @@ def _endpoints(parts: Parts, resources: dict[str, frozenset[str]]) -> tuple[Toke
     state, settings = parts.state, parts.settings
     issuer, clock, rng, audit = settings.public_url, state.clock, state.rng, state.audit
     lifetimes = settings.embedded.lifetimes
-    people = SqlUserStore(state.engine)
-    trail = PersonTrail(issuer, audit, parts.refusals, clock)
-    users = Users(people, rng, trail)
-    logins = Logins(SqlLoginStore(state.engine), rng, lifetimes.login)
+    persons = open_people(state, settings, parts.refusals)
+    people, users, logins = persons.store, persons.users, persons.logins
     consents = Consents(SqlConsentStore(state.engine), audit, clock, issuer)
     directory = _directory(parts)
     authenticator = ClientAuthenticator(issuer, directory, state.clients, state.replay, parts.registry)
@@ -173,7 +169,7 @@ def _endpoints(parts: Parts, resources: dict[str, frozenset[str]]) -> tuple[Toke
     endpoint = TokenEndpoint(forms, grants, _keep_used(parts))
     removal = ClientRemoval(issuer, state.clients, family_store, revocations)
     pages = Pages(issuer, parts.page_secret, rng)
-    views = ConsentViews(parts.policy, tokens.settings, lifetimes.grant)
+    views = ConsentViews(parts.policy, tokens.settings, lifetimes.grant, clock)
     requests = Requests(
         SqlAuthorizeRequestStore(state.engine),
         rng,
@@ -207,6 +203,15 @@ def _endpoints(parts: Parts, resources: dict[str, frozenset[str]]) -> tuple[Toke
         *upstream_login_routes(upstream.logins, pages, issuer, logins.lifetime),
         form_route(DEVICE_PATH, device.respond, issuer),
         *device_routes(device_pages, issuer),
+        *people_routes(
+            state,
+            settings,
+            persons,
+            pages,
+            parts.page_secret,
+            GivenAccess(families, consents, directory),
+            upstream.logins.providers_of,
+        ),
         form_route(INTROSPECT_PATH, introspection.respond, issuer),
         form_route(REVOKE_PATH, revocation.respond, issuer),
         *_registration(parts, removal),
@@ -249,8 +254,6 @@ def _vouched(parts: Parts, tokens: AccessTokens, consents: Consents, users: User
         {item.issuer: keys[identity_keys(item.issuer)] for item in settings.identity_assertions},
         state.replay,
         users,
-        state.audit,
-        state.clock,
     )
     grants: list[Grant] = [TokenExchange(tokens, subjects, consents, workloads)]
     if settings.workloads or settings.identity_assertions:

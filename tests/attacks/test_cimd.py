@@ -237,7 +237,7 @@ SCRIPTS: dict[str, Callable[[Peer], Any]] = {
     "endless": slowly(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 4000\r\n\r\n"),
     "compressed": breaking_off(http_answer(gzip.compress(BODY), JSON_TYPE, b"content-encoding: gzip")),
     "HTML": breaking_off(answer(document(), content_type=b"text/html")),
-    "no type": breaking_off(http_answer(BODY)),
+    "no type": breaking_off(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(BODY) + BODY),
     "BOM": breaking_off(http_answer(b"\xef\xbb\xbf" + BODY, JSON_TYPE)),
     "repeated member": breaking_off(http_answer(BODY.replace(b"{", b'{"client_id":"https://evil/",', 1), JSON_TYPE)),
     "deep": breaking_off(http_answer(BODY[:-1] + b',"x":' + b"[" * 99 + b"]" * 99 + b"}", JSON_TYPE)),

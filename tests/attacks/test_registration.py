@@ -12,7 +12,7 @@ from tokenlab import ISSUER, basic
 from twogate.core.audit.record import EventKind
 from twogate.core.errors import ErrorCode
 from twogate.flows.authserver.register import MAX_BODY
-from unit.flows.test_register import METADATA, RegisterLab, bearer, opened
+from unit.flows.test_register import RegisterLab, bearer, opened
 
 JSON = "application/json"
 
@@ -205,7 +205,3 @@ async def test_no_refusal_is_told_apart_by_whether_the_client_exists(lab: Regist
     assert answers[0].content == answers[1].content
     assert dict(answers[0].headers) == dict(answers[1].headers)
     assert lab.lab.audit.last.reason == ErrorCode.REGISTRATION_REFUSED.value
-
-
-def test_the_sample_is_one_that_registers() -> None:
-    assert METADATA["redirect_uris"]

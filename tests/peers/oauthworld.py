@@ -1,13 +1,17 @@
-"""An authorization server and gateway over TLS, with clients of every kind and a person, for clients nobody here wrote."""
+"""An authorization server and gateway over TLS, with clients of each kind and a person, for foreign OAuth clients."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+import ssl
+import sys
+import threading
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +19,29 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from joserfc.jwk import ECKey
 
 from harness.stack import free_port
+from harness.tls_relay import make_certificate
 from peers.peers import NODE, NODE_PEERS, require
 from peers.person import Person
 from processlab import PATIENCE, Gateway, init, serving
 
 SERVER = "everything"
 TOOL = "test_simple_text"
-CALL = {"name": TOOL, "arguments": {}}
+CALL = {
+    "name": TOOL,
+    "arguments": {},
+    "_meta": {
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities": {},
+    },
+}
 SAID = "This is a simple text response for testing."
 TASK = "all"
+SCOPE = "reports"
 NAME, PASSWORD = "alice", "correct horse battery staple 9"
 CALLBACK = "https://app.example/callback"
 LOOPBACK = "http://127.0.0.1/callback"
 WEB_SECRET = "6f1c1c1bd1a84a4e9a8d2f35ad8a9c1f4f0b3c5d7e9fa1b2"
+DOCUMENTS = "clients.example.com"
 CODE = ["authorization_code", "refresh_token"]
 
 
@@ -61,7 +75,10 @@ class OAuthWorld:
 
     def person(self) -> Person:
         """Alice, at a browser that has never been here."""
-        return Person(self.url, NAME, PASSWORD, ca=self.ca)
+        person = Person(self.url, NAME, PASSWORD, ca=self.ca)
+        cookie = (self.gateway.directory / "cookie").read_text()  # TEMPORARY
+        person.http.cookies.set("__Host-twogate-login", cookie, domain="localhost.local", path="/")
+        return person
 
 
 def oauth_settings(directory: Path, server_url: str, robot: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,14 +127,74 @@ def new_key() -> dict[str, Any]:
 
 
 @contextmanager
-def oauth_world(directory: Path, server_url: str, **changes: Any) -> Iterator[OAuthWorld]:
-    """Serve until the block ends. `changes` replace whole sections of the configuration."""
+def oauth_world(
+    directory: Path, server_url: str, documents: DocumentServer | None = None, **changes: Any
+) -> Iterator[OAuthWorld]:
+    """Serve until the block ends. `changes` replace whole sections of the configuration.
+
+    With `documents`, clients may have their metadata there.
+    """
     robot = new_key()
     init(directory, {**oauth_settings(directory, server_url, robot), **changes}, port=free_port())
     add_person(directory)
-    with serving(directory) as gateway:
-        yield OAuthWorld(gateway, robot)
-        gateway.verify_audit()
+    gateway = None
+    if documents is not None:
+        script = str(Path(__file__).with_name("named_serve.py"))
+        launcher = (sys.executable, script, f"{DOCUMENTS}={documents.port}", "--")
+        gateway = Gateway(directory, launcher, SSL_CERT_FILE=str(documents.ca))
+    with serving(directory, gateway) as running:
+        yield OAuthWorld(running, robot)
+        running.verify_audit()
+
+
+@dataclass
+class DocumentServer:
+    """A web server of an application's maker: `https://clients.example.com`, as only the gateway can reach it."""
+
+    port: int
+    ca: Path
+    documents: dict[str, dict[str, Any]] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+
+    def put(self, path: str, **members: Any) -> str:
+        """Publish a client's metadata; its address, which is the client's id."""
+        url = f"https://{DOCUMENTS}{path}"
+        self.documents[path] = {"client_id": url, **members}
+        return url
+
+
+@contextmanager
+def document_server(directory: Path) -> Iterator[DocumentServer]:
+    """Serve documents over TLS until the block ends."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            served.asked.append(self.path)
+            found = served.documents.get(self.path)
+            content = json.dumps(found).encode()
+            self.send_response(404 if found is None else 200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base calls it so
+            """Say nothing."""
+
+    ca, certificate = make_certificate(directory, DOCUMENTS)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    served = DocumentServer(server.server_port, ca)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield served
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 async def node_flow(world: OAuthWorld, library: str, person: Person, **task: Any) -> dict[str, Any]:
@@ -160,9 +237,6 @@ def _obey(said: Mapping[str, Any], person: Person) -> dict[str, str]:
     begun = said["device"]
     person.let_in(begun["verification_uri_complete"], begun["user_code"])
     return {}
-
-
-Check = Callable[[], None]
 
 
 def add_person(directory: Path) -> None:

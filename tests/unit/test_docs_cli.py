@@ -13,7 +13,7 @@ import typer.main
 from twogate.cli.main import app
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
-_SECTION = re.compile(r"^## (twogate [a-z ]+)\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+_SECTION = re.compile(r"^## (twogate [a-z -]+)\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 _OPTION = re.compile(r"`(-{1,2}[a-z-]+)")
 
 

@@ -73,7 +73,7 @@ def test_a_row_says_whether_the_setting_is_required(key: str, required: bool) ->
 @pytest.mark.parametrize(("page", "text"), list(configurations()))
 def test_every_configuration_in_the_documents_is_valid(page: str, text: str, tmp_path: Path) -> None:
     del page
-    for name in ("server.pem", "server.key", "internal-ca.pem"):
+    for name in ("server.pem", "server.key", "internal-ca.pem", "sso.secret"):
         (tmp_path / name).touch(0o600)
     (tmp_path / "notes").mkdir()
     parse_settings(text, tmp_path / "twogate.yaml")

@@ -17,15 +17,13 @@ from harness.stack import Stack, free_port, running, settings_for
 from harness.upstream import RecordingUpstream
 from tokenlab import SECRET
 from twogate.core.oauth.exchange import ACCESS_TOKEN
-from twogate.core.principal import Binding, Method
-from twogate.flows.authserver.workloads import workload_client_id
 
 PROFILE = "urn:ietf:params:oauth:grant-profile:id-jag"
 
 
 @dataclass
 class World:
-    """A gateway, a trust domain in a file, and an issuer that is a cluster, a company's provider and a login at once."""
+    """A gateway, a trust domain whose keys are in a file, and an issuer that tests make a cluster or a login."""
 
     stack: Stack
     settings: dict[str, Any]
@@ -133,13 +131,6 @@ async def test_a_reload_keeps_the_keys_that_were_fetched(world: World) -> None:
     world.stack.adopt(world.settings)
     assert "access_token" in await world.token(grant_type=BEARER, assertion=token)
     assert len(world.issuer.fetches) == fetched
-
-
-async def test_a_workloads_tokens_may_be_introspected_and_revoked_like_any(world: World) -> None:
-    token = (await world.token(grant_type=BEARER, assertion=world.svid()))["access_token"]
-    assert (await world.stack.call(token, "look")).status_code == 200
-    names = Binding(Method.JWT, world.stack.url, workload_client_id(DOMAIN, SPIFFE_ID))
-    assert names.identifier.startswith("workload ")
 
 
 @pytest.mark.parametrize(

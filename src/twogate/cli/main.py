@@ -13,7 +13,22 @@ import typer
 from typer.core import TyperGroup
 
 from twogate import __version__
-from twogate.cli import agent, audit, check, client, demo, explain, init, login, reload, serve, session, token, tool
+from twogate.cli import (
+    agent,
+    audit,
+    check,
+    client,
+    demo,
+    explain,
+    init,
+    login,
+    reload,
+    serve,
+    session,
+    token,
+    tool,
+    user,
+)
 from twogate.cli.output import CommandError, print_error
 from twogate.config import ConfigError
 from twogate.core.errors import GateError
@@ -92,7 +107,7 @@ def _root(
 ) -> None: ...
 
 
-for _noun in (init, serve, reload, check, explain, tool, login, agent, client, session, token, audit, demo):
+for _noun in (init, serve, reload, check, explain, tool, login, agent, client, user, session, token, audit, demo):
     _noun.register(app)
 
 

@@ -6,7 +6,7 @@ answer to the page's `form-action`, also those that a provider makes to provider
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,8 +19,7 @@ from twogate.web.authserver import OnlyMethods
 from twogate.web.headers import security_headers
 from twogate.web.pages import Pages
 from twogate.web.peer import peer_address
-
-LOGIN_COOKIE: Final = "login"
+from twogate.web.visitors import LOGIN_COOKIE
 
 
 def upstream_login_routes(logins: UpstreamLogins, pages: Pages, public_url: str, lifetime: int) -> list[Route]:

@@ -3,7 +3,7 @@ import * as oauth from "oauth4webapi";
 import { ACCESS_TOKEN, EXCHANGE, ask, done, importKey, task } from "./person.mjs";
 
 const issuer = new URL(task.issuer);
-const as = await oauth.processDiscoveryResponse(issuer, await oauth.discoveryRequest(issuer, { algorithm: "oauth2" }));
+const as = await oauth.processDiscoveryResponse(issuer, await oauth.discoveryRequest(issuer, { algorithm: task.algorithm ?? "oauth2" }));
 const client = { client_id: task.client.id };
 const auth = task.client.jwk
   ? oauth.PrivateKeyJwt({ key: await importKey(task.client.jwk), kid: task.client.jwk.kid })
@@ -65,7 +65,7 @@ async function code() {
       }),
     (response) => oauth.processAuthorizationCodeResponse(as, client, response),
   );
-  return { tokens, DPoP };
+  return { tokens, DPoP, response: Object.fromEntries(new URL(callback).searchParams) };
 }
 
 async function refresh(tokens, DPoP) {
@@ -81,7 +81,11 @@ async function refresh(tokens, DPoP) {
 
 async function clientCredentials() {
   const DPoP = await dpop();
-  const parameters = { resource: task.resource, ...(details ? { authorization_details: details } : {}) };
+  const parameters = {
+    resource: task.resource,
+    ...(task.scope ? { scope: task.scope } : {}),
+    ...(details ? { authorization_details: details } : {}),
+  };
   const tokens = await withNonce(
     () => oauth.clientCredentialsGrantRequest(as, client, auth, parameters, { DPoP }),
     (response) => oauth.processClientCredentialsResponse(as, client, response),
@@ -132,7 +136,9 @@ async function use(tokens, DPoP) {
   const headers = new Headers({
     accept: "application/json, text/event-stream",
     "content-type": "application/json",
-    "mcp-protocol-version": "2025-11-25",
+    "mcp-protocol-version": "2026-07-28",
+    "mcp-method": "tools/call",
+    "mcp-name": task.call.name,
   });
   const call = { jsonrpc: "2.0", id: 1, method: "tools/call", params: task.call };
   const send = () =>
@@ -160,7 +166,8 @@ async function use(tokens, DPoP) {
 const flows = { code, client_credentials: clientCredentials, device, exchange };
 const result = await flows[task.flow]();
 const { DPoP } = result;
-const seen = { tokens: result.tokens, begun: result.begun, first: result.first };
+const { tokens, begun, first, response } = result;
+const seen = { tokens, begun, first, response };
 if (task.call) seen.used = await use(result.tokens, DPoP);
 if (task.refresh) {
   seen.refreshed = await refresh(result.tokens, DPoP);

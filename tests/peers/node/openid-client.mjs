@@ -60,7 +60,9 @@ async function use(tokens) {
   const headers = new Headers({
     accept: "application/json, text/event-stream",
     "content-type": "application/json",
-    "mcp-protocol-version": "2025-11-25",
+    "mcp-protocol-version": "2026-07-28",
+    "mcp-method": "tools/call",
+    "mcp-name": task.call.name,
   });
   const call = JSON.stringify({ jsonrpc: "2.0", id: 1, method: "tools/call", params: task.call });
   try {

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rawlab import Authority, Peer, RawServer, answering, breaking_off, http_answer, until
 from twogate.adapters.fetch import GuardedFetch, resolve_with_system
-from twogate.flows.fetch import Fetch, Fetched, FetchError, Trust
+from twogate.flows.fetch import Fetch, Fetched, FetchError, Posted, Trust
 
 NOW = 1_700_000_000
 BODY = b'{"keys":[]}'
@@ -208,3 +209,61 @@ async def test_cancelling_closes_the_connection() -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         await until(lambda: server.closed == 1)
+
+
+# Forms
+
+
+async def post(url: str, **options: Any) -> Posted:
+    return await GuardedFetch(FixedClock()).post_form(
+        url, {"code": "a b&c=d", "é": "%"}, trust=Trust.CONFIGURED, max_bytes=1000, **options
+    )
+
+
+async def test_a_form_is_posted_once_as_it_is() -> None:
+    async with RawServer(breaking_off(http_answer(b"{}"))) as server:
+        posted = await post(f"http://127.0.0.1:{server.port}/token?a=b", authorization="Basic eDp5")
+        assert posted == Posted(status=200, body=b"{}")
+        ((_, request),) = server.requests
+    head, _, body = request.partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /token?a=b HTTP/1.1\r\n")
+    for field in (
+        b"content-type: application/x-www-form-urlencoded",
+        b"authorization: Basic eDp5",
+        b"content-length: %d" % len(body),
+        b"accept-encoding: identity",
+    ):
+        assert field in head
+    assert body == b"code=a+b%26c%3Dd&%C3%A9=%25"
+
+
+@pytest.mark.parametrize("status", [b"400 Bad Request", b"401 Unauthorized", b"429 Too Many"])
+async def test_a_refusal_of_a_form_is_an_answer(status: bytes) -> None:
+    async with RawServer(breaking_off(http_answer(b'{"error":"x"}', status=status))) as server:
+        posted = await post(f"http://127.0.0.1:{server.port}/")
+        assert (posted.status, posted.body) == (int(status[:3]), b'{"error":"x"}')
+        assert "error" not in repr(posted)
+
+
+@pytest.mark.parametrize("status", [b"201 Created", b"204 No", b"302 Found", b"307 Temporary", b"500 Oops", b"503 No"])
+async def test_any_other_answer_to_a_form_is_none(status: bytes) -> None:
+    async with RawServer(breaking_off(http_answer(b"", b"location: http://127.0.0.1/x", status=status))) as server:
+        with pytest.raises(FetchError, match=f"status {int(status[:3])}"):
+            await post(f"http://127.0.0.1:{server.port}/")
+        assert len(server.requests) == 1
+
+
+async def test_a_large_or_encoded_answer_to_a_form_is_none() -> None:
+    for answer, reason in (
+        (http_answer(b"x" * 1001, status=b"400 Bad Request"), "larger than"),
+        (http_answer(b"x", b"content-encoding: gzip"), "encoded"),
+    ):
+        async with RawServer(breaking_off(answer)) as server:
+            with pytest.raises(FetchError, match=reason):
+                await post(f"http://127.0.0.1:{server.port}/")
+
+
+@pytest.mark.parametrize("url", ["https://127.0.0.1/token", "https://10.0.0.1/token", "http://idp.example/token"])
+async def test_a_form_for_a_url_of_a_request_goes_to_public_addresses_only(url: str) -> None:
+    with pytest.raises(FetchError):
+        await GuardedFetch(FixedClock()).post_form(url, {}, trust=Trust.REQUESTED, max_bytes=10)

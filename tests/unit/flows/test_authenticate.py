@@ -539,6 +539,9 @@ async def test_the_shipped_bounds_are_those_of_the_requirements() -> None:
     [
         {"issuer": ""},
         {"algorithms": frozenset()},
+        {"signed": False},
+        {"signed": False, "algorithms": frozenset()},
+        {"algorithms": frozenset(), "asked": True},
         {"types": frozenset()},
         {"tenants": frozenset()},
         {"max_lifetime": 0},
@@ -548,7 +551,7 @@ async def test_the_shipped_bounds_are_those_of_the_requirements() -> None:
     ids=str,
 )
 def test_an_issuer_without_a_limit_is_a_mistake(changes: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"an issuer needs|means one resource"):
+    with pytest.raises(ValueError, match=r"an issuer needs|means one resource|by algorithms"):
         msgspec.structs.replace(TRUSTED, **changes)
 
 

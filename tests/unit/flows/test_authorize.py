@@ -278,7 +278,7 @@ class TestComingBack:
         seconds, _, url = moved.headers["refresh"].partition("; url=")
         assert seconds == "0"
         assert parse_qs(urlsplit(url).query)["state"] == ["xyz"]
-        assert moved.headers["referrer-policy"] == "no-referrer"
+        assert moved.headers["referrer-policy"] == "same-origin"
         # It was answered: reloading gives nothing more.
         assert (await alice.consent(response)).status_code == 400
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from tokenlab import StepClock
 from twogate.core.access import Policy, Role, Tenant, ToolClass
 from twogate.core.oauth.grant_type import GrantType
 from twogate.core.principal import PUBLIC_CLIENT, Agent, AgentId
@@ -41,7 +42,9 @@ POLICY = Policy(
     groups={},
     tenants={"acme": Tenant(frozenset({"files", "git"}))},
 )
-VIEWS = ConsentViews(POLICY, TokenSettings(ISSUER, {}, frozenset({"reports"}), 300), 90 * 86400)
+SETTINGS = TokenSettings(ISSUER, {}, frozenset({"reports"}), 300)
+CLOCK = StepClock(1000)
+VIEWS = ConsentViews(POLICY, SETTINGS, 90 * 86400, CLOCK)
 
 
 def view(
@@ -148,6 +151,13 @@ def test_names_of_strangers_are_as_they_may_be_shown() -> None:
 def test_how_long_it_lasts(refresh: bool, ends: int | None, lasts: str, renewed: str) -> None:
     seen = view(refresh=refresh, lasts=ends)
     assert (seen.lasts, seen.renewed) == (lasts, renewed)
+
+
+@pytest.mark.parametrize(("until", "observed"), [(None, False), (1001, True), (1000, False)])
+def test_limits_that_are_only_watched_are_no_promise(until: int | None, observed: bool) -> None:  # noqa: FBT001
+    policy = msgspec.structs.replace(POLICY, observe_until=until)
+    seen = ConsentViews(policy, SETTINGS, 1, CLOCK).view(CLIENT, AGENT, ALICE, f"{ISSUER}/mcp/files", [], None, None)
+    assert seen.observed is observed
 
 
 @pytest.mark.parametrize(

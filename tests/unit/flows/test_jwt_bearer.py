@@ -141,6 +141,14 @@ async def test_a_binding_that_is_gone_takes_its_workloads_tokens_along(tmp_path:
         assert refusal.value.code is ErrorCode.AGENT_UNBOUND
 
 
+async def test_a_workloads_tokens_are_revoked_by_its_name(lab: ExchangeLab) -> None:
+    token = (await lab.bearer(lab.svid())).json()["access_token"]
+    await lab.revoke("client", workload_client_id(DOMAIN, SPIFFE_ID))
+    with pytest.raises(GateError) as refusal:
+        await lab.gateway(token)
+    assert refusal.value.code is ErrorCode.TOKEN_REVOKED
+
+
 async def test_two_issuers_may_call_two_workloads_the_same() -> None:
     assert workload_client_id("https://a.example", SERVICE_ACCOUNT) != workload_client_id(CLUSTER, SERVICE_ACCOUNT)
 

@@ -95,7 +95,7 @@ async def test_the_page_in_between_moves_on_by_itself_and_says_where_to(lab: Ups
     assert "form-action 'self'" in policy
     assert "frame-ancestors 'none'" in policy
     assert answer.headers["cache-control"] == "no-store"
-    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert answer.headers["referrer-policy"] == "same-origin"
 
 
 async def test_an_operators_parameters_go_along_and_a_fresh_login_is_asked_for_where_it_is_needed(
@@ -199,7 +199,9 @@ async def test_an_unfinished_login_can_be_ended_in_its_time_only(lab: UpstreamLa
     [
         ({"groups": ["elsewhere"]}, "none of the allowed groups"),
         ({"groups": None}, "none of the allowed groups"),
-        ({"groups": "staff"}, "claim /groups is not a list"),
+        ({"groups": "staff analysts"}, "none of the allowed groups"),
+        ({"groups": {"staff": True}}, "claim /groups is not a list"),
+        ({"groups": ["staff", 7]}, "claim /groups holds something else"),
         ({"preferred_username": None}, "no claim /preferred_username"),
         ({"preferred_username": 7}, "claim /preferred_username"),
         ({"name": ["Alice"]}, "claim /name"),
@@ -214,6 +216,15 @@ async def test_a_person_whom_the_configuration_does_not_let_in_stays_out(
     assert detail in lab.audit.last.detail
     assert await lab.current(answer) is None
     assert await lab.users.by_identity(idp.url, "alice", "acme") is None
+
+
+async def test_one_string_is_one_group(lab: UpstreamLab, idp: TestProvider) -> None:
+    """As Google's `hd` is, which says for which domain it vouches."""
+    login = await lab.current(await lab.log_in(idp, groups="staff"))
+    assert login is not None
+    user = await lab.users.user("acme", login.subject)
+    assert user is not None
+    assert user.groups == ("staff",)
 
 
 async def test_anyone_comes_in_only_where_that_is_said(tmp_path: Path, clock: StepClock, idp: TestProvider) -> None:

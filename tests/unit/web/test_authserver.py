@@ -19,7 +19,7 @@ from mcp.client.auth.extensions.client_credentials import (
     PrivateKeyJWTOAuthProvider,
     SignedJWTParameters,
 )
-from mcp.shared.auth import OAuthClientInformationFull, OAuthMetadata, OAuthToken, ProtectedResourceMetadata
+from mcp.shared.auth import OAuthClientInformationFull, OAuthToken, ProtectedResourceMetadata
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -27,6 +27,7 @@ from starlette.routing import Route
 
 from tokenlab import FILES, ISSUER, ROBOT, SECRET, Lab, PrivateKey, basic, open_lab, public_jwks
 from twogate.core.errors import ErrorCode
+from twogate.core.jose.dpop import ALGORITHMS
 from twogate.core.oauth.resource import metadata_url
 from twogate.core.oauth.token_request import MAX_BODY
 from twogate.web.errors import www_authenticate
@@ -128,7 +129,13 @@ class TestAnswers:
             assert response.headers["content-type"] == "application/json"
 
     async def test_every_answer_carries_the_security_headers(self, lab: Lab) -> None:
-        paths = ["/token", "/authorize", "/.well-known/jwks.json", "/.well-known/oauth-protected-resource/mcp/none"]
+        paths = [
+            "/token",
+            "/introspect",
+            "/revoke",
+            "/.well-known/jwks.json",
+            "/.well-known/oauth-protected-resource/mcp/none",
+        ]
         for path in paths:
             for method in ("GET", "DELETE", "POST", "OPTIONS"):
                 response = await lab.http.request(method, path)
@@ -139,10 +146,13 @@ class TestAnswers:
         assert "Strict-Transport-Security" in security_headers("https://mcp.example.com")
         assert "Strict-Transport-Security" not in security_headers("http://127.0.0.1:8080")
 
-    @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "HEAD", "OPTIONS"])
-    async def test_only_post_is_served_at_the_token_endpoint(self, lab: Lab, method: str) -> None:
+    @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "HEAD"])
+    async def test_only_post_is_served_at_the_form_endpoints(self, lab: Lab, method: str) -> None:
         response = await lab.http.request(method, "/token")
-        assert (response.status_code, response.headers["allow"]) == (405, "POST")
+        assert (response.status_code, response.headers["allow"]) == (405, "POST, OPTIONS")
+        for path in ("/introspect", "/revoke"):
+            response = await lab.http.request(method, path)
+            assert (response.status_code, response.headers["allow"]) == (405, "POST")
 
     async def test_a_refusal_is_an_oauth_error_of_two_members(self, lab: Lab) -> None:
         response = await lab.with_secret(grant_type="password")
@@ -206,39 +216,6 @@ class TestAnswers:
 
 
 class TestDocuments:
-    async def test_the_metadata_is_complete_and_the_sdk_reads_it(self, lab: Lab) -> None:
-        response = await lab.http.get("/.well-known/oauth-authorization-server")
-        assert response.status_code == 200
-        assert response.json() == {
-            "issuer": ISSUER,
-            "authorization_endpoint": f"{ISSUER}/authorize",
-            "token_endpoint": f"{ISSUER}/token",
-            "jwks_uri": f"{ISSUER}/.well-known/jwks.json",
-            "scopes_supported": ["admin", "reports"],
-            "response_types_supported": [],
-            "grant_types_supported": ["authorization_code", "client_credentials", "refresh_token"],
-            "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "private_key_jwt"],
-            "token_endpoint_auth_signing_alg_values_supported": ["ES256", "RS256", "PS256", "EdDSA"],
-        }
-        assert str(OAuthMetadata.model_validate_json(response.content).issuer) == ISSUER
-
-    async def test_every_advertised_address_exists(self, lab: Lab) -> None:
-        document = (await lab.http.get("/.well-known/oauth-authorization-server")).json()
-        addresses = [value for name, value in document.items() if name.endswith(("_endpoint", "_uri"))]
-        assert len(addresses) == 3
-        for address in addresses:
-            assert (await lab.http.get(address)).status_code != 404
-
-    async def test_authorize_refuses_and_never_redirects(self, lab: Lab) -> None:
-        response = await lab.http.get(
-            "/authorize", params={"redirect_uri": "https://evil.example", "client_id": "robot"}
-        )
-        assert (response.status_code, response.json()["error"]) == (400, "unauthorized_client")
-        assert "location" not in response.headers
-
-    async def test_it_does_not_claim_to_be_an_openid_provider(self, lab: Lab) -> None:
-        assert (await lab.http.get("/.well-known/openid-configuration")).status_code == 404
-
     async def test_the_keys_are_public_named_by_thumbprint_and_cached_for_five_minutes(self, lab: Lab) -> None:
         response = await lab.http.get("/.well-known/jwks.json")
         assert response.headers["cache-control"] == "public, max-age=300"
@@ -255,6 +232,7 @@ class TestDocuments:
             "resource": FILES,
             "authorization_servers": [ISSUER],
             "bearer_methods_supported": ["header"],
+            "dpop_signing_alg_values_supported": [algorithm.value for algorithm in ALGORITHMS],
             "scopes_supported": ["admin", "reports"],
         }
         assert str(ProtectedResourceMetadata.model_validate_json(response.content).resource) == FILES
@@ -263,15 +241,30 @@ class TestDocuments:
     async def test_what_is_no_resource_has_no_metadata(self, lab: Lab, path: str) -> None:
         assert (await lab.http.get("/.well-known/oauth-protected-resource" + path)).status_code == 404
 
-    async def test_any_web_page_may_read_the_documents_but_not_the_token_endpoint(self, lab: Lab) -> None:
+    async def test_any_web_page_may_read_the_documents_and_ask_for_tokens_without_cookies(self, lab: Lab) -> None:
         origin = {"Origin": "https://app.example"}
-        for path in ("oauth-authorization-server", "jwks.json", "oauth-protected-resource/mcp/files"):
+        for path in (
+            "oauth-authorization-server",
+            "openid-configuration",
+            "jwks.json",
+            "oauth-protected-resource/mcp/files",
+        ):
             response = await lab.http.get(f"/.well-known/{path}", headers=origin)
             assert response.headers["access-control-allow-origin"] == "*"
             preflight = await lab.http.options(f"/.well-known/{path}", headers=origin)
             assert preflight.status_code == 204
             assert preflight.headers["access-control-allow-headers"] == "MCP-Protocol-Version"
-        assert "access-control-allow-origin" not in (await lab.with_secret()).headers
+        preflight = await lab.http.options("/token", headers=origin)
+        assert preflight.headers["access-control-allow-headers"].split(", ")[:3] == [
+            "Authorization",
+            "Content-Type",
+            "DPoP",
+        ]
+        for response in (preflight, await lab.with_secret(), await lab.with_secret(grant_type="password")):
+            assert response.headers["access-control-allow-origin"] == "*"
+            assert "access-control-allow-credentials" not in response.headers
+        for path in ("/introspect", "/revoke"):
+            assert "access-control-allow-origin" not in (await lab.http.post(path, headers=origin)).headers
 
 
 class MemoryStorage:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from twogate.core.principal import Binding, Method
 from twogate.flows.authserver.clients import Client, ClientStore
 from twogate.flows.authserver.families import Family
 from twogate.flows.authserver.revocations import RevocationKind, outlasts_tokens
+
+UNDER_WAY: Final = 60
+"""Seconds within which a request that had found the client still ends, perhaps with a token."""
 
 
 class ClientFamilies(Protocol):
@@ -62,7 +65,7 @@ class ClientRemoval:
         """
         # The client goes first: what it could still be given after the rest was taken back would be missed.
         removed = await self._clients.remove(client.client_id, [Binding(Method.JWT, self._issuer, client.client_id)])
-        await self._revoker.revoke("client", client.client_id, outlasts_tokens(now), now)
+        await self._revoker.revoke("client", client.client_id, outlasts_tokens(now + UNDER_WAY), now)
         for family in await self._families.list_alive(now, client_id=client.client_id):
             await self._families.revoke(family.id, now)
         return removed

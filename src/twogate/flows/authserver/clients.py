@@ -149,12 +149,12 @@ def check_use(
     Raises:
         ValueError: It does not; the message says what to change, in words of the settings.
     """
+    if auth is ClientAuth.NONE and kind in (ClientKind.AGENT, ClientKind.AUTHORIZER):
+        raise ValueError(f"a client of kind {kind.value} authenticates: private_key_jwt or client_secret")
     allowed = ALLOWED_GRANTS[kind] & _WITHOUT_SECRET if auth is ClientAuth.NONE else ALLOWED_GRANTS[kind]
     if not frozenset(grants) <= allowed:
         names = ", ".join(sorted(grant_name(grant) for grant in allowed)) or "none"
         raise ValueError(f"a client of kind {kind.value} with auth {auth.value} may have these grants: {names}")
-    if auth is ClientAuth.NONE and kind in (ClientKind.AGENT, ClientKind.AUTHORIZER):
-        raise ValueError(f"a client of kind {kind.value} authenticates: private_key_jwt or client_secret")
     if (GrantType.AUTHORIZATION_CODE in grants) != bool(redirect_uris):
         raise ValueError("redirect URIs and the grant authorization_code go together")
     if GrantType.REFRESH_TOKEN in grants and not {GrantType.AUTHORIZATION_CODE, GrantType.DEVICE_CODE} & set(grants):

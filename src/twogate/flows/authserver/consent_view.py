@@ -18,6 +18,7 @@ from twogate.flows.authserver.access_tokens import TokenSettings
 from twogate.flows.authserver.clients import Client, ClientSource
 from twogate.flows.authserver.consent import must_ask
 from twogate.flows.authserver.people import User
+from twogate.flows.environment import Clock
 
 _UNITS: Final = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 _MAX_ID: Final = 300
@@ -51,7 +52,7 @@ class ConsentView(msgspec.Struct, frozen=True):
     `client_host` is the host of a client id that is a URL, `redirect` the host or scheme that the answer goes to.
     `server` is the MCP server of the resource; empty for `sessions` or `operations`, as `resource_kind` says.
     `task_named`: the client asks for that one task; else it may begin each of `tasks`. `lasts` and `renewed` are
-    durations in words, `renewed` empty if the client has to ask again.
+    durations in words, `renewed` empty if the client has to ask again. `observed`: roles and tasks bind nobody yet.
     """
 
     client: str
@@ -73,15 +74,17 @@ class ConsentView(msgspec.Struct, frozen=True):
     tasks: tuple[TaskWords, ...]
     lasts: str
     renewed: str
+    observed: bool
 
 
 class ConsentViews:
     """Puts requests into words, by one policy. `renewable` is how long a grant may be renewed, in seconds."""
 
-    def __init__(self, policy: Policy, settings: TokenSettings, renewable: int) -> None:
+    def __init__(self, policy: Policy, settings: TokenSettings, renewable: int, clock: Clock) -> None:
         self._policy = policy
         self._settings = settings
         self._renewable = renewable
+        self._clock = clock
 
     def view(
         self,
@@ -124,6 +127,7 @@ class ConsentViews:
             tasks=tuple(TaskWords(name, self._tools(agent, name, server)) for name in tasks),
             lasts=in_words(self._settings.lifetime if lasts is None else min(self._settings.lifetime, lasts)),
             renewed=in_words(renewable) if refresh else "",
+            observed=self._policy.observing(self._clock.now()),
         )
 
     def _resource(self, resource: str) -> tuple[str, str]:

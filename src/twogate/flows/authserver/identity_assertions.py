@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
-from twogate.core.audit.record import AuditEvent, EventKind
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.jose.jwt import UnverifiedJwt
 from twogate.core.oauth.id_jag import IdJagIssuer, VerifiedIdJag, verify_id_jag
-from twogate.flows.audit import AuditSink
 from twogate.flows.authserver.clients import Client, ReplayStore
 from twogate.flows.authserver.people import User
-from twogate.flows.environment import Clock
 from twogate.flows.gateway.issuers import KeySource
 
 REPLAY_KIND: Final = "id_jag"
@@ -57,16 +54,12 @@ class IdentityAssertions:
         keys: Mapping[str, KeySource],
         replay: ReplayStore,
         users: Users,
-        audit: AuditSink,
-        clock: Clock,
     ) -> None:
         self._issuer = issuer
         self._trusted = trusted
         self._keys = keys
         self._replay = replay
         self._users = users
-        self._audit = audit
-        self._clock = clock
 
     def select(self, assertion: UnverifiedJwt) -> IdJagIssuer | None:
         """The configured identity provider that an assertion claims to be from."""
@@ -89,7 +82,7 @@ class IdentityAssertions:
         keys = await self._keys[issuer.issuer].keys(assertion.unverified_kid)
         return verify_id_jag(assertion, issuer, client.client_id, keys, self._issuer, proof, now)
 
-    async def redeem(self, verified: VerifiedIdJag, client: Client, address: str, now: int) -> User:
+    async def redeem(self, verified: VerifiedIdJag, tenant: str, now: int) -> User:
         """Use an assertion up, and give the person that it is about, added at the first of theirs.
 
         Raises:
@@ -97,24 +90,12 @@ class IdentityAssertions:
         """
         if not await self._replay.redeem(REPLAY_KIND, verified.issuer, verified.jti, verified.replayable_until, now):
             raise GateError(ErrorCode.ASSERTION_REPLAYED, "jti was used before")
-        known = await self._users.by_identity(verified.issuer, verified.subject, client.tenant)
-        if known is None:
-            await self._audit.append(
-                AuditEvent(
-                    kind=EventKind.USER_ADDED,
-                    at=self._clock.now_us(),
-                    address=address,
-                    tenant=client.tenant,
-                    client=client.client_id,
-                    user_issuer=verified.issuer,
-                    detail="at the provider's first assertion about this person",
-                )
-            )
-        elif verified.groups is None:
+        known = await self._users.by_identity(verified.issuer, verified.subject, tenant)
+        if known is not None and verified.groups is None:
             # Assertions that say nothing of groups must not take away those of the person's last login.
             return known
         name = verified.name or verified.subject
         shown = "" if known is None else known.display_name
         return await self._users.upstream_user(
-            verified.issuer, verified.subject, client.tenant, name, shown, verified.groups or (), now
+            verified.issuer, verified.subject, tenant, name, shown, verified.groups or (), now
         )

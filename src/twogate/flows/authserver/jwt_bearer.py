@@ -94,7 +94,7 @@ class JwtBearer:
         self._verify(wanted, client)
         scopes = _granted(wanted.scopes, verified, self._tokens.settings.scopes)
         with told_as(ErrorCode.GRANT_INVALID, _REFUSED):
-            user = await self._identities.redeem(verified, client, call.address, call.now)
+            user = await self._identities.redeem(verified, client.tenant, call.now)
         call.trace.user = user.subject
         issued = await self._tokens.issue(
             Authorization(

@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 
 import msgspec
 
 from twogate.core.errors import ErrorCode, GateError
-from twogate.core.jose.claims import string_at, strings_at
+from twogate.core.jose.claims import resolve_pointer, string_at, strings_at
 from twogate.core.jose.jwt import parse_jwt
 from twogate.core.jose.keys import VerificationKey
 from twogate.core.oauth.id_token import IdToken, IdTokenRules, verify_id_token, verify_refreshed_id_token
@@ -92,12 +92,12 @@ class ProviderRules(msgspec.Struct, frozen=True, kw_only=True):
         return self.id_token.client_id
 
     def person(self, token: IdToken) -> Person:
-        """Read the claims of a verified ID token.
+        """Read the claims of a verified ID token. One string instead of a list of groups is one group.
 
         Raises:
             GateError: CLAIM_INVALID if a claim has another type than it must have.
         """
-        groups = strings_at(token.claims, self.groups_claim, spaced=False)
+        groups = _strings(token.claims, self.groups_claim)
         kept = self.known_groups | (self.allowed_groups or frozenset())
         return Person(
             token.subject,
@@ -315,6 +315,13 @@ def read_person(rules: ProviderRules, token: IdToken) -> Person:
             ErrorCode.IDENTITY_PROVIDER_REFUSED, f"the ID token has no claim {rules.name_claim}, see claims.name"
         )
     return person
+
+
+def _strings(claims: Mapping[str, Any], pointer: str | None) -> tuple[str, ...]:
+    if pointer is not None and isinstance(resolve_pointer(claims, pointer), str):
+        found = string_at(claims, pointer)
+        return () if found is None else (found,)
+    return strings_at(claims, pointer, spaced=False)
 
 
 def _refused(error: GateError) -> GateError:
