@@ -31,7 +31,7 @@ class Prover:
         return self.key.thumbprint()
 
     def proof(self, now: int, nonce: Any = None, *, header: Any = None, **changes: Any) -> str:
-        protected = {"typ": "dpop+jwt", "alg": self.algorithm, "jwk": self.jwk, **(header or {})}
+        protected: dict[str, Any] = {"typ": "dpop+jwt", "alg": self.algorithm, "jwk": self.jwk, **(header or {})}
         claims = {"jti": uuid4().hex, "htm": "POST", "htu": TOKEN_URL, "iat": now, "nonce": nonce, **changes}
         return sign(without_none(protected), without_none(claims), self.key, self.algorithm)
 

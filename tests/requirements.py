@@ -26,6 +26,10 @@ ROWS: Final = (
     "R-09",
     "R-10",
     "R-12",
+    "R-20",
+    "R-21",
+    "R-22",
+    "R-23",
     "R-24",
     "R-25",
     "R-26",
@@ -846,7 +850,157 @@ BEHAVIOURS: Final = (
             "attacks/test_identity.py::test_a_header_that_the_caller_brings_is_never_passed_on",
         ),
     ),
-    # revocation, of agents and sessions.
+    # DPoP at the authorization server.
+    Behaviour(
+        "R-09",
+        "RFC 9449 sections 4.3 and 5",
+        "a good proof binds the tokens to its key, and only a good one does",
+        (
+            f"{_FLOWS}/test_dpop.py::TestTheTokenEndpoint::test_a_client_with_a_proof_gets_a_token_bound_to_its_key",
+            f"{_CORE}/jose/test_dpop.py::test_the_rfcs_own_example_is_good_and_its_key_has_the_rfcs_thumbprint",
+            f"{_CORE}/jose/test_dpop.py::test_a_proof_for_another_request_is_refused",
+            f"{_CORE}/jose/test_dpop.py::test_a_private_key_is_refused_whatever_it_holds",
+            "attacks/test_dpop.py::TestForgeries::test_a_key_that_was_swapped_into_a_good_proof_is_refused",
+            "attacks/test_dpop.py::TestKeySwap::test_a_stolen_refresh_token_is_worth_nothing_with_another_key_or_none",
+        ),
+    ),
+    Behaviour(
+        "R-09",
+        "RFC 9449 sections 8 and 11.1",
+        "a proof holds the server's nonce and works once, at one replica",
+        (
+            "attacks/test_dpop.py::TestReplay::test_a_captured_proof_is_refused_the_second_time",
+            "attacks/test_dpop.py::TestReplay::test_of_many_uses_at_once_one_gets_a_token",
+            "attacks/test_dpop.py::TestReplay::test_a_stranger_cannot_make_the_server_remember_anything",
+            f"{_FLOWS}/test_dpop.py::TestNonces::test_a_nonce_is_good_in_its_own_period_and_the_next_one",
+            "peers/test_postgres.py::test_a_proof_and_its_nonce_are_the_same_at_every_replica",
+        ),
+    ),
+    # metadata.
+    Behaviour(
+        "R-20",
+        "RFC 8414 sections 2 and 3.3; OpenID Connect Discovery section 3",
+        "the metadata names what exists and nothing else, where clients look for it",
+        (
+            f"{_FLOWS}/test_metadata.py::test_a_server_with_everything_says_so",
+            f"{_FLOWS}/test_metadata.py::test_what_is_not_there_is_not_advertised",
+            f"{_FLOWS}/test_metadata.py::test_every_advertised_address_of_the_whole_server_is_served",
+            f"{_FLOWS}/test_metadata.py::test_the_official_clients_find_it_where_they_look_and_read_it",
+            f"{_FLOWS}/test_metadata.py::test_no_other_issuer_is_found_here",
+        ),
+    ),
+    # device authorization.
+    Behaviour(
+        "R-20",
+        "RFC 8628 sections 3.4 and 3.5",
+        "a device waits, slower if it is told to, and gets what a person allowed once",
+        (
+            "unit/flows/test_device.py::TestPolling::test_polling_too_fast_makes_the_interval_longer_each_time",
+            "unit/flows/test_device.py::TestPolling::test_of_twenty_parallel_polls_one_gets_the_tokens",
+            "contracts/test_device_store.py::test_of_fifty_parallel_redemptions_one_wins",
+            "peers/test_oauth_clients.py::test_a_device_waits_for_its_person",
+            "peers/test_authserver_state.py::test_a_device_begins_here_its_person_decides_there",
+        ),
+    ),
+    Behaviour(
+        "R-20",
+        "RFC 8628 section 5.1",
+        "user codes cannot be guessed: tries are limited by address, before anybody looks",
+        (
+            "attacks/test_device.py::TestGuessing::test_an_address_that_guesses_is_stopped_after_five_tries_even_when_the_sixth_is_right",
+            "attacks/test_device.py::TestGuessing::test_guesses_made_all_at_once_are_counted_too",
+            "attacks/test_device.py::TestForgedDecisions::test_a_cookie_of_our_own_making_skips_no_limit",
+        ),
+    ),
+    Behaviour(
+        "R-20",
+        "RFC 8628 section 5.4",
+        "a person sees which code they let in, is warned of codes that others send, and is asked each time",
+        (
+            "attacks/test_device.py::TestPhishing::test_the_page_warns_and_shows_the_code_and_where_it_was_asked_for",
+            "attacks/test_device.py::TestPhishing::test_consent_to_one_device_is_not_remembered_for_the_next",
+            "attacks/test_device.py::TestForgedDecisions::test_a_page_that_one_person_saw_is_not_decided_on_by_another",
+        ),
+    ),
+    Behaviour(
+        "R-20",
+        "RFC 8628 section 5.2, RFC 9449",
+        "a device code is its client's and its key's alone",
+        (
+            "attacks/test_device.py::TestStolenCodes::test_a_device_code_is_its_clients_alone_and_trying_it_changes_nothing",
+            "attacks/test_device.py::TestKeys::test_a_stolen_code_is_worth_nothing_without_the_key",
+        ),
+    ),
+    # clients that nobody here wrote.
+    Behaviour(
+        "R-20",
+        "R-20",
+        "foreign OAuth clients get tokens in every way that the server has, and use them",
+        (
+            "peers/test_oauth_clients.py::test_a_public_client_by_code_and_pkce_and_its_token_is_used_and_refreshed",
+            "peers/test_oauth_clients.py::test_a_client_with_a_secret_pushes_its_request_and_takes_its_token_back",
+            "peers/test_oauth_clients.py::test_a_key_is_proven_at_every_step_from_the_pushed_request_to_the_call",
+            "peers/test_oauth_clients.py::test_an_agent_by_its_key_alone",
+            "peers/test_oauth_clients.py::test_an_agent_exchanges_its_users_token_for_one_that_names_both",
+            "peers/test_authorization_conformance.py::test_every_scenario_for_authorization_servers_passes",
+        ),
+    ),
+    Behaviour(
+        "R-22",
+        "MCP 2026-07-28, basic/authorization",
+        "official MCP clients find the server, are known by their document or register, log a person in and call a tool",
+        (
+            "peers/test_mcp_oauth.py::test_the_python_client",
+            "peers/test_mcp_oauth.py::test_the_typescript_client",
+            "peers/test_mcp_oauth.py::test_the_inspector",
+        ),
+    ),
+    Behaviour(
+        "R-61",
+        "R-61",
+        "what the authorization server knows is the same at every replica and outlives a crash of all of them",
+        (
+            "peers/test_authserver_state.py::test_a_code_of_one_is_redeemed_at_the_other_and_refreshed_in_turns",
+            "peers/test_authserver_state.py::test_a_code_that_is_redeemed_at_both_at_once_is_redeemed_once",
+            "peers/test_authserver_state.py::test_a_login_of_one_is_a_login_of_the_other",
+            "peers/test_authserver_state.py::test_codes_tokens_logins_and_devices_outlive_a_crash_of_every_process",
+        ),
+    ),
+    # introspection and revocation.
+    Behaviour(
+        "R-23",
+        "RFC 7662 sections 2 and 4",
+        "a client learns what its own good tokens say, and nobody learns that another's exists",
+        (
+            f"{_FLOWS}/test_introspect.py::TestAccessTokens::test_a_client_reads_what_its_own_good_token_says",
+            "attacks/test_introspection.py::test_foreign_forged_unknown_and_malformed_tokens_cannot_be_told_apart",
+            "attacks/test_introspection.py::test_only_clients_that_authenticate_may_ask",
+        ),
+    ),
+    Behaviour(
+        "R-23",
+        "RFC 7009 section 2",
+        "a client gives back its own tokens, a refresh token with its grant, and nobody else's",
+        (
+            f"{_FLOWS}/test_revoke.py::TestAccessTokens::test_a_cached_token_is_refused_from_the_next_request_on",
+            f"{_FLOWS}/test_revoke.py::TestRefreshTokens::test_the_whole_family_ends_with_its_access_tokens",
+            "attacks/test_revocation.py::test_nobody_can_revoke_what_is_not_theirs_and_nobody_learns_that_it_exists",
+        ),
+    ),
+    # revocation.
+    Behaviour(
+        "R-61",
+        "R-61; DESIGN, decision 18; ADR 16",
+        "a token is refused by every replica at the next request once it, its grant, client or user was revoked",
+        (
+            "attacks/test_revocation.py::test_a_token_is_worth_nothing_once_it_or_where_it_comes_from_was_revoked",
+            f"{_FLOWS}/test_revocations.py::test_another_issuers_token_of_the_same_names_is_not_concerned",
+            "contracts/test_revocation_store.py::test_every_other_replica_acts_on_a_revocation_when_it_returns",
+            "contracts/test_revocation_store.py::test_a_cached_view_shows_a_revocation_of_another_process_at_the_next_look",
+            "unit/cli/test_serve.py::test_a_token_revoked_by_another_process_is_refused_at_its_next_request",
+            "peers/test_postgres.py::test_a_token_given_back_at_one_replica_is_refused_by_every_replica_at_the_next_request",
+        ),
+    ),
     Behaviour(
         "R-61",
         "R-61; DESIGN, decision 18",
@@ -1072,6 +1226,115 @@ BEHAVIOURS: Final = (
             "unit/test_vouching.py::test_without_anybody_who_vouches_the_grant_does_not_exist",
         ),
     ),
+    # dynamic registration.
+    Behaviour(
+        "R-21",
+        "RFC 7591 section 3; R-21",
+        "who registers gets a public client and is told what was registered, or what to change",
+        (
+            f"{_FLOWS}/test_register.py::test_the_answer_says_what_was_registered",
+            f"{_FLOWS}/test_register.py::test_whatever_is_asked_for_it_becomes_a_public_client",
+            f"{_FLOWS}/test_register.py::test_an_error_says_what_to_change",
+        ),
+    ),
+    Behaviour(
+        "R-21",
+        "RFC 7591 section 3; R-21",
+        "an initial access token registers one client, whoever else uses it at the same moment",
+        (
+            f"{_FLOWS}/test_register.py::test_without_a_good_token_nobody_registers",
+            "contracts/test_registration_store.py::test_of_fifty_registrations_with_one_token_one_wins",
+        ),
+    ),
+    Behaviour(
+        "R-21",
+        "R-21",
+        "open registration is limited, and unused clients expire",
+        (
+            f"{_FLOWS}/test_register.py::test_an_address_registers_only_so_often",
+            f"{_FLOWS}/test_register.py::test_a_client_that_gets_a_token_lives_on",
+            "contracts/test_registration_store.py::test_there_are_never_more_than_allowed_at_once",
+            "contracts/test_registration_store.py::test_expired_clients_go_in_batches",
+        ),
+    ),
+    Behaviour(
+        "R-21",
+        "RFC 7592 section 2",
+        "a client manages itself and no other",
+        (
+            f"{_FLOWS}/test_register.py::test_a_client_reads_changes_and_removes_itself",
+            "attacks/test_registration.py::test_a_client_cannot_read_change_or_remove_another",
+        ),
+    ),
+    Behaviour(
+        "R-21",
+        "RFC 8252 section 7; RFC 9700 section 4.1.3; R-21",
+        "redirect URIs are compared exactly, but for the port of loopback ones",
+        (
+            f"{_CORE}/test_oauth_redirect_uri.py::test_everything_else_is_compared_character_by_character",
+            f"{_CORE}/test_oauth_redirect_uri.py::test_any_port_of_http_to_this_machine_is_the_same",
+            f"{_CORE}/test_oauth_redirect_uri.py::test_what_browsers_could_read_in_another_way_is_refused_and_never_matches",
+        ),
+    ),
+    Behaviour(
+        "R-21",
+        "DESIGN decisions 1 and 18; R-21",
+        "a client that was removed is out at the next request, and its id brings nothing back",
+        (
+            "attacks/test_clients.py::test_a_removed_clients_token_is_refused_at_the_next_call",
+            "attacks/test_clients.py::test_an_id_that_is_free_again_does_not_bring_old_tokens_back",
+        ),
+    ),
+    # client ID metadata documents.
+    Behaviour(
+        "R-22",
+        "draft-ietf-oauth-client-id-metadata-document-01; R-22",
+        "only documents that an operator let in are fetched",
+        (
+            f"{_FLOWS}/test_cimd.py::test_what_nobody_let_in_is_unknown_and_never_fetched",
+            "attacks/test_cimd.py::test_a_client_that_nobody_let_in_is_unknown_without_any_lookup",
+        ),
+    ),
+    Behaviour(
+        "R-22",
+        "draft-ietf-oauth-client-id-metadata-document-01 section 6; OWASP SSRF; R-22",
+        "no document leads inside, whatever its name resolves to and whenever",
+        (
+            "attacks/test_cimd.py::test_an_allowed_name_that_leads_inside_is_never_connected_to",
+            "attacks/test_cimd.py::test_a_name_that_is_moved_inside_afterwards_is_judged_anew",
+            "attacks/test_cimd.py::test_keys_are_not_fetched_from_inside_either",
+        ),
+    ),
+    Behaviour(
+        "R-22",
+        "draft-ietf-oauth-client-id-metadata-document-01 sections 4 and 6; R-22",
+        "a document that is wrong, ambiguous, slow, large or moved makes nobody a client",
+        (
+            "attacks/test_cimd.py::test_a_document_that_is_not_good_makes_nobody_a_client",
+            f"{_CORE}/test_oauth_cimd.py::test_what_two_parsers_could_read_differently_is_refused",
+            f"{_CORE}/test_oauth_cimd.py::test_the_documents_client_id_is_the_very_url",
+        ),
+    ),
+    Behaviour(
+        "R-22",
+        "RFC 9111; R-22",
+        "documents are kept as their headers say, failures are not, and nobody can make us hammer a host",
+        (
+            f"{_FLOWS}/test_cimd.py::test_a_document_is_kept_as_its_headers_say_within_limits",
+            f"{_FLOWS}/test_cimd.py::test_an_allowlist_entry_has_a_budget_whatever_urls_strangers_make_up",
+            "attacks/test_cimd.py::test_a_broken_document_is_not_fetched_for_every_request",
+        ),
+    ),
+    Behaviour(
+        "R-22",
+        "RFC 7523 section 2.2; DESIGN decision 1; R-22",
+        "a bound document with keys is its agent, and no other document is any",
+        (
+            "attacks/test_cimd.py::test_an_agent_gets_a_token_by_the_key_in_its_document",
+            "attacks/test_cimd.py::test_another_key_than_the_documents_is_refused",
+            "attacks/test_cimd.py::test_a_document_of_a_domain_is_never_an_agent_whatever_it_says",
+        ),
+    ),
     # logins at upstream providers.
     Behaviour(
         "R-24",
@@ -1156,6 +1419,81 @@ BEHAVIOURS: Final = (
             "unit/flows/test_upstream_login.py::test_groups_are_read_anew_and_who_is_in_none_of_them_any_more_is_out",
             "unit/flows/test_upstream_login.py::test_a_person_whom_the_configuration_does_not_let_in_stays_out",
             "unit/flows/test_upstream_login.py::test_anyone_comes_in_only_where_that_is_said",
+        ),
+    ),
+    # the authorization endpoint and consent.
+    Behaviour(
+        "R-20",
+        "RFC 9700 section 4.1; RFC 8252 section 7.3",
+        "an answer goes to a registered redirect URI, compared exactly, or nowhere",
+        (
+            "attacks/test_authorize.py::TestRedirectTricks::test_a_redirect_uri_that_is_not_the_registered_one_leads_nowhere",
+            "attacks/test_authorize.py::TestRedirectTricks::test_only_the_port_of_a_loopback_address_is_free",
+            "attacks/test_authorize.py::TestOpenRedirection::test_an_error_does_not_lead_to_a_client_that_nobody_vouches_for",
+        ),
+    ),
+    Behaviour(
+        "R-20",
+        "OAuth 2.1 section 4.1.1; RFC 7636",
+        "there is no code without PKCE by S256, and none for who has another verifier",
+        (
+            "attacks/test_authorize.py::TestCodeInjection::test_a_code_without_pkce_does_not_exist",
+            "attacks/test_authorize.py::TestCodeInjection::test_a_stolen_code_is_of_no_use_in_the_attackers_own_flow",
+        ),
+    ),
+    Behaviour(
+        "R-20",
+        "RFC 9207",
+        "every authorization response names its issuer",
+        ("attacks/test_authorize.py::TestMixUp::test_every_way_an_answer_can_go_names_the_issuer",),
+    ),
+    Behaviour(
+        "R-20",
+        "RFC 9126",
+        "a pushed request works once, for its client, whatever the browser adds",
+        (
+            f"{_FLOWS}/test_par.py::test_it_works_once",
+            f"{_FLOWS}/test_par.py::test_it_is_the_clients_own_and_another_client_does_not_even_use_it_up",
+            f"{_FLOWS}/test_par.py::test_what_the_browser_adds_is_ignored",
+        ),
+    ),
+    Behaviour(
+        "R-20",
+        "RFC 6749 section 3.1",
+        "a parameter given twice is refused",
+        ("attacks/test_authorize.py::TestParameterPollution::test_a_parameter_given_twice_is_refused",),
+    ),
+    Behaviour(
+        "R-24",
+        "R-24",
+        "a person decides in the browser that the request began in, on a page of ours, once",
+        (
+            "attacks/test_authorize.py::TestForgedDecisions::test_another_site_cannot_post_the_decision",
+            "attacks/test_authorize.py::TestForgedDecisions::test_a_victim_cannot_be_made_to_answer_the_attackers_request",
+            f"{_FLOWS}/test_authorize.py::TestComingBack::test_of_parallel_decisions_one_passes",
+            "contracts/test_authorize_request_store.py::test_of_answers_in_two_processes_one_passes",
+            "browser/test_consent.py::test_allowing_leads_to_the_client_with_a_code_and_no_referrer",
+            "browser/test_consent.py::test_a_page_of_another_site_cannot_show_it_in_a_frame",
+        ),
+    ),
+    Behaviour(
+        "R-24",
+        "R-24; RFC 8252 section 8.6",
+        "a consent is for one person, client, resource, task and its scopes, and ends when the client changes",
+        (
+            f"{_FLOWS}/test_authorize.py::TestConsents::test_more_is_asked_anew",
+            f"{_FLOWS}/test_authorize.py::TestConsents::test_a_changed_client_is_allowed_anew",
+            f"{_FLOWS}/test_authorize.py::TestConsents::test_programs_on_a_device_that_prove_nothing_are_asked_about_each_time",
+        ),
+    ),
+    Behaviour(
+        "R-24",
+        "R-24",
+        "the consent page says in words who asks for what, where and for how long",
+        (
+            "unit/web/test_pages.py::TestConsentPage::test_it_says_in_words_who_asks_for_what_where_and_how_long",
+            f"{_FLOWS}/test_consent_view.py::test_a_task_is_told_with_the_tools_of_that_server_and_those_that_need_an_approval",
+            "attacks/test_authorize.py::TestHostileNames::test_a_name_is_text_and_cannot_reorder_the_page",
         ),
     ),
     # guides.

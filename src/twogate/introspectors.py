@@ -26,8 +26,8 @@ def _introspector(issuer: Issuer, fetch: GuardedFetch, clock: Clock) -> Introspe
     if asked is None:
         return None
     if asked.private_key_file is not None:
-        signer = PemSigner(asked.private_key_file, asked.private_key_id)
-        credential: ClientCredential = KeyCredential(asked.client_id, signer, SystemRng())
+        signer = PemSigner(asked.private_key_file)
+        credential: ClientCredential = KeyCredential(asked.client_id, signer, SystemRng(), key_id=asked.private_key_id)
     else:
         # There is one of the two: the configuration has checked it.
         path = asked.client_secret_file or Path()

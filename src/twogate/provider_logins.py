@@ -64,9 +64,13 @@ def _provider(provider: LoginProvider, state: State, settings: Settings, fetch: 
 
 def _credential(provider: LoginProvider, rng: Rng) -> ClientCredential:
     if provider.private_key_file is not None:
-        signer = PemSigner(provider.private_key_file, provider.private_key_id)
-        for_endpoint = provider.assertion_audience == "token_endpoint"
-        return KeyCredential(provider.client_id, signer, rng, for_endpoint=for_endpoint)
+        return KeyCredential(
+            provider.client_id,
+            PemSigner(provider.private_key_file),
+            rng,
+            key_id=provider.private_key_id,
+            for_endpoint=provider.assertion_audience == "token_endpoint",
+        )
     # Every provider has one of the two: the configuration has checked it.
     path = provider.client_secret_file or Path()
     return SecretCredential(provider.client_id, lambda: read_secret(path))

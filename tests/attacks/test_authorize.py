@@ -155,8 +155,9 @@ class TestOpenRedirection:
         assert "refresh" not in response.headers
         # The person sees where it would go, and may go there.
         assert "phish.example" in response.text
-        (link,) = re.findall(r'<a class="[^"]*" href="([^"]*)"', response.text)
-        query = parse_qs(urlsplit(link.replace("&amp;", "&")).query)
+        link = re.search(r'<a class="[^"]*" href="([^"]*)"', response.text)
+        assert link is not None
+        query = parse_qs(urlsplit(link[1].replace("&amp;", "&")).query)
         assert (query["state"], query["iss"]) == (["xyz"], [ISSUER])
 
     async def test_nor_does_it_get_a_code_before_the_person_agreed(self, lab: AuthLab) -> None:

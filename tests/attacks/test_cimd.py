@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -92,7 +92,7 @@ class Attack:
 @asynccontextmanager
 async def attack(
     directory: Path, *answers: list[str], port: int = 0, ca_file: Path | None = None, seconds: float = 5.0
-) -> AsyncIterator[Attack]:
+) -> AsyncGenerator[Attack]:
     """`answers` are the resolver's, in turn; `port` is where the Internet's one server is."""
     network, resolver = Network(port), Resolver(*(answers or ([PUBLIC],)))
 
@@ -114,7 +114,7 @@ async def attack(
 @asynccontextmanager
 async def served(
     directory: Path, script: Callable[[Peer], Any], seconds: float = 5.0, host: str = HOST
-) -> AsyncIterator[tuple[Attack, RawServer]]:
+) -> AsyncGenerator[tuple[Attack, RawServer]]:
     """The attack with a server on the Internet that follows a script."""
     authority = Authority(directory)
     async with (

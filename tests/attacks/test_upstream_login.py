@@ -60,7 +60,7 @@ async def refused(lab: UpstreamLab, answer: Any, status: int, reason: str) -> No
 
 async def test_a_callback_works_once(lab: UpstreamLab, idp: TestProvider) -> None:
     request = await lab.request()
-    query = {"state": request["state"], "iss": idp.url}
+    query: dict[str, Any] = {"state": request["state"], "iss": idp.url}
     assert (await lab.come_back(code=idp.code(request), **query)).status_code == 303
     asked = len(idp.forms)
     await refused(lab, await lab.come_back(code=idp.code(request), **query), 400, "interaction_expired")
@@ -71,7 +71,7 @@ async def test_fifty_callbacks_at_once_log_in_once_and_ask_the_provider_once(
     lab: UpstreamLab, idp: TestProvider
 ) -> None:
     request = await lab.request()
-    query = {"state": request["state"], "iss": idp.url, "code": idp.code(request)}
+    query: dict[str, Any] = {"state": request["state"], "iss": idp.url, "code": idp.code(request)}
     answers = await asyncio.gather(*(lab.come_back(**query) for _ in range(50)))
     assert sorted(answer.status_code for answer in answers) == [303] + [400] * 49
     assert len(idp.forms) == 1
@@ -80,7 +80,7 @@ async def test_fifty_callbacks_at_once_log_in_once_and_ask_the_provider_once(
 async def test_a_callback_in_another_browser_logs_nobody_in(lab: UpstreamLab, idp: TestProvider) -> None:
     """Login CSRF: the attacker begins a login and lets the victim's browser finish it, as the attacker."""
     request = await lab.request()
-    query = {"state": request["state"], "code": idp.code(request, "mallory"), "iss": idp.url}
+    query: dict[str, Any] = {"state": request["state"], "code": idp.code(request, "mallory"), "iss": idp.url}
     async with lab.browser() as stranger:
         await refused(lab, await lab.come_back(browser=stranger, **query), 400, "interaction_expired")
         await lab.request(browser=stranger)
@@ -190,7 +190,10 @@ async def test_a_response_must_name_the_provider_that_says_so_of_itself(
 ) -> None:
     for outcome in ("code", "error"):
         request = await lab.request()
-        query = {"state": request["state"], outcome: idp.code(request) if outcome == "code" else "access_denied"}
+        query: dict[str, Any] = {
+            "state": request["state"],
+            outcome: idp.code(request) if outcome == "code" else "access_denied",
+        }
         if sender is not None:
             query["iss"] = sender.format(url=idp.url)
         await refused(lab, await lab.come_back(**query), 403, "identity_provider_refused")
@@ -270,7 +273,7 @@ async def test_no_algorithm_but_the_configured_ones_and_no_key_of_the_tokens_own
         (hmac, "token_algorithm_refused"),
     ):
         request = await lab.request()
-        idp.answer = lambda form, good, forge=forge, nonce=request["nonce"]: (  # type: ignore[misc]  # defaults
+        idp.answer = lambda form, good, forge=forge, nonce=request["nonce"]: (
             200,
             {**good, "id_token": forge(nonce)},
         )
@@ -427,7 +430,7 @@ async def test_another_port_of_the_issuers_host_is_another_server(lab: UpstreamL
 
 async def test_a_redirect_of_the_token_endpoint_is_not_followed(lab: UpstreamLab, idp: TestProvider) -> None:
     for status in (301, 302, 307, 308):
-        idp.answer = lambda form, good, status=status: (status, good)  # type: ignore[misc]  # a default
+        idp.answer = lambda form, good, status=status: (status, good)
         await refused(lab, await log_in(lab, idp), 503, "identity_provider_unavailable")
 
 

@@ -15,14 +15,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx2
 from cryptography.hazmat.primitives.asymmetric import ec
 from joserfc.jwk import ECKey
+from typer.testing import CliRunner
 
 from harness.stack import free_port
 from harness.tls_relay import make_certificate
 from peers.peers import NODE, NODE_PEERS, require
 from peers.person import Person
-from processlab import PATIENCE, Gateway, init, serving
+from processlab import PATIENCE, Gateway, here_json, init, serving
+from twogate.cli.main import app
 
 SERVER = "everything"
 TOOL = "test_simple_text"
@@ -75,10 +78,8 @@ class OAuthWorld:
 
     def person(self) -> Person:
         """Alice, at a browser that has never been here."""
-        person = Person(self.url, NAME, PASSWORD, ca=self.ca)
-        cookie = (self.gateway.directory / "cookie").read_text()  # TEMPORARY
-        person.http.cookies.set("__Host-twogate-login", cookie, domain="localhost.local", path="/")
-        return person
+        trust = ssl.create_default_context(cafile=self.ca)
+        return Person(self.url, NAME, PASSWORD, httpx2.HTTPTransport(verify=trust))
 
 
 def oauth_settings(directory: Path, server_url: str, robot: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,6 +119,14 @@ def oauth_settings(directory: Path, server_url: str, robot: Mapping[str, Any]) -
             },
         },
     }  # fmt: skip
+
+
+def add_person(directory: Path) -> None:
+    """Add Alice as an operator does, with a password."""
+    config = ("--config", str(directory / "twogate.yaml"))
+    here_json("user", "add", f"acme/{NAME}", "--role", "reader", "--display-name", "Alice Liddell", *config)
+    done = CliRunner().invoke(app, ["user", "passwd", f"acme/{NAME}", "--prompt", *config], input=f"{PASSWORD}\n")
+    assert done.exit_code == 0, done.output
 
 
 def new_key() -> dict[str, Any]:
@@ -237,25 +246,3 @@ def _obey(said: Mapping[str, Any], person: Person) -> dict[str, str]:
     begun = said["device"]
     person.let_in(begun["verification_uri_complete"], begun["user_code"])
     return {}
-
-
-def add_person(directory: Path) -> None:
-    """TEMPORARY until `twogate user` is there."""
-    from twogate.adapters.rng import SystemRng
-    from twogate.config import load_settings
-    from twogate.flows.authserver.logins import Login, Logins
-    from twogate.flows.authserver.people import User
-    from twogate.state import open_store
-    from twogate.stores.sql.logins import SqlLoginStore
-    from twogate.stores.sql.users import SqlUserStore
-
-    async def add() -> None:
-        store = await open_store(load_settings(directory / "twogate.yaml"))
-        user = User("acme", "s" * 22, NAME, "Alice Liddell", ("reader",))
-        await SqlUserStore(store.engine).add(user)
-        logins = Logins(SqlLoginStore(store.engine), SystemRng(), 3600)
-        cookie = await logins.begin(Login("acme", "s" * 22, "password", store.clock.now()), store.clock.now())
-        (directory / "cookie").write_text(cookie)
-        await store.close()
-
-    asyncio.run(add())

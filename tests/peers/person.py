@@ -56,14 +56,11 @@ class Forms(HTMLParser):
 class Person:
     """Somebody with a name and a password, at a browser of their own."""
 
-    def __init__(self, url: str, name: str, password: str, *, ca: str | None = None) -> None:
-        import ssl
-
+    def __init__(self, url: str, name: str, password: str, transport: httpx2.BaseTransport) -> None:
         self._url = url
         self._name = name
         self._password = password
-        trust = ssl.create_default_context(cafile=ca) if ca is not None else True
-        self.http = httpx2.Client(verify=trust, trust_env=False, timeout=PATIENCE)
+        self.http = httpx2.Client(base_url=url, transport=transport, trust_env=False, timeout=PATIENCE)
         self.seen: list[str] = []
         """The text of every page so far."""
 
@@ -85,6 +82,9 @@ class Person:
                 continue
             assert response.status_code == 200, response.text
             self.seen.append(response.text)
+            target = self._moved_on(response)
+            if target is not None:
+                return target
             response = self._act(response, choice)
         raise AssertionError(f"no end after {MAX_STEPS} steps")
 
@@ -105,6 +105,11 @@ class Person:
                 assert user_code in response.text
             response = self._act(response, choice)
         raise AssertionError(f"no end after {MAX_STEPS} steps")
+
+    def _moved_on(self, page: httpx2.Response) -> str | None:
+        """Where a page sends the browser by itself; None if it does not."""
+        refresh = page.headers.get("refresh")
+        return None if refresh is None else refresh.removeprefix("0; url=")
 
     def _act(self, page: httpx2.Response, choice: str) -> httpx2.Response:
         forms = Forms(page.text).forms

@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import pty
+import re
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -229,10 +230,10 @@ async def run_inspector(world: OAuthWorld, person: Person, command: list[str], h
         async with asyncio.timeout(2 * PATIENCE):
             while part := await asyncio.to_thread(_read, terminal):
                 said += part
-                words = [word for word in said.split() if word.startswith(f"{world.url}/authorize?")]
-                if words and not visited and said.rstrip(" ").endswith("\n"):
+                link = re.search(re.escape(world.url) + r"/authorize\?[!-~]+(?=\x1b)", said)
+                if link is not None and not visited:
                     visited += 1
-                    target = await asyncio.to_thread(person.open, words[0])
+                    target = await asyncio.to_thread(person.open, link[0])
                     async with httpx2.AsyncClient(trust_env=False, timeout=PATIENCE) as http:
                         assert (await http.get(target)).status_code == 200
             await process.wait()

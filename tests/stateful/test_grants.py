@@ -43,7 +43,9 @@ T = TypeVar("T")
 
 CLIENTS = ("web", "native", "native with a key")
 KEY = "thumbprint"
-WAITS = (1, RETRY_WINDOW - 1, RETRY_WINDOW, RETRY_WINDOW, CODE_LIFETIME, LIFESPANS.unused - 1, LIFESPANS.unused)
+PAUSES = (0, 0, 0, 1, RETRY_WINDOW - 1, RETRY_WINDOW)
+WAITS = (1, RETRY_WINDOW, CODE_LIFETIME - 1, CODE_LIFETIME, LIFESPANS.unused - 1, LIFESPANS.unused)
+MOST_ALIVE = 4
 
 BEFORE, AFTER = "before", "after"
 
@@ -150,6 +152,8 @@ class Grants(RuleBasedStateMachine):
     def start(self) -> None:
         Crashes.code = Crashes.rotation = Crashes.revocation = ""
         self.restart()
+        for client in CLIENTS:
+            self.issue(client, redeemed=True)
 
     @rule()
     def restart(self) -> None:
@@ -164,7 +168,7 @@ class Grants(RuleBasedStateMachine):
     def wait(self, seconds: int) -> None:
         self.clock.seconds += seconds
 
-    @precondition(lambda self: len(self.model) < 5)
+    @precondition(lambda self: len(self.alive()) < MOST_ALIVE)
     @rule(client=st.sampled_from(CLIENTS), redeemed=st.sampled_from([True, True, False]))
     def issue(self, client: str, redeemed: bool) -> None:
         code = self.runner.run(self.server.code(client.partition(" ")[0]))
@@ -176,10 +180,18 @@ class Grants(RuleBasedStateMachine):
             grant.used = True
             self.begin(grant, got)
 
-    @precondition(lambda self: self.model)
+    @precondition(lambda self: not all(grant.used for grant in self.model))
     @rule(data=st.data(), right=st.booleans(), crash=st.sampled_from(["", "", BEFORE, AFTER]))
     def redeem(self, data: st.DataObject, right: bool, crash: str) -> None:
-        grant = data.draw(st.sampled_from(self.model))
+        self.redeem_one(data.draw(st.sampled_from([grant for grant in self.model if not grant.used])), right, crash)
+
+    @precondition(lambda self: any(grant.used for grant in self.model))
+    @rule(data=st.data(), right=st.booleans())
+    def redeem_again(self, data: st.DataObject, right: bool) -> None:
+        # Of all that were used, so that it does not end the living ones all the time.
+        self.redeem_one(data.draw(st.sampled_from([grant for grant in self.model if grant.used])), right, "")
+
+    def redeem_one(self, grant: Grant, right: bool, crash: str) -> None:
         verifier = VERIFIER if right else OTHER_VERIFIER
         Crashes.code = crash
         got = self.attempt(self.server.redeem(grant.code, grant.client_id, grant.proof, verifier=verifier))
@@ -218,9 +230,23 @@ class Grants(RuleBasedStateMachine):
     @precondition(lambda self: any(grant.tokens for grant in self.model))
     @rule(data=st.data(), crash=st.sampled_from(["", "", "", BEFORE, AFTER]))
     def refresh(self, data: st.DataObject, crash: str) -> None:
-        """Use the newest token that the client has, or an older one."""
-        grant = data.draw(st.sampled_from([grant for grant in self.model if grant.tokens]))
-        age = min(data.draw(st.sampled_from([0, 0, 0, 1, 1, 2])), len(grant.tokens) - 1)
+        """Use the newest token that the client has."""
+        self.use(self.draw_grant(data), 0, crash)
+
+    @precondition(lambda self: any(len(grant.tokens) > 1 for grant in self.model))
+    @rule(data=st.data(), pause=st.sampled_from(PAUSES), age=st.sampled_from([1, 1, 1, 2]))
+    def use_an_older_token(self, data: st.DataObject, pause: int, age: int) -> None:
+        """Retry, or replay."""
+        self.clock.seconds += pause
+        grant = self.draw_grant(data, 2)
+        self.use(grant, min(age, len(grant.tokens) - 1), "")
+
+    def draw_grant(self, data: st.DataObject, tokens: int = 1) -> Grant:
+        """A grant with so many tokens, one that has not ended if there is one."""
+        grants = [grant for grant in self.model if len(grant.tokens) >= tokens]
+        return data.draw(st.sampled_from([grant for grant in grants if grant in self.alive()] or grants))
+
+    def use(self, grant: Grant, age: int, crash: str) -> None:
         token = grant.tokens[-1 - age]
         Crashes.rotation = crash
         got = self.attempt(self.server.refresh(token, grant.client_id, grant.proof))
@@ -323,6 +349,9 @@ class Grants(RuleBasedStateMachine):
     @invariant()
     def a_code_that_was_used_up_for_nothing_gave_nothing(self) -> None:
         assert not any(grant.burnt and grant.tokens for grant in self.model)
+
+    def alive(self) -> list[Grant]:
+        return [grant for grant in self.model if not grant.revoked and not grant.burnt]
 
     def is_recent(self, grant: Grant) -> bool:
         return self.clock.now() < grant.used_at + 900

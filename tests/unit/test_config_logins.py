@@ -55,7 +55,8 @@ def test_the_flows_are_told_what_the_operator_lets_a_provider_do(tmp_path: Path)
     )  # fmt: skip
     assert rules.tenants == {"acme"}
     assert rules.id_token.algorithms == {Algorithm.RS256}
-    assert (rules.allowed_groups, rules.known_groups) == ({"staff"}, {"analysts"})
+    assert rules.allowed_groups == frozenset({"staff"})
+    assert rules.known_groups == {"analysts"}
     assert rules.redirect_uri == "http://localhost:8400/login/callback/acme"
     assert rules.scopes == ("openid", "profile")
     assert (rules.name_claim, rules.display_name_claim, rules.groups_claim) == (

@@ -37,9 +37,14 @@ class World:
         claims = {"sub": SPIFFE_ID, "aud": [self.stack.url], "iat": now, "exp": now + 300, **changes}
         return self.domain.sign(claims, {"typ": "JWT"})
 
-    async def token(self, headers: dict[str, str] | None = None, **form: str) -> Any:
+    def service_account(self) -> str:
+        account = {"namespace": "prod", "serviceaccount": {"name": "robot", "uid": "1"}}
+        claims: dict[str, Any] = {"sub": SERVICE_ACCOUNT, "azp": None, "tenant": None, "kubernetes.io": account}
+        return self.issuer.token(self.stack.url, kid="k1", header={"typ": None}, **claims)
+
+    async def token(self, **form: str) -> Any:
         form = {"resource": self.stack.resource(), **form}
-        response = await self.stack.http.post(f"{self.stack.url}/token", data=form, headers=headers)
+        response = await self.stack.http.post(f"{self.stack.url}/token", data=form)
         return response.json()
 
 
@@ -87,10 +92,7 @@ async def test_a_spiffe_workload_calls_a_tool_without_being_a_client(world: Worl
 
 
 async def test_so_does_a_pod_whose_clusters_keys_are_discovered(world: World) -> None:
-    account = {"namespace": "prod", "serviceaccount": {"name": "robot", "uid": "1"}}
-    token = world.issuer.token(
-        world.stack.url, header={"typ": None}, sub=SERVICE_ACCOUNT, azp=None, tenant=None, **{"kubernetes.io": account}
-    )
+    token = world.service_account()
     answer = await world.token(grant_type=BEARER, assertion=token)
     assert (await world.stack.call(answer["access_token"], "look")).status_code == 200
 
@@ -122,10 +124,7 @@ async def test_reloading_without_the_binding_ends_the_tokens_that_came_by_it(wor
 
 
 async def test_a_reload_keeps_the_keys_that_were_fetched(world: World) -> None:
-    account = {"namespace": "prod", "serviceaccount": {"name": "robot", "uid": "1"}}
-    token = world.issuer.token(
-        world.stack.url, header={"typ": None}, sub=SERVICE_ACCOUNT, azp=None, tenant=None, **{"kubernetes.io": account}
-    )
+    token = world.service_account()
     assert "access_token" in await world.token(grant_type=BEARER, assertion=token)
     fetched = len(world.issuer.fetches)
     world.stack.adopt(world.settings)

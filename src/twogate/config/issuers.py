@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from types import MappingProxyType
 
-from twogate.config.settings import Issuer
+from twogate.config.issuer import Issuer
 from twogate.config.values import ABSENT
 from twogate.core.jose.keys import Algorithm
 from twogate.core.jose.kind import ACCESS_TOKEN_TYPE, media_type

@@ -7,10 +7,11 @@ from difflib import get_close_matches
 from urllib.parse import urlsplit
 
 from twogate.config.document import KeyPath
+from twogate.config.issuer import Issuer
 from twogate.config.references_authserver import AuthserverReferences
 from twogate.config.references_clients import client_problems
 from twogate.config.references_workloads import workload_problems
-from twogate.config.settings import EMBEDDED, AgentSettings, BindingSettings, Issuer, Settings, StdioServer
+from twogate.config.settings import EMBEDDED, AgentSettings, BindingSettings, Settings, StdioServer
 from twogate.config.store_url import is_postgresql
 from twogate.config.values import UnixAddress, is_loopback
 from twogate.config.workloads import Workloads

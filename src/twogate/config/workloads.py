@@ -71,7 +71,7 @@ class AssertedClaims(BaseModel):
 
 
 class IdentityAssertions(BaseModel):
-    """A company's identity provider whose ID-JAGs are taken: it says who a person is, and which client may act for them.
+    """A company's identity provider whose ID-JAGs are taken: it says who a person is, and which client acts for them.
 
     Lifetime in seconds. Its people are people of `tenant`.
     """

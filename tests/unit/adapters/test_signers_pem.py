@@ -49,14 +49,14 @@ async def test_an_assertion_is_signed_with_the_key_in_the_file(
     *,
     for_endpoint: bool,
 ) -> None:
-    signer = PemSigner(write(tmp_path / "login.pem", key), kid)
-    credential = KeyCredential("twogate", signer, SystemRng(), for_endpoint=for_endpoint)
+    signer = PemSigner(write(tmp_path / "login.pem", key))
+    credential = KeyCredential("twogate", signer, SystemRng(), key_id=kid, for_endpoint=for_endpoint)
     first, second = await credential.present(METADATA, NOW), await credential.present(METADATA, NOW)
     assert first.authorization is None
     assert (first.form["client_id"], first.form["client_assertion_type"]) == ("twogate", ASSERTION_TYPE)
     jwt = parse_jwt(first.form["client_assertion"])
-    keys = parse_jwks(json.dumps({"keys": [signer.public_jwk()]}).encode())
-    assert jwt.unverified_kid == signer.kid == (kid or signer.kid)
+    keys = parse_jwks(json.dumps({"keys": [{**signer.public_jwk(), "kid": kid or signer.kid}]}).encode())
+    assert jwt.unverified_kid == kid
     claims = dict(verify_jwt(jwt, keys, frozenset({Algorithm(algorithm)})).claims)
     jti = claims.pop("jti")
     assert claims == {

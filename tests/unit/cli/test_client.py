@@ -153,7 +153,7 @@ def test_grants_have_short_names(run: Run) -> None:
         (("add", "x", "--tenant", "acme", "--kind", "agent", "--agent", "acme/nobody"), "no agent acme/nobody"),
         (("add", "x", "--tenant", "acme", "--kind", "agent", "--agent", "acme/public-client"), "--kind public"),
         (("add", "x", "--tenant", "globex", "--kind", "agent", "--agent", "acme/reporter"), "another tenant"),
-        (("add", "x", "--tenant", "acme", "--kind", "agent", "--auth", "none", "--agent", "acme/reporter"), "authenticates"),
+        (("add", "x", "--tenant", "acme", "--kind", "agent", "--auth", "none", "--agent", "acme/reporter"), "secret"),
         (("add", "x", "--tenant", "acme", "--kind", "authorizer", "--auth", "none"), "authenticates"),
         (("add", "x", "--tenant", "globex", "--kind", "public", "--redirect-uri", "https://a.io/"), "public-client"),
         (("add", "reporter", "--tenant", "acme", "--kind", "public", "--redirect-uri", "https://a.example/"), "binds"),

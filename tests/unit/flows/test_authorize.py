@@ -464,5 +464,3 @@ class TestErrors:
         alice.endpoint._requests.begin = gone  # type: ignore[method-assign]
         back = answer(await alice.authorize())
         assert (back["error"], back["state"], back["iss"]) == ("temporarily_unavailable", "xyz", ISSUER)
-
-

@@ -154,7 +154,7 @@ def test_how_long_it_lasts(refresh: bool, ends: int | None, lasts: str, renewed:
 
 
 @pytest.mark.parametrize(("until", "observed"), [(None, False), (1001, True), (1000, False)])
-def test_limits_that_are_only_watched_are_no_promise(until: int | None, observed: bool) -> None:  # noqa: FBT001
+def test_limits_that_are_only_watched_are_no_promise(until: int | None, observed: bool) -> None:
     policy = msgspec.structs.replace(POLICY, observe_until=until)
     seen = ConsentViews(policy, SETTINGS, 1, CLOCK).view(CLIENT, AGENT, ALICE, f"{ISSUER}/mcp/files", [], None, None)
     assert seen.observed is observed

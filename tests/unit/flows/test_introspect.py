@@ -36,8 +36,8 @@ async def ask(lab: Lab, token: str, client: str = "reporter", **form: str) -> di
     return answer
 
 
-async def access_token(lab: Lab, **form: str) -> str:
-    token: str = (await lab.with_secret(**form)).json()["access_token"]
+async def access_token(lab: Lab, scope: str = "") -> str:
+    token: str = (await lab.with_secret(scope=scope)).json()["access_token"]
     return token
 
 

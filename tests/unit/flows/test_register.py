@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -83,7 +83,7 @@ def bearer(token: str | None) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def opened(directory: Path, *, is_open: bool, most: int = 1000, burst: int = 1000) -> AsyncIterator[RegisterLab]:
+async def opened(directory: Path, *, is_open: bool, most: int = 1000, burst: int = 1000) -> AsyncGenerator[RegisterLab]:
     async with open_lab(directory) as lab:
         store = SqlRegistrationStore(lab.engine)
         revocations = Revocations(SqlRevocationStore(lab.engine))

@@ -42,13 +42,9 @@ class Kept:
 
     def __init__(self) -> None:
         self.added: list[tuple[str, str, int, int]] = []
-        self.removed: list[tuple[str, str]] = []
 
     async def add(self, kind: RevocationKind, value: str, until: int, now: int) -> None:
         self.added.append((kind, value, until, now))
-
-    async def remove(self, kind: RevocationKind, value: str) -> None:
-        self.removed.append((kind, value))
 
 
 def token(issuer: str = ISSUER, **changes: object) -> str:
@@ -117,8 +113,7 @@ async def test_while_nothing_changes_a_token_is_not_judged_again() -> None:
 async def test_a_revocation_reaches_the_store_with_its_end() -> None:
     kept = Kept()
     await Revocations(kept).revoke("grant", "g-1", NOW + 5, NOW)
-    await Revocations(kept).lift("user", "alice")
-    assert (kept.added, kept.removed) == ([("grant", "g-1", NOW + 5, NOW)], [("user", "alice")])
+    assert kept.added == [("grant", "g-1", NOW + 5, NOW)]
 
 
 async def test_what_has_expired_already_needs_no_revocation() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
@@ -210,7 +211,7 @@ class TestAnswers:
         async def send(message: object) -> None:
             received.append(message)
 
-        scope = {"type": "http", "method": "POST", "path": "/token", "query_string": b"", "headers": []}
+        scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/token", "query_string": b"", "headers": []}
         await lab.app(scope, receive, send)
         assert received == []
 

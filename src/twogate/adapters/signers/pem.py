@@ -28,19 +28,17 @@ PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 class PemSigner:
     """Signs with a P-256 (ES256) or RSA (RS256) key from a PEM file; implements `flows.signer.Signer`."""
 
-    def __init__(self, path: Path, kid: str | None = None) -> None:
-        """`kid` is what the other server calls the key, its RFC 7638 thumbprint unless given."""
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._kid = kid
 
     @property
     def kid(self) -> str:
-        """The key's identifier.
+        """The key's RFC 7638 thumbprint.
 
         Raises:
             GateError: KEYS_UNAVAILABLE.
         """
-        return self._kid or self._public().thumbprint()
+        return self._public().thumbprint()
 
     @property
     def algorithm(self) -> Algorithm:

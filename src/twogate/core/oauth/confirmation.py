@@ -1,4 +1,4 @@
-"""Proof of possession of presented tokens: what a token is bound to must be proven by whoever presents it (RFC 7800)."""
+"""Proof of possession: what a presented token is bound to must be proven by whoever presents it (RFC 7800)."""
 
 from __future__ import annotations
 

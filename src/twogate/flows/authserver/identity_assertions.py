@@ -18,7 +18,7 @@ REPLAY_KIND: Final = "id_jag"
 class Users(Protocol):
     """Finds people by what an identity provider calls them."""
 
-    async def by_identity(self, issuer: str, subject: str, tenant: str) -> User | None:
+    async def by_identity(self, issuer: str, provider_subject: str, tenant: str) -> User | None:
         """The person linked to a provider's subject; None if nobody is.
 
         Raises:

@@ -215,8 +215,8 @@ class Passkeys:
             "timeout": CHALLENGE_LIFETIME * 1000,
         }
 
-    async def authenticate(self, text: str, browser: str, now: int) -> Passkey:
-        """The passkey that an answer to `login_options` proves to be at hand. Whose it is may log in is not looked at.
+    async def find_claimed(self, text: str, browser: str, now: int) -> tuple[UnverifiedAnswer, Passkey]:
+        """The passkey that an answer to `login_options` claims to be from; `verify_claimed` must follow.
 
         Raises:
             GateError: PASSKEY_REFUSED, INTERACTION_EXPIRED; STORE_UNAVAILABLE.
@@ -230,13 +230,20 @@ class Passkeys:
             raise GateError(ErrorCode.PASSKEY_REFUSED, "the passkey is unknown")
         if answer.user_handle != user_handle(passkey.tenant, passkey.subject):
             raise GateError(ErrorCode.PASSKEY_REFUSED, "the passkey is another person's")
+        return answer, passkey
+
+    async def verify_claimed(self, answer: UnverifiedAnswer, passkey: Passkey, now: int) -> None:
+        """Check that the passkey which `find_claimed` found is at hand. Whether its person may log in is not looked at.
+
+        Raises:
+            GateError: PASSKEY_REFUSED, STORE_UNAVAILABLE.
+        """
         # 3. Signature, origin, flags and count.
         count = self._verifier.verify_used(answer, answer.challenge, passkey.public_key, passkey.sign_count)
         # 4. Only this once.
         await self._challenges.redeem(answer.challenge, now)
         if not await self._store.used(passkey.credential_id, count, now):
             raise GateError(ErrorCode.PASSKEY_REFUSED, "the passkey was removed or used meanwhile")
-        return msgspec.structs.replace(passkey, sign_count=count, last_used_at=now)
 
     def verify_new(self, text: str, user: User, browser: str, now: int) -> tuple[NewPasskey, bytes]:
         """The passkey that an answer to `enrol_options` for this person holds, and its challenge; nothing is kept yet.

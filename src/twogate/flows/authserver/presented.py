@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from twogate.core.errors import GATE_ONE, ErrorCode, GateError
@@ -19,7 +19,7 @@ class RefusedAsError(GateError):
 
 
 @contextmanager
-def told_as(told: ErrorCode, description: str) -> Iterator[None]:
+def told_as(told: ErrorCode, description: str) -> Generator[None]:
     """Tell refusals of what the form presents as `told`, and not as failures of the client's own authentication.
 
     Raises:

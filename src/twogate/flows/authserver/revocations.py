@@ -27,14 +27,6 @@ class RevocationStore(Protocol):
         """
         ...
 
-    async def remove(self, kind: RevocationKind, value: str) -> None:
-        """End a revocation early.
-
-        Raises:
-            GateError: STORE_UNAVAILABLE.
-        """
-        ...
-
 
 def outlasts_tokens(now: int) -> int:
     """The moment from which on no access token that exists at `now` is good: how long to revoke all of them.
@@ -67,11 +59,3 @@ class Revocations:
             raise ValueError(f"{kind}: not the name of one")
         if until > now:
             await self._store.add(kind, value, until, now)
-
-    async def lift(self, kind: RevocationKind, value: str) -> None:
-        """Accept the tokens of `value` again, as when an operator lets a person back in.
-
-        Raises:
-            GateError: STORE_UNAVAILABLE.
-        """
-        await self._store.remove(kind, value)

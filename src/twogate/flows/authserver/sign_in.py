@@ -118,8 +118,10 @@ class SignIn:
         try:
             if self._passkeys is None:
                 raise GateError(ErrorCode.PASSKEY_REFUSED, "the server's address cannot have passkeys")
-            passkey = await self._passkeys.authenticate(answer, visitor.browser, self._clock.now())
+            now = self._clock.now()
+            claimed, passkey = await self._passkeys.find_claimed(answer, visitor.browser, now)
             user = await self._users.user(passkey.tenant, passkey.subject)
+            await self._passkeys.verify_claimed(claimed, passkey, now)
             if user is None or user.disabled or user.provider is not None:
                 raise GateError(ErrorCode.PASSKEY_REFUSED, "the person is gone, disabled or another's to vouch for")
             if tenant not in ("", user.tenant):

@@ -46,7 +46,7 @@ class Agents(Protocol):
 class Identities(Protocol):
     """Finds people by what an issuer calls them."""
 
-    async def by_identity(self, issuer: str, subject: str, tenant: str) -> User | None:
+    async def by_identity(self, issuer: str, provider_subject: str, tenant: str) -> User | None:
         """The person linked to an issuer's subject; None if nobody is.
 
         Raises:

@@ -9,7 +9,7 @@ from urllib.parse import quote_plus
 
 import msgspec
 
-from twogate.core.oauth.access_token import encode_base64url, join_signature, signing_input
+from twogate.core.oauth.access_token import encode_base64url, join_signature
 from twogate.core.oauth.client_auth import ASSERTION_TYPE, AuthMethod
 from twogate.core.oauth.provider import ProviderMetadata
 from twogate.flows.environment import Rng
@@ -72,8 +72,12 @@ class KeyCredential:
     The assertion is for the issuer unless `for_endpoint`: only the issuer's name cannot be made to mean another server.
     """
 
-    def __init__(self, client_id: str, signer: Signer, rng: Rng, *, for_endpoint: bool = False) -> None:
+    def __init__(
+        self, client_id: str, signer: Signer, rng: Rng, *, key_id: str | None = None, for_endpoint: bool = False
+    ) -> None:
+        """`key_id` is what the provider calls the key; without one the assertion names none, and any fits."""
         self._client_id = client_id
+        self._key_id = key_id
         self._signer = signer
         self._rng = rng
         self._for_endpoint = for_endpoint
@@ -92,7 +96,10 @@ class KeyCredential:
             "exp": now + ASSERTION_LIFETIME,
             "jti": encode_base64url(self._rng.token(JTI_BYTES)),
         }
-        signed = signing_input(claims, algorithm=self._signer.algorithm.value, kid=self._signer.kid, typ="JWT")
+        header = {"alg": self._signer.algorithm.value, "typ": "JWT"}
+        if self._key_id is not None:
+            header["kid"] = self._key_id
+        signed = ".".join(encode_base64url(msgspec.json.encode(part)) for part in (header, claims)).encode("ascii")
         assertion = join_signature(signed, await self._signer.sign(signed))
         return Presentation(
             {

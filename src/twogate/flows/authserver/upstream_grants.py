@@ -124,7 +124,7 @@ class UpstreamPeople(Protocol):
         """
         ...
 
-    async def by_identity(self, issuer: str, subject: str, tenant: str) -> User | None:
+    async def by_identity(self, issuer: str, provider_subject: str, tenant: str) -> User | None:
         """The person that a provider's subject is in a tenant.
 
         Raises:

@@ -98,4 +98,13 @@ def _encode(scopes: set[str]) -> str:
 
 
 def _consent(row: RowMapping) -> Consent:
-    return Consent(**{**row, "scopes": msgspec.json.decode(row["scopes"], type=tuple[str, ...])})
+    return Consent(
+        tenant=row["tenant"],
+        subject=row["subject"],
+        client_id=row["client_id"],
+        resource=row["resource"],
+        task=row["task"],
+        scopes=msgspec.json.decode(row["scopes"], type=tuple[str, ...]),
+        client_digest=row["client_digest"],
+        granted_at=row["granted_at"],
+    )

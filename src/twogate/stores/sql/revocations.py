@@ -36,18 +36,6 @@ class SqlRevocationStore:
             await insert_revocation(connection, kind, value, until, now)
             await bump(connection)
 
-    async def remove(self, kind: RevocationKind, value: str) -> None:
-        """End a revocation early.
-
-        Raises:
-            GateError: STORE_UNAVAILABLE.
-        """
-        async with changing(self._engine) as connection:
-            await connection.execute(
-                delete(revocations).where(revocations.c.kind == kind, revocations.c.value == value)
-            )
-            await bump(connection)
-
 
 async def insert_revocation(
     connection: AsyncConnection, kind: RevocationKind, value: str, until: int, now: int
