@@ -889,6 +889,74 @@ BEHAVIOURS: Final = (
             f"{_FLOWS}/test_metadata.py::test_no_other_issuer_is_found_here",
         ),
     ),
+    # codes and refresh tokens.
+    Behaviour(
+        "R-20",
+        "RFC 7636 section 4; RFC 9700 section 2.1.1",
+        "PKCE with S256 is the only way to redeem a code",
+        (
+            f"{_CORE}/test_oauth_pkce.py::test_the_verifier_of_the_rfc_fits_its_challenge",
+            f"{_CORE}/test_oauth_pkce.py::test_a_challenge_that_is_not_s256_is_refused",
+            f"{_CORE}/test_oauth_pkce.py::test_the_challenge_itself_is_no_verifier_because_plain_does_not_exist",
+            "attacks/test_code_replay.py::TestInjection::test_a_wrong_verifier_uses_the_code_up",
+        ),
+    ),
+    Behaviour(
+        "R-20",
+        "RFC 6749 section 4.1.2",
+        "a code works once, whoever races, and its second use ends what came from the first",
+        (
+            "attacks/test_code_replay.py::TestReplay::test_a_second_use_is_refused_and_ends_all_that_came_from_the_first",
+            "attacks/test_code_replay.py::TestRaces::test_of_fifty_parallel_redemptions_one_wins_and_its_grant_is_revoked",
+            "attacks/test_code_replay.py::TestRaces::test_of_fifty_redemptions_at_four_replicas_one_wins",
+            "contracts/test_code_store.py::test_of_redemptions_in_two_processes_one_wins",
+        ),
+    ),
+    Behaviour(
+        "R-20",
+        "RFC 6749 section 4.1.3; RFC 9449 section 10",
+        "a code is good for its client, redirect URI and key only",
+        (
+            "attacks/test_code_replay.py::TestInjection::test_another_client_cannot_use_a_code_nor_use_it_up",
+            "attacks/test_code_replay.py::TestInjection::test_another_redirect_uri_uses_the_code_up",
+            "attacks/test_code_replay.py::TestInjection::test_a_code_bound_to_a_key_is_nothing_without_it",
+        ),
+    ),
+    Behaviour(
+        "R-20",
+        "RFC 9700 section 4.14.2",
+        "refresh tokens are rotated, and a second use of one ends its family",
+        (
+            f"{_FLOWS}/test_refresh.py::TestRotation::test_each_use_gives_another_token_of_the_same_grant",
+            "attacks/test_refresh_reuse.py::TestReuse::test_a_public_clients_second_use_ends_the_family_at_once",
+            "attacks/test_refresh_reuse.py::TestReuse::test_a_token_of_any_age_is_known_as_used",
+            "stateful/test_grants.py::test_grants_on_sqlite_are_as_the_model_says",
+            "stateful/test_grants.py::test_grants_on_postgresql_are_as_the_model_says",
+        ),
+    ),
+    Behaviour(
+        "R-20",
+        "ADR 10",
+        "a retry of a rotation within 10 s gives who proves to be the client the same answer",
+        (
+            f"{_FLOWS}/test_refresh.py::TestRetry::test_an_authenticated_client_gets_the_identical_answer",
+            "attacks/test_refresh_reuse.py::TestReuse::test_who_cannot_prove_the_key_gets_no_retry",
+            "attacks/test_refresh_reuse.py::TestRaces::test_twenty_parallel_refreshes_of_an_authenticated_client_lose_nobody",
+            "attacks/test_refresh_reuse.py::TestRaces::test_twenty_refreshes_at_four_replicas_lose_nobody_who_proves_who_they_are",
+            f"{_FLOWS}/test_refresh.py::TestKeptAnswers::test_only_the_token_that_was_used_up_opens_the_answer",
+        ),
+    ),
+    Behaviour(
+        "R-20",
+        "RFC 6749 section 6",
+        "a refresh narrows and never widens, and looks at everything anew",
+        (
+            f"{_FLOWS}/test_refresh.py::TestNarrowing::test_scopes_are_never_widened",
+            f"{_FLOWS}/test_refresh.py::TestNarrowing::test_resource_and_task_may_only_be_repeated",
+            f"{_FLOWS}/test_refresh.py::TestLookedAtAnew::test_a_disabled_person_is_refused_and_nothing_is_revoked",
+            f"{_FLOWS}/test_refresh.py::TestLookedAtAnew::test_a_person_who_is_gone_upstream_loses_the_grant",
+        ),
+    ),
     # device authorization.
     Behaviour(
         "R-20",

@@ -181,7 +181,7 @@ def _endpoints(parts: Parts, resources: dict[str, frozenset[str]]) -> tuple[Toke
         directory,
         reader,
         requests,
-        Standing(logins, people, consents),
+        Standing(upstream.confirmed, people, consents),
         Decisions(issuer, consents, codes, audit, parts.refusals, clock),
         views,
         clock,
@@ -192,7 +192,7 @@ def _endpoints(parts: Parts, resources: dict[str, frozenset[str]]) -> tuple[Toke
     )
     limits = parts.device_limits
     decisions = DeviceDecisions(issuer, devices, directory, authenticator, limits, audit, parts.refusals, clock)
-    device_pages = DevicePages(pages, decisions, logins, people, views, clock, parts.page_secret)
+    device_pages = DevicePages(pages, decisions, upstream.confirmed, people, views, clock, parts.page_secret)
     own = parts.issuers.only(issuer)
     introspection = IntrospectionEndpoint(forms, own, parts.registry, people, families)
     revocation = RevocationEndpoint(forms, own, parts.registry, families, revocations, audit, clock)

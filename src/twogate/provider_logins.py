@@ -11,6 +11,7 @@ from twogate.config import Settings
 from twogate.config.logins import LoginProvider
 from twogate.config.upstream_providers import provider_rules
 from twogate.flows.audit import Refusals
+from twogate.flows.authserver.confirmed_logins import ConfirmedLogins
 from twogate.flows.authserver.logins import is_local_target
 from twogate.flows.authserver.upstream_client_auth import ClientCredential, KeyCredential, SecretCredential
 from twogate.flows.authserver.upstream_grants import UpstreamGrants
@@ -22,6 +23,7 @@ from twogate.flows.envelope import Envelope
 from twogate.flows.environment import Rng
 from twogate.flows.gateway.issuers import RemoteKeys
 from twogate.state import State
+from twogate.stores.sql.logins import SqlLoginStore
 from twogate.stores.sql.upstream_grants import SqlUpstreamGrantStore
 from twogate.stores.sql.upstream_logins import SqlUpstreamLoginStore
 
@@ -32,6 +34,8 @@ class ProviderLogins:
 
     logins: UpstreamLogins
     grants: UpstreamGrants
+    confirmed: ConfirmedLogins
+    """For where new access begins."""
 
 
 def provider_logins(
@@ -52,7 +56,9 @@ def provider_logins(
     terms = LoginSettings(issuer, lifetimes.login, lifetimes.grant, lifetimes.grant_without_refresh)
     trail = (state.audit, refusals)
     return ProviderLogins(
-        UpstreamLogins(terms, providers, pending, grants, users, logins, is_local_target, trail, clock), grants
+        UpstreamLogins(terms, providers, pending, grants, users, logins, is_local_target, trail, clock),
+        grants,
+        ConfirmedLogins(SqlLoginStore(state.engine), rng, lifetimes.login, grants),
     )
 
 

@@ -23,7 +23,6 @@ from twogate.flows.authserver.lockout import (
     LONGEST_WAIT,
 )
 from twogate.flows.authserver.passwords import Passwords
-from twogate.web.authserver import error_response
 
 STRANGER = "198.51.100.66"
 HANDLE = "A" * 43
@@ -573,14 +572,6 @@ async def test_one_address_does_not_take_every_turn(lab: PeopleLab) -> None:
     for browser in crowd:
         await browser.get("/login?tenant=acme")
     tries = [browser.post("/login", tenant="acme", name=f"n{n}", password="x" * 12) for n, browser in enumerate(crowd)]
-    *answers, owned = await asyncio.gather(
-        *tries, owner.post("/login", tenant="acme", name="alice", password=PASSWORD)
-    )
+    *answers, owned = await asyncio.gather(*tries, owner.post("/login", tenant="acme", name="alice", password=PASSWORD))
     assert owned.status_code == 303
     assert {answer.status_code for answer in answers} <= {401, 429}
-
-
-def test_the_pages_are_of_the_same_table_of_refusals() -> None:
-    from twogate.core.errors import ErrorCode
-
-    assert error_response(ErrorCode.LOGIN_LOCKED, {}).status_code == 429

@@ -82,9 +82,9 @@ class Person:
                 continue
             assert response.status_code == 200, response.text
             self.seen.append(response.text)
-            target = self._moved_on(response)
-            if target is not None:
-                return target
+            moved_on = self._moved_on(response)
+            if moved_on is not None:
+                return moved_on
             response = self._act(response, choice)
         raise AssertionError(f"no end after {MAX_STEPS} steps")
 

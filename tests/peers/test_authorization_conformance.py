@@ -71,9 +71,9 @@ async def test_every_scenario_for_authorization_servers_passes(world: OAuthWorld
             process.kill()
             await process.wait()
     found = read_checks(tmp_path)
-    assert found == {
-        (scenario, check): "SUCCESS" for scenario, checks in SCENARIOS.items() for check in checks
-    }, "\n".join(said)
+    assert found == {(scenario, check): "SUCCESS" for scenario, checks in SCENARIOS.items() for check in checks}, (
+        "\n".join(said)
+    )
     assert code == 0
 
 

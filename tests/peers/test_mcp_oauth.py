@@ -185,9 +185,7 @@ async def test_the_typescript_client(
     require(TYPESCRIPT_CLIENTS[generation])
     document = published(documents, f"typescript-{generation}") if known_by == "document" else None
     extra = {} if document is None else {"document": document}
-    seen = await node_flow(
-        world, "mcp-oauth", person, generation=generation, redirect_uri=REDIRECT, call=CALL, **extra
-    )
+    seen = await node_flow(world, "mcp-oauth", person, generation=generation, redirect_uri=REDIRECT, call=CALL, **extra)
     assert (seen["asked"], seen["tools"], seen["text"]) == (True, [TOOL], SAID)
     assert (seen["client"]["client_id"] == document) is (known_by == "document")
 
@@ -197,14 +195,15 @@ async def test_the_inspector(
     world: OAuthWorld, documents: DocumentServer, person: Person, known_by: str, tmp_path: Path
 ) -> None:
     callback = f"http://127.0.0.1:{free_port()}/callback"
-    known = {
-        "document": lambda: ("--client-metadata-url", published(documents, "inspector")),
-        "registration": tuple[str, ...],
-        "configuration": lambda: ("--client-id", "native"),
-    }[known_by]()
+    known: dict[str, tuple[str, ...]] = {
+        "document": ("--client-metadata-url", published(documents, "inspector")),
+        "registration": (),
+        "configuration": ("--client-id", "native"),
+    }
     command = [
         require(NODE), require(INSPECTOR), "--cli", world.resource, "--transport", "http", "--method", "tools/call",
-        "--tool-name", TOOL, "--callback-url", callback, "--connect-timeout", "60000", *known,
+        "--tool-name", TOOL, "--callback-url", callback, "--connect-timeout", "60000",
+        *known[known_by],
     ]  # fmt: skip
     said, visited = await run_inspector(world, person, command, tmp_path)
     assert visited == 1, said
@@ -269,9 +268,7 @@ async def test_a_document_that_is_not_let_in_is_refused_and_never_fetched(
     assert "/client.json" not in documents.asked
 
 
-def test_each_document_was_fetched_and_the_trail_names_its_client(
-    world: OAuthWorld, documents: DocumentServer
-) -> None:
+def test_each_document_was_fetched_and_the_trail_names_its_client(world: OAuthWorld, documents: DocumentServer) -> None:
     """Runs last in this file."""
     events: list[dict[str, Any]] = world.gateway.events()
     granted = {event["client"] for event in events if event["kind"] == "authorization.granted"}

@@ -278,6 +278,16 @@ async def test_who_is_removed_at_the_provider_loses_access_at_the_next_refresh(w
     assert not again.is_redirect
 
 
+async def test_who_is_removed_gets_no_new_access_by_a_browser_that_is_logged_in_still(world: World) -> None:
+    await world.tokens()
+    world.provider.change("alice", None)
+    world.clock.ahead += FRESH + 1
+    world.visited.clear()
+    answer = await world.authorize()
+    assert not answer.is_redirect
+    assert f"{world.stack.url}/login" in world.visited
+
+
 async def test_who_leaves_the_group_is_out_at_the_next_refresh(world: World) -> None:
     tokens = await world.tokens()
     world.provider.change("alice", {**ALICE, "groups": ["choir"]})

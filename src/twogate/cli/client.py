@@ -64,6 +64,9 @@ def add(  # noqa: PLR0913, PLR0917 - one parameter an option
     public_keys: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Its public keys (a JWK set); else a key pair is made for it.")
     ] = None,
+    may_act: Annotated[
+        str | None, typer.Option(metavar="CLIENT_ID", help="The client that may exchange the tokens of its people.")
+    ] = None,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:
@@ -82,6 +85,7 @@ def add(  # noqa: PLR0913, PLR0917 - one parameter an option
         redirect_uris=tuple(dict.fromkeys(redirect_uri or ())),
         grants=frozenset(_grant(item) for item in grant or ()),
         jwks=None if public_keys is None else _read(public_keys),
+        may_act=None if may_act is None else _checked(_CLIENT_ID, may_act, "--may-act"),
     )
     printed = with_state(config, lambda state: _add(state, new))
     if as_json:
@@ -230,6 +234,7 @@ def _described(client: Client) -> dict[str, object]:
         "grants": sorted(grant_name(grant) for grant in client.grants),
         "redirect_uris": list(client.redirect_uris),
         "jwks_uri": client.jwks_uri,
+        "may_act": client.may_act,
         "defined_in": client.source.value,
         "created_at": _moment(client.created_at or None),
         "last_used_at": _moment(client.last_used_at),

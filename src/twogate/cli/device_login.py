@@ -252,12 +252,13 @@ class DeviceLogin:
         if response.status_code >= _SERVER_ERROR:
             raise CommandError(f"{self._issuer} cannot answer now: HTTP {response.status_code}", code="unreachable")
         try:
+            # A revocation is answered with nothing (RFC 7009 section 2.2).
             value = decode(bytes(body), max_bytes=MAX_ANSWER, max_depth=_MAX_DEPTH) if body else {}
-        except GateError:
-            value = None
-        if not isinstance(value, dict):
-            raise CommandError(f"{self._issuer} answered with no JSON object; is it a Twogate?", code="answer_invalid")
-        return _Answer(response.status_code, value)
+            return _Answer(response.status_code, msgspec.convert(value, dict[str, Any]))
+        except (GateError, msgspec.ValidationError):
+            raise CommandError(
+                f"{self._issuer} answered with no JSON object; is it a Twogate?", code="answer_invalid"
+            ) from None
 
     def _refused(self, answer: _Answer) -> CommandError:
         if answer.error in ("invalid_client", "unauthorized_client"):

@@ -83,6 +83,7 @@ def _client(name: str, client: ClientSettings) -> Client:
         grants=client.effective_grants,
         name=client.name or "",
         redirect_uris=client.redirect_uris,
+        may_act=client.may_act,
         jwks_uri=client.jwks_uri if client.auth is ClientAuth.PRIVATE_KEY_JWT else None,
         source=ClientSource.CONFIGURED,
     )

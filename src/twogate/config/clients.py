@@ -94,6 +94,8 @@ class ClientSettings(BaseModel):
     secret_file: FilePath | None = None
     secret_digest_file: FilePath | None = None
     redirect_uris: NonEmpty[RedirectUriText] = ()
+    # The one other client that may exchange the tokens of its people.
+    may_act: ClientId | None = None
     # Left out: what the kind usually needs.
     grants: NonEmpty[GrantName] = ()
 

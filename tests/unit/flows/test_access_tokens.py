@@ -157,6 +157,16 @@ async def test_who_acts_for_the_user_is_kept(lab: Lab) -> None:
     assert claims(await issue(lab, msgspec.structs.replace(GRANTED, act=act)))["act"] == act
 
 
+async def test_a_persons_token_names_the_client_that_may_exchange_it(lab: Lab) -> None:
+    client = msgspec.structs.replace(CLIENT, may_act="exchanger")
+    for_user = await lab.tokens.issue(
+        msgspec.structs.replace(GRANTED, user="u-1"), client, AGENT, method="none", address=""
+    )
+    assert claims(for_user)["may_act"] == {"sub": "exchanger"}
+    alone = await lab.tokens.issue(GRANTED, client, AGENT, method="none", address="")
+    assert "may_act" not in claims(alone)
+
+
 async def test_a_token_that_cannot_be_recorded_is_not_issued(lab: Lab) -> None:
     lab.audit.broken = True
     with pytest.raises(GateError) as caught:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jwt
+import msgspec
 import pytest
 from sqlalchemy import update
 
@@ -15,7 +16,9 @@ from tokenlab import FILES, ISSUER, REPORTER
 from twogate.core.audit.record import EventKind
 from twogate.core.errors import GateError
 from twogate.core.oauth.exchange import ACCESS_TOKEN, JWT
-from twogate.core.principal import UserId
+from twogate.core.oauth.grant_type import GrantType
+from twogate.core.principal import PUBLIC_CLIENT, AgentId, UserId
+from twogate.flows.authserver.clients import Client, ClientAuth, ClientKind
 from twogate.stores.sql.engine import writing
 from twogate.stores.sql.tables import users
 
@@ -226,3 +229,26 @@ async def test_nothing_is_issued_that_the_audit_trail_cannot_hold(lab: ExchangeL
     subject = await lab.own()
     lab.lab.audit.broken = True
     assert (await lab.exchange(subject)).status_code == 503
+
+
+@pytest.mark.parametrize(("may_act", "status"), [("exchanger", 200), ("another", 400), (None, 400)])
+async def test_a_token_of_another_application_is_exchanged_by_the_one_client_that_it_names(
+    lab: ExchangeLab, may_act: str | None, status: int
+) -> None:
+    desktop = Client(
+        client_id="desktop",
+        tenant="acme",
+        agent=AgentId("acme", PUBLIC_CLIENT),
+        auth=ClientAuth.NONE,
+        kind=ClientKind.HOST,
+        grants=frozenset({GrantType.AUTHORIZATION_CODE}),
+        redirect_uris=("http://127.0.0.1/callback",),
+        may_act=may_act,
+    )
+    await lab.lab.clients.add(desktop, None, (), lab.lab.clock.now())
+    assert (await lab.lab.clients.get("desktop")) == msgspec.structs.replace(desktop, created_at=lab.lab.clock.now())
+    answer = await lab.exchange(await lab.own("desktop"))
+    assert answer.status_code == status
+    if status == 200:
+        claims = claims_of(answer.json()["access_token"])
+        assert (claims["user"], claims["client_id"], claims["act"]) == (ALICE, "exchanger", {"sub": "exchanger"})

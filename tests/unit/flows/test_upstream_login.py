@@ -13,11 +13,15 @@ import pytest
 from sqlalchemy import select, update
 
 from tokenlab import ISSUER, StepClock
+from twogate.adapters.rng import SystemRng
 from twogate.core.audit.record import EventKind
 from twogate.core.errors import ErrorCode, GateError
+from twogate.flows.authserver.confirmed_logins import ConfirmedLogins
+from twogate.flows.authserver.logins import Login
 from twogate.flows.authserver.upstream_grants import ASKING, FRESH
 from twogate.flows.authserver.upstream_provider import DEFAULT_MAX_AGE
 from twogate.stores.sql.engine import writing
+from twogate.stores.sql.logins import SqlLoginStore
 from twogate.stores.sql.tables import upstream_grants, users
 from twogate.stores.sql.upstream_grants import SqlUpstreamGrantStore
 from upstreamlab import (
@@ -437,16 +441,53 @@ async def disable(lab: UpstreamLab, subject: str) -> None:
         await connection.execute(update(users).where(users.c.subject == subject).values(disabled_at=lab.clock.now()))
 
 
+async def test_where_new_access_begins_a_person_who_is_gone_is_not_logged_in(
+    lab: UpstreamLab, idp: TestProvider
+) -> None:
+    answer = await lab.log_in(idp)
+    cookie = answer.cookies["__Host-twogate-login"]
+    confirmed = ConfirmedLogins(SqlLoginStore(lab.engine), SystemRng(), LIFETIMES.login, lab.grants)
+    lab.clock.seconds += FRESH
+    assert await confirmed.current(cookie, "acme", lab.clock.now()) is not None
+    assert len(idp.forms) == 2
+    lab.clock.seconds += FRESH
+    idp.answer = lambda form, good: (503, {})
+    idp.rotates = False
+    with pytest.raises(GateError) as refused:
+        await confirmed.current(cookie, "acme", lab.clock.now())
+    assert refused.value.code is ErrorCode.IDENTITY_PROVIDER_UNAVAILABLE
+    idp.answer = None
+    assert await confirmed.current(cookie, "acme", lab.clock.now()) is not None
+    lab.clock.seconds += FRESH
+    idp.gone.add("alice")
+    assert await confirmed.current(cookie, "acme", lab.clock.now()) is None
+    assert await lab.browser_logins.current(cookie, "acme", lab.clock.now()) is None
+    local = await lab.browser_logins.begin(
+        Login("acme", await some_subject(lab, idp), "password", lab.clock.now()), lab.clock.now()
+    )
+    assert await confirmed.current(local, "acme", lab.clock.now()) is not None
+
+
+async def some_subject(lab: UpstreamLab, idp: TestProvider) -> str:
+    user = await lab.users.by_identity(idp.url, "alice", "acme")
+    assert user is not None
+    return user.subject
+
+
 async def test_a_provider_that_the_operator_took_away_confirms_nobody(lab: UpstreamLab, idp: TestProvider) -> None:
-    upstream = await lab.upstream(idp)
     for changes in (
         {"tenants": frozenset({"globex"})},
         {"id_token": rules_for(idp).id_token.__class__(idp.url, "another", rules_for(idp).id_token.algorithms)},
     ):
+        answer = await lab.log_in(idp)
+        login = await lab.current(answer)
+        assert login is not None
+        assert login.upstream is not None
         lab.providers[0].rules = rules_for(idp, **changes)
-        lab.clock.seconds += FRESH
-        assert await confirm(lab, upstream) is ErrorCode.GRANT_INVALID
-    assert len(idp.forms) == 1
+        assert await confirm(lab, login.upstream) is ErrorCode.GRANT_INVALID
+        assert await lab.current(answer) is None
+        lab.providers[0].rules = rules_for(idp)
+    assert len(idp.forms) == 2
 
 
 async def test_a_client_that_goes_away_loses_no_rotated_token(lab: UpstreamLab, idp: TestProvider) -> None:

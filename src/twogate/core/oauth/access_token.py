@@ -26,7 +26,8 @@ class AccessTokenGrant(msgspec.Struct, frozen=True, kw_only=True):
     """What a token says: who (`client_id` of `tenant`), for what (`resource`, `scopes`), how long. Unix seconds.
 
     `agent` is the agent that the client acts as, where no binding says so. `user` is the person behind it, with `roles`
-    and `groups`; `act` who acts for that person (RFC 8693 section 4.1). `proof_key` is the thumbprint of the key that
+    and `groups`; `act` who acts for that person, and `may_act` the client that may come to (RFC 8693 sections 4.1
+    and 4.4). `proof_key` is the thumbprint of the key that
     the token is bound to (RFC 9449 section 6.1). `grant_id` names the grant, by which the token can be revoked.
     """
 
@@ -43,6 +44,7 @@ class AccessTokenGrant(msgspec.Struct, frozen=True, kw_only=True):
     roles: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     act: Mapping[str, Any] | None = None
+    may_act: str | None = None
     session_id: str | None = None
     task: str | None = None
     proof_key: str | None = None
@@ -73,6 +75,7 @@ class AccessTokenGrant(msgspec.Struct, frozen=True, kw_only=True):
             "roles": list(self.roles),
             "groups": list(self.groups),
             "act": self.act,
+            "may_act": None if self.may_act is None else {"sub": self.may_act},
             "sid": self.session_id,
             "cnf": None if self.proof_key is None else {"jkt": self.proof_key},
             "grant_id": self.grant_id,

@@ -151,6 +151,8 @@ class AccessTokens:
             roles=() if user is None else user.roles,
             groups=() if user is None else user.groups,
             act=authorization.act,
+            # A token without a person cannot be exchanged at all.
+            may_act=None if user is None else client.may_act,
             session_id=session_id,
             task=authorization.task,
             proof_key=proof,

@@ -46,6 +46,7 @@ class NewClient(msgspec.Struct, frozen=True):
     redirect_uris: tuple[str, ...] = ()
     grants: frozenset[GrantType] = frozenset()
     jwks: bytes | None = None
+    may_act: str | None = None
 
 
 class ClientCredentials(msgspec.Struct, frozen=True):
@@ -142,6 +143,7 @@ class ClientAdmin:
         now = self._clock.now()
         client = Client(
             client_id=new.client_id,
+            may_act=new.may_act,
             tenant=new.tenant,
             agent=agent,
             auth=new.auth,

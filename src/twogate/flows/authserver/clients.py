@@ -73,6 +73,7 @@ class Client(msgspec.Struct, frozen=True):
     """A client of one tenant. Times are Unix seconds; `jwks` is a public JWK set as JSON.
 
     `secret_digests` are for CLIENT_SECRET, `jwks` or `jwks_uri` for PRIVATE_KEY_JWT; a client has only its method's.
+    `may_act` is the one other client that may exchange the tokens of its people (RFC 8693 section 4.4).
     `agent` is whom it acts as: None for an authorizer, which calls nothing. `grants` are the only ones it may use.
     """
 
@@ -91,6 +92,7 @@ class Client(msgspec.Struct, frozen=True):
     jwks_uri: str | None = None
     source: ClientSource = ClientSource.ADDED
     expires_at: int | None = None
+    may_act: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse a client of another tenant than its agent's, and one whose keys do not fit its method."""

@@ -220,6 +220,8 @@ class UpstreamGrants:
         for _ in range(WAIT_ROUNDS):
             grant = await self._live(upstream, now)
             provider = self._provider_of(grant)
+            if provider is None:
+                await self._end(grant, "the identity provider is none of the tenant's any more", now)
             if abs(now - grant.confirmed_at) < FRESH or not grant.refresh_token:
                 await self._admit(provider, grant, now)
                 return
@@ -239,12 +241,12 @@ class UpstreamGrants:
             raise GateError(ErrorCode.GRANT_INVALID, "the login at the identity provider has ended")
         return grant
 
-    def _provider_of(self, grant: UpstreamGrant) -> UpstreamProvider:
+    def _provider_of(self, grant: UpstreamGrant) -> UpstreamProvider | None:
         for provider in self._providers:
             rules = provider.rules
             if (rules.issuer, rules.client_id) == (grant.issuer, grant.client_id) and grant.tenant in rules.tenants:
                 return provider
-        raise GateError(ErrorCode.GRANT_INVALID, "the identity provider is none of the tenant's any more")
+        return None
 
     async def _admit(self, provider: UpstreamProvider, grant: UpstreamGrant, now: int) -> None:
         """Judge by the groups that are known here."""

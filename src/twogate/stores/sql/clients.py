@@ -153,6 +153,7 @@ def changeable(client: Client) -> dict[str, object]:
         "source": client.source.value,
         "jwks_uri": client.jwks_uri,
         "expires_at": client.expires_at,
+        "may_act": client.may_act,
     }
 
 
@@ -174,4 +175,5 @@ def client_of(row: RowMapping) -> Client:
         source=ClientSource(row["source"]),
         jwks_uri=row["jwks_uri"],
         expires_at=row["expires_at"],
+        may_act=row["may_act"],
     )

@@ -100,6 +100,7 @@ clients: Final = Table(
     Column("registration", Text, nullable=False, server_default=text("''")),
     Column("jwks_uri", Text),
     Column("expires_at", _INT),
+    Column("may_act", Text),
     PrimaryKeyConstraint("client_id", name="clients_pk"),
     Index("clients_by_expiry", "source", "expires_at"),
 )

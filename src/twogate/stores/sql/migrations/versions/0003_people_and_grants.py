@@ -21,6 +21,7 @@ def upgrade() -> None:
     op.add_column("clients", sa.Column("registration", sa.Text, nullable=False, server_default=sa.text("''")))
     op.add_column("clients", sa.Column("jwks_uri", sa.Text))
     op.add_column("clients", sa.Column("expires_at", _INT))
+    op.add_column("clients", sa.Column("may_act", sa.Text))
     op.create_index("clients_by_expiry", "clients", ["source", "expires_at"])
     op.create_table(
         "registration_tokens",
