@@ -15,7 +15,7 @@ from harness.upstream import RecordingUpstream
         ("GET", "/", 404, "invalid_request"),
         ("GET", "/console", 404, "invalid_request"),
         ("GET", "/mcp", 404, "invalid_request"),
-        ("GET", "/.well-known/openid-configuration", 404, "invalid_request"),
+        ("GET", "/.well-known/openid-configuration/mcp/files", 404, "invalid_request"),
         ("GET", "/.well-known/oauth-protected-resource/mcp/unknown", 404, "invalid_request"),
         ("GET", "/token/", 404, "invalid_request"),
         ("POST", "/register", 404, "invalid_request"),

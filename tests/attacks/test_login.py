@@ -43,6 +43,11 @@ async def fail(browser: Browser, times: int, name: str = "alice", tenant: str = 
     return status
 
 
+def everything_in(directory: Path) -> bytes:
+    """The database and its log."""
+    return b"".join(path.read_bytes() for path in directory.glob("twogate.db*"))
+
+
 def without_values(page: str) -> str:
     """A page without what differs for every visitor."""
     return re.sub(r'(name="form_token" value|name="name" value|data-options)="[^"]*"', r"\1", page)
@@ -267,7 +272,7 @@ async def test_the_store_has_digests_of_cookies_only(lab: PeopleLab, tmp_path: P
     await lab.person()
     browser = lab.browser()
     await browser.log_in()
-    written = b"".join(path.read_bytes() for path in tmp_path.glob("twogate.db*"))
+    written = everything_in(tmp_path)
     cookies = list(browser.http.cookies.items())
     assert {name for name, _ in cookies} == {
         "__Host-twogate-browser",

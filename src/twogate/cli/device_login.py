@@ -253,7 +253,7 @@ class DeviceLogin:
             raise CommandError(f"{self._issuer} cannot answer now: HTTP {response.status_code}", code="unreachable")
         try:
             # A revocation is answered with nothing (RFC 7009 section 2.2).
-            value = decode(bytes(body), max_bytes=MAX_ANSWER, max_depth=_MAX_DEPTH) if body else {}
+            value: object = decode(bytes(body), max_bytes=MAX_ANSWER, max_depth=_MAX_DEPTH) if body else {}
             return _Answer(response.status_code, msgspec.convert(value, dict[str, Any]))
         except (GateError, msgspec.ValidationError):
             raise CommandError(

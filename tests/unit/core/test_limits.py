@@ -31,6 +31,20 @@ def test_a_refused_attempt_costs_nothing() -> None:
     assert buckets.take("a", NOW + 1) == 0.0
 
 
+def test_a_token_that_is_given_back_can_be_taken_again_and_no_other_can() -> None:
+    buckets = TokenBuckets(rate=0.01, burst=2, capacity=1)
+    assert [buckets.take("a", NOW), buckets.take("a", NOW)] == [0.0, 0.0]
+    buckets.give_back("a")
+    assert buckets.take("a", NOW) == 0.0
+    assert buckets.take("a", NOW) > 0
+    # A key that shares the bucket of strangers gets nothing back, nor does one that is not known.
+    while buckets.take("stranger", NOW) == 0.0:
+        pass
+    for key in ("stranger", "nobody"):
+        buckets.give_back(key)
+    assert buckets.take("stranger", NOW) > 0
+
+
 def test_keys_do_not_share_a_bucket() -> None:
     buckets = TokenBuckets(rate=1, burst=1)
     assert buckets.take("a", NOW) == 0.0
