@@ -965,6 +965,8 @@ BEHAVIOURS: Final = (
         (
             "unit/flows/test_device.py::TestPolling::test_polling_too_fast_makes_the_interval_longer_each_time",
             "unit/flows/test_device.py::TestPolling::test_of_twenty_parallel_polls_one_gets_the_tokens",
+            "stateful/test_devices.py::test_device_codes_are_as_the_model_says",
+            "peers/test_login.py::test_a_person_lets_a_terminal_in_and_later_out_again",
             "contracts/test_device_store.py::test_of_fifty_parallel_redemptions_one_wins",
             "peers/test_oauth_clients.py::test_a_device_waits_for_its_person",
             "peers/test_authserver_state.py::test_a_device_begins_here_its_person_decides_there",

@@ -18,6 +18,7 @@ import httpx2
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
+from dpoplab import Prover
 from harness.issuer import PrivateKey, new_key
 from peers.peers import NODE, NODE_PEERS, require
 from processlab import PATIENCE
@@ -121,6 +122,28 @@ class OidcProvider:
             token: str = self._redeem(http, client, form)["access_token"]
         return token
 
+    def bound_token(self, client: str, resource: str, prover: Prover) -> str:
+        """The same, bound to a key by a proof (RFC 9449)."""
+        form = {"grant_type": "client_credentials", "scope": "mcp:read", "resource": resource}
+        proof = prover.proof(int(time.time()), htu=f"{self.issuer}/token")
+        with self._http() as http:
+            tokens = self._redeem(http, client, form, {"DPoP": proof})
+        assert tokens["token_type"] == "DPoP"
+        token: str = tokens["access_token"]
+        return token
+
+    def take_back(self, client: str, token: str) -> None:
+        """Revoke an access token (RFC 7009)."""
+        with self._http() as http:
+            answer = http.post("/token/revocation", data={"token": token, **self._assertion(client)})
+        assert answer.status_code == 200, (answer.text, self._log)
+
+    def write_assertion_key(self, path: Path) -> Path:
+        """The private key that its clients authenticate with, as a file that only we can read."""
+        path.touch(mode=0o600)
+        path.write_bytes(self._assertion_key.as_pem(private=True))
+        return path
+
     def log_in(self, resource: str) -> tuple[str, str]:
         """An access token and an ID token of the user, by the authorization code flow with PKCE (RFC 7636)."""
         verifier = str(uuid.uuid4()) * 2
@@ -146,7 +169,15 @@ class OidcProvider:
         context = ssl.create_default_context(cafile=str(self.ca))
         return httpx2.Client(base_url=self.issuer, verify=context, trust_env=False, timeout=PATIENCE)
 
-    def _redeem(self, http: httpx2.Client, client: str, form: dict[str, str]) -> dict[str, Any]:
+    def _redeem(
+        self, http: httpx2.Client, client: str, form: dict[str, str], headers: dict[str, str] | None = None
+    ) -> dict[str, Any]:
+        answer = http.post("/token", data={**form, **self._assertion(client)}, headers=headers)
+        assert answer.status_code == 200, (answer.text, self._log)
+        tokens: dict[str, Any] = answer.json()
+        return tokens
+
+    def _assertion(self, client: str) -> dict[str, str]:
         now = int(time.time())
         claims = {
             "iss": client,
@@ -156,14 +187,10 @@ class OidcProvider:
             "exp": now + 60,
             "jti": str(uuid.uuid4()),
         }
-        assertion = {
+        return {
             "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
             "client_assertion": jwt.encode({"alg": "ES256"}, claims, self._assertion_key),
         }
-        answer = http.post("/token", data={**form, **assertion})
-        assert answer.status_code == 200, (answer.text, self._log)
-        tokens: dict[str, Any] = answer.json()
-        return tokens
 
     def _setup(self) -> dict[str, Any]:
         algorithms = sorted({algorithm for _, algorithm, _ in self.keys})

@@ -25,6 +25,7 @@ from devicelab import CLI, LIFETIME, OTHER_CLI, DeviceLab, open_device_lab
 from twogate.core.audit.record import EventKind
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.oauth.device import INTERVAL, MAX_INTERVAL, POLL_LEEWAY, SLOW_DOWN_STEP
+from twogate.stores.sql.device_codes import KEEP_EXPIRED
 
 CLIENTS = (CLI, OTHER_CLI)
 WAITS = (1, INTERVAL - 1, INTERVAL, 2 * INTERVAL, LIFETIME - 1, LIFETIME)
@@ -42,10 +43,11 @@ class Model:
     state: str = "pending"
     polled_at: int | None = None
     interval: int = INTERVAL
+    forgotten: bool = False
 
     def poll(self, client: str, now: int) -> str:
         """What a poll is answered with: `tokens`, or an error."""
-        if client != self.client:
+        if client != self.client or self.forgotten:
             return "invalid_grant"
         if now >= self.expires_at:
             return "expired_token"
@@ -87,6 +89,8 @@ class Machine(RuleBasedStateMachine):
     @rule(target=codes, client=st.sampled_from(CLIENTS))
     def a_device_begins(self, client: str) -> Model:
         begun = self.runner.run(self.lab.begun(client_id=client))
+        for old in self.known:
+            old.forgotten |= old.expires_at <= self.now - KEEP_EXPIRED
         model = Model(client, begun["device_code"], begun["user_code"], self.now + LIFETIME)
         assert not {model.device_code, model.user_code} & {
             value for other in self.known for value in (other.device_code, other.user_code)
@@ -148,6 +152,6 @@ def test_device_codes_are_as_the_model_says(tmp_path: Path) -> None:
     run_state_machine_as_test(
         Here,
         settings=settings(
-            max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+            max_examples=20, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
         ),
     )
