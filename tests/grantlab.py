@@ -34,7 +34,7 @@ GRANTS = frozenset({GrantType.AUTHORIZATION_CODE, GrantType.REFRESH_TOKEN})
 
 @dataclass
 class GrantLab:
-    """The lab with the person `alice`, and the clients `web` (secret), `native` (public), `once` (no refresh)."""
+    """The lab with the person `alice`, and the clients `web`, `other`, `once` (no refresh) and `native` (public)."""
 
     lab: Lab
 
@@ -59,7 +59,7 @@ class GrantLab:
         return await self.lab.http.post("/token", data={k: v for k, v in form.items() if v}, headers=sent)
 
     async def redeem(
-        self, code: str, client_id: str = "web", /, headers: dict[str, str] | None = None, **form: str
+        self, code: str, client_id: str = "web", headers: dict[str, str] | None = None, /, **form: str
     ) -> httpx2.Response:
         whole = {
             "grant_type": "authorization_code",
@@ -71,7 +71,7 @@ class GrantLab:
         return await self.post(whole, client_id, headers)
 
     async def refresh(
-        self, token: str, client_id: str = "web", /, headers: dict[str, str] | None = None, **form: str
+        self, token: str, client_id: str = "web", headers: dict[str, str] | None = None, /, **form: str
     ) -> httpx2.Response:
         return await self.post({"grant_type": "refresh_token", "refresh_token": token, **form}, client_id, headers)
 
@@ -106,30 +106,39 @@ def assert_refused(grants: GrantLab, response: httpx2.Response, reason: str, err
     assert (event.kind, event.reason) == (EventKind.TOKEN_REFUSED, reason)
 
 
+def confidential(name: str, grants: frozenset[GrantType] = GRANTS) -> Client:
+    """An application with the secret that every client of the lab has."""
+    return Client(
+        name,
+        "acme",
+        REPORTER,
+        ClientAuth.CLIENT_SECRET,
+        (digest(SECRET),),
+        kind=ClientKind.HOST,
+        grants=grants,
+        redirect_uris=(CALLBACK,),
+    )
+
+
+def public(name: str) -> Client:
+    """An application that cannot keep a secret."""
+    return Client(
+        name, "acme", PUBLIC, ClientAuth.NONE, kind=ClientKind.PUBLIC, grants=GRANTS, redirect_uris=(CALLBACK,)
+    )
+
+
 @asynccontextmanager
 async def open_grant_lab(directory: Path) -> AsyncGenerator[GrantLab]:
     """Start the lab, with people and the clients that they use."""
     async with open_lab(directory) as lab:
         now = lab.clock.now()
-        secret = (digest(SECRET),)
-        host = {"kind": ClientKind.HOST, "grants": GRANTS, "redirect_uris": (CALLBACK,)}
-        await lab.clients.add(Client("web", "acme", REPORTER, ClientAuth.CLIENT_SECRET, secret, **host), None, (), now)
-        await lab.clients.add(
-            Client("other", "acme", REPORTER, ClientAuth.CLIENT_SECRET, secret, **host), None, (), now
-        )
-        host["grants"] = frozenset({GrantType.AUTHORIZATION_CODE})
-        await lab.clients.add(Client("once", "acme", REPORTER, ClientAuth.CLIENT_SECRET, secret, **host), None, (), now)
-        for name in ("native", "other-native"):
-            public = Client(
-                name,
-                "acme",
-                PUBLIC,
-                ClientAuth.NONE,
-                kind=ClientKind.PUBLIC,
-                grants=GRANTS,
-                redirect_uris=(CALLBACK,),
-            )
-            await lab.clients.add(public, None, (), now)
+        for client in (
+            confidential("web"),
+            confidential("other"),
+            confidential("once", frozenset({GrantType.AUTHORIZATION_CODE})),
+            public("native"),
+        ):
+            await lab.clients.add(client, None, (), now)
         async with writing(lab.engine) as connection:
             await connection.execute(
                 insert(users).values(

@@ -11,19 +11,15 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from grantlab import ALICE, CALLBACK, CHALLENGE, GRANTS, VERIFIER
+from grantlab import ALICE, CALLBACK, CHALLENGE, VERIFIER, confidential, public
 from tokenlab import (
     CODE_LIFETIME,
     FILES,
     ISSUER,
     LIFESPANS,
-    PUBLIC,
-    REPORTER,
-    SECRET,
     RecordingAudit,
     StepClock,
     StubUpstreams,
-    digest,
 )
 from twogate.adapters.envelope import LocalEnvelope
 from twogate.adapters.rng import SystemRng
@@ -33,7 +29,6 @@ from twogate.core.oauth.resource import tenant_resources
 from twogate.core.principal import Agent
 from twogate.flows.authserver.access_tokens import AccessTokens, TokenSettings
 from twogate.flows.authserver.authenticate_client import Trace
-from twogate.flows.authserver.clients import Client, ClientAuth, ClientKind
 from twogate.flows.authserver.code import AuthorizationCode, Codes, CodeStore
 from twogate.flows.authserver.code_grant import CodeGrant
 from twogate.flows.authserver.families import Families, FamilyStore, Revoker
@@ -53,9 +48,7 @@ from twogate.stores.sql.sessions import SqlSessionStore
 from twogate.stores.sql.tables import users
 from twogate.stores.sql.users import SqlUserStore
 
-WEB = Client("web", "acme", REPORTER, ClientAuth.CLIENT_SECRET, (digest(SECRET),), kind=ClientKind.HOST, grants=GRANTS)
-NATIVE = Client("native", "acme", PUBLIC, ClientAuth.NONE, kind=ClientKind.PUBLIC, grants=GRANTS)
-CLIENTS = {client.client_id: client for client in (WEB, NATIVE)}
+CLIENTS = {client.client_id: client for client in (confidential("web"), public("native"))}
 
 _KEY = ec.generate_private_key(ec.SECP256R1())
 _POLICY = Policy(generation="lab", classes={}, roles={}, tasks={}, scopes={}, groups={}, tenants={})

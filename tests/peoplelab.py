@@ -34,6 +34,7 @@ from twogate.flows.authserver.setup import SetUp
 from twogate.flows.authserver.sign_in import SignIn
 from twogate.flows.authserver.user_admin import NewUser, Terms, UserAdmin
 from twogate.flows.authserver.users import Users
+from twogate.stores.sql.codes import SqlCodeStore
 from twogate.stores.sql.consents import SqlConsentStore
 from twogate.stores.sql.links import SqlLinkStore
 from twogate.stores.sql.login_failures import SqlFailureStore
@@ -190,7 +191,7 @@ def _wire(lab: Lab) -> PeopleLab:
     links = Links(ISSUER, SqlLinkStore(engine), trail, clock, rng, LINK_LIFETIME)
     sign_in = SignIn(users, passwords, passkeys, lockout, logins, trail, clock, rng)
     consents = Consents(SqlConsentStore(engine), lab.audit, clock, ISSUER)
-    given = GivenAccess(lab.families, consents, lab.directory)
+    given = GivenAccess(lab.families, consents, lab.directory, (SqlCodeStore(lab.engine), lab.devices))
     account = Account(users, passwords, passkeys, lockout, logins, given, trail, clock)
     setup = SetUp(links, users, passwords, passkeys, logins, trail, clock)
     terms = Terms({"acme", "globex"}, {"reader", "analyst"}, {"finance"}, passkeys=True)

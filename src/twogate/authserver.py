@@ -209,7 +209,7 @@ def _endpoints(parts: Parts, resources: dict[str, frozenset[str]]) -> tuple[Toke
             persons,
             pages,
             parts.page_secret,
-            GivenAccess(families, consents, directory),
+            GivenAccess(families, consents, directory, (code_store, devices)),
             upstream.logins.providers_of,
         ),
         form_route(INTROSPECT_PATH, introspection.respond, issuer),

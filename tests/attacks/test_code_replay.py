@@ -163,9 +163,9 @@ class TestInjection:
         key, other = Prover(), Prover()
         for headers in ({}, await other.fresh(people.lab)):
             code = await people.code("native", proof=key.thumbprint)
-            response = await people.redeem(code, "native", headers=headers)
+            response = await people.redeem(code, "native", headers)
             assert_refused(people, response, ErrorCode.GRANT_INVALID)
-            response = await people.redeem(code, "native", headers=await key.fresh(people.lab))
+            response = await people.redeem(code, "native", await key.fresh(people.lab))
             assert_refused(people, response, ErrorCode.GRANT_REUSED)
 
     async def test_a_refusal_tells_nothing_of_what_was_wrong(self, people: GrantLab) -> None:

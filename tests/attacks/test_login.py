@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -503,7 +504,7 @@ async def test_an_answer_of_one_browser_does_not_log_another_in(lab: PeopleLab) 
         {"handle": b"x"},
     ],
 )
-async def test_an_answer_that_was_not_made_for_us_logs_nobody_in(lab: PeopleLab, changes: dict[str, object]) -> None:
+async def test_an_answer_that_was_not_made_for_us_logs_nobody_in(lab: PeopleLab, changes: dict[str, Any]) -> None:
     key, browser = await lab.with_passkey(await lab.person()), lab.browser()
     assert (await browser.log_in_by(key, **changes)).status_code == 401
     assert browser.login is None

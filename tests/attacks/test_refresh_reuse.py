@@ -41,7 +41,7 @@ async def assert_ended(people: GrantLab, answer: dict[str, Any], client_id: str,
     """All that came from a grant is dead, and the trail says why."""
     grant_id = claims_of(answer["access_token"])["grant_id"]
     assert ("grant", grant_id) in await people.revoked()
-    response = await people.refresh(answer["refresh_token"], client_id, headers=headers)
+    response = await people.refresh(answer["refresh_token"], client_id, headers)
     assert_refused(people, response, ErrorCode.GRANT_INVALID)
     [event] = people.events(EventKind.GRANT_REVOKED)
     assert (event.user, event.client, event.reason) == (ALICE, client_id, ErrorCode.GRANT_REUSED)
@@ -66,9 +66,9 @@ class TestReuse:
     async def test_a_proven_keys_second_use_ends_it_after_the_window(self, people: GrantLab) -> None:
         key = Prover()
         token = (await people.begin("native", await key.fresh(people.lab)))["refresh_token"]
-        answer = (await people.refresh(token, "native", headers=await key.fresh(people.lab))).json()
+        answer = (await people.refresh(token, "native", await key.fresh(people.lab))).json()
         people.lab.clock.seconds += RETRY_WINDOW
-        response = await people.refresh(token, "native", headers=await key.fresh(people.lab))
+        response = await people.refresh(token, "native", await key.fresh(people.lab))
         assert_refused(people, response, ErrorCode.GRANT_REUSED)
         await assert_ended(people, answer, "native", await key.fresh(people.lab))
 
@@ -76,9 +76,9 @@ class TestReuse:
     async def test_who_cannot_prove_the_key_gets_no_retry(self, people: GrantLab, with_key: bool) -> None:
         key = Prover()
         token = (await people.begin("native", await key.fresh(people.lab)))["refresh_token"]
-        answer = (await people.refresh(token, "native", headers=await key.fresh(people.lab))).json()
+        answer = (await people.refresh(token, "native", await key.fresh(people.lab))).json()
         headers = await Prover().fresh(people.lab) if with_key else {}
-        response = await people.refresh(token, "native", headers=headers)
+        response = await people.refresh(token, "native", headers)
         assert_refused(people, response, ErrorCode.GRANT_REUSED)
         await assert_ended(people, answer, "native", await key.fresh(people.lab))
 
@@ -101,7 +101,7 @@ class TestReuse:
     async def test_a_thief_who_binds_the_token_to_their_own_key_is_thrown_out_too(self, people: GrantLab) -> None:
         thief = Prover()
         token = (await people.begin("native"))["refresh_token"]
-        stolen = (await people.refresh(token, "native", headers=await thief.fresh(people.lab))).json()
+        stolen = (await people.refresh(token, "native", await thief.fresh(people.lab))).json()
         assert_refused(people, await people.refresh(token, "native"), ErrorCode.GRANT_REUSED)
         await assert_ended(people, stolen, "native", await thief.fresh(people.lab))
 
@@ -119,7 +119,7 @@ class TestOthersTokens:
         token = (await people.begin())["refresh_token"]
         await people.refresh(token)
         for client_id, form, headers in [("", {"client_id": "web"}, {}), ("", {}, basic("web", OTHER_SECRET))]:
-            response = await people.refresh(token, client_id, headers=headers, **form)
+            response = await people.refresh(token, client_id, headers, **form)
             assert (response.status_code, response.json()["error"]) == (401, "invalid_client")
         assert (await people.refresh(token)).status_code == 200
 
@@ -190,7 +190,7 @@ class TestRaces:
         key = Prover()
         token = (await people.begin("native", await key.fresh(people.lab)))["refresh_token"]
         proofs = [await key.fresh(people.lab) for _ in range(20)]
-        responses = await asyncio.gather(*(people.refresh(token, "native", headers=proof) for proof in proofs))
+        responses = await asyncio.gather(*(people.refresh(token, "native", proof) for proof in proofs))
         assert {response.status_code for response in responses} == {200}
         assert len({response.content for response in responses}) == 1
 

@@ -294,7 +294,8 @@ async def test_only_its_own_person_removes_a_passkey(people: SqlUserStore, engin
 
 
 async def test_tries_are_free_then_cost_ever_more(people: SqlUserStore, engine: AsyncEngine) -> None:
-    failures, now, waits = SqlFailureStore(engine), NOW, []
+    failures, now = SqlFailureStore(engine), NOW
+    waits: list[int] = []
     for _ in range(9):
         assert await failures.begin(TRIES, (), now) == 0
         waits.append(await failures.begin(TRIES, (), now) if len(waits) >= 2 else 0)

@@ -92,6 +92,7 @@ class Memory:
 
     def __init__(self) -> None:
         self.tokens: OAuthToken | None = None
+        self.seen: list[OAuthToken] = []
         self.client: OAuthClientInformationFull | None = None
 
     async def get_tokens(self) -> OAuthToken | None:
@@ -99,6 +100,7 @@ class Memory:
 
     async def set_tokens(self, tokens: OAuthToken) -> None:
         self.tokens = tokens
+        self.seen.append(tokens)
 
     async def get_client_info(self) -> OAuthClientInformationFull | None:
         return self.client
@@ -108,9 +110,12 @@ class Memory:
 
 
 async def call_by_python(
-    world: OAuthWorld, person: Person, memory: Memory, mode: str, document: str | None
+    world: OAuthWorld, person: Person, memory: Memory, mode: str, document: str | None, *, expired: bool = False
 ) -> tuple[str, int]:
-    """Call the tool as a program on the Python SDK; what it said, and how often the person was sent to the server."""
+    """Call the tool as a program on the Python SDK; what it said, and how often the person was sent to the server.
+
+    With `expired` it calls once more, after its token has expired as far as it knows.
+    """
     opened: list[str] = []
 
     async def open_page(url: str) -> None:
@@ -138,6 +143,9 @@ async def call_by_python(
         ) as client,
     ):
         result = await client.call_tool(TOOL, {})
+        if expired:
+            provider.context.token_expiry_time = 1
+            result = await client.call_tool(TOOL, {})
     (content,) = result.content
     assert isinstance(content, TextContent)
     return content.text, len(opened)
@@ -168,13 +176,24 @@ async def test_the_python_client_refreshes_what_has_expired(
     world: OAuthWorld, documents: DocumentServer, person: Person
 ) -> None:
     document, memory = published(documents, "refreshing"), Memory()
+    assert await call_by_python(world, person, memory, "legacy", document, expired=True) == (SAID, 1)
+    assert memory.tokens is not None
+    assert len(memory.seen) == 2
+    assert memory.seen[0].refresh_token != memory.seen[1].refresh_token
+
+
+async def test_the_python_client_asks_its_person_again_when_its_token_is_refused(
+    world: OAuthWorld, documents: DocumentServer, person: Person
+) -> None:
+    document, memory = published(documents, "refused"), Memory()
     assert await call_by_python(world, person, memory, "legacy", document) == (SAID, 1)
     assert memory.tokens is not None
-    before = memory.tokens
-    # Such as a token that has expired meanwhile: the gateway refuses it, and the client has another way.
-    memory.tokens = before.model_copy(update={"access_token": before.access_token[:-8] + "AAAAAAAA"})
-    said, asked = await call_by_python(world, person, memory, "legacy", document)
-    assert (said, memory.tokens.refresh_token != before.refresh_token or asked == 1) == (SAID, True)
+    token = memory.tokens.access_token
+    memory.tokens = memory.tokens.model_copy(update={"access_token": token[:-8] + "AAAAAAAA"})
+    pages = len(person.seen)
+    assert await call_by_python(world, person, memory, "legacy", document) == (SAID, 1)
+    # Still logged in, and asked anew: a program on this device that proves nothing is never remembered.
+    assert ["Allow" in page and "password" not in page for page in person.seen[pages:]] == [True]
 
 
 @pytest.mark.parametrize("generation", TYPESCRIPT_CLIENTS)

@@ -40,6 +40,7 @@ from twogate.stores.sql.registry import SqlRegistryStore
 from twogate.stores.sql.revocations import SqlRevocationStore
 
 T = TypeVar("T")
+Given = dict[str, Any] | ErrorCode | type["CrashError"]
 
 CLIENTS = ("web", "native", "native with a key")
 KEY = "thumbprint"
@@ -112,7 +113,7 @@ class Grant:
     used: bool = False
     burnt: bool = False
     grant_id: str | None = None
-    tokens: list[str] = field(default_factory=list)
+    tokens: list[str] = field(default_factory=list[str])
     lost: bool = False
     rotated_at: int | None = None
     answer: dict[str, Any] | None = None
@@ -218,7 +219,7 @@ class Grants(RuleBasedStateMachine):
             return ErrorCode.GRANT_INVALID
         return None
 
-    def begin(self, grant: Grant, got: object) -> None:
+    def begin(self, grant: Grant, got: Given) -> None:
         grant.created_at = grant.used_at = self.clock.now()
         grant.rotated_at, grant.lost, grant.answer = None, True, None
         # After a crash nobody knows the family's name but the store.
@@ -274,7 +275,7 @@ class Grants(RuleBasedStateMachine):
             return False
         return age == (0 if grant.lost else 1)
 
-    def rotated(self, grant: Grant, got: object) -> None:
+    def rotated(self, grant: Grant, got: Given) -> None:
         grant.answer, grant.lost = None, True
         if isinstance(got, dict):
             assert got["refresh_token"] not in {token for each in self.model for token in each.tokens}

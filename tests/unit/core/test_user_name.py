@@ -27,7 +27,21 @@ def test_a_name_has_one_spelling(typed: str, name: str) -> None:
 
 @pytest.mark.parametrize(
     "typed",
-    ["", "  ", "two words", "a/b", "-x", "--json", "a\x00b", "a\u200bb", "a\u202eb", "a\nb", "a\u00a0b", "a" * 129, "a" * 9999],
+    [
+        "",
+        "  ",
+        "two words",
+        "a/b",
+        "-x",
+        "--json",
+        "a\x00b",
+        "a\u200bb",
+        "a\u202eb",
+        "a\nb",
+        "a\u00a0b",
+        "a" * 129,
+        "a" * 9999,
+    ],
 )
 def test_what_is_no_name(typed: str) -> None:
     assert parse_user_name(typed) is None

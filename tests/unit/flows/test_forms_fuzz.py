@@ -193,13 +193,15 @@ def configuration(directory: Path) -> dict[str, Any]:
     """Every door open that a form can come to: all grants, open registration, metadata documents, those who vouch."""
     whole = settings_for(directory, PORT, {"files": {"url": "http://127.0.0.1:9/mcp"}}, None)
     (directory / "secret").write_text(SECRET)
+    (directory / "secret").chmod(0o600)
     (directory / "jwks.json").write_text(json.dumps({"keys": [{**KEY.as_dict(private=False), "kid": "k1"}]}))
     whole["agents"] = {
-        f"acme/{name}": {"role": "reader", "tasks": ["report"], "bindings": bindings}
-        for name, bindings in (
-            ("robot", [{"issuer": "embedded", "client_id": "robot"}, {"issuer": PLATFORM, "subject": "robot"}]),
-            ("public-client", []),
-        )
+        "acme/robot": {
+            "role": "reader",
+            "tasks": ["report"],
+            "bindings": [{"issuer": "embedded", "client_id": "robot"}, {"issuer": PLATFORM, "subject": "robot"}],
+        },
+        "acme/public-client": {"role": "reader", "tasks": ["report"]},
     }
     every = [grant.value for grant in GrantType]
     people = [grant for grant in every if grant != GrantType.CLIENT_CREDENTIALS]

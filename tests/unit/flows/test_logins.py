@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from peoplelab import CHEAP, LOGIN_LIFETIME, PASSWORD, PeopleLab, open_people_la
 from tokenlab import FILES
 from twogate.adapters.passwords import Argon2Hasher
 from twogate.core.audit.record import EventKind
-from twogate.core.principal import PUBLIC_CLIENT, Agent, AgentId
+from twogate.core.principal import PUBLIC_CLIENT, AgentId
 from twogate.flows.authserver.clients import Client, ClientAuth, ClientKind, ClientSource
 from twogate.flows.authserver.families import Family
 from twogate.flows.authserver.grant import Authorization
+from twogate.flows.authserver.links import LinkPurpose
 from twogate.flows.authserver.lockout import Counter, network_of
 from twogate.flows.authserver.logins import Login, is_local_target
 from twogate.flows.authserver.passwords import Passwords
@@ -86,7 +88,7 @@ class TestHashes:
     async def test_a_hash_with_old_parameters_is_replaced_at_the_next_login(self, lab: PeopleLab) -> None:
         user = await lab.person()
         before = await lab.store.password_hash("acme", user.subject)
-        stronger = argon2.Parameters(**{**vars_of(CHEAP), "time_cost": 2})
+        stronger = dataclasses.replace(CHEAP, time_cost=2)
         passwords = Passwords(lab.store, Argon2Hasher(stronger))
         assert await passwords.verify(user, "wrong") is False
         assert await lab.store.password_hash("acme", user.subject) == before
@@ -105,10 +107,6 @@ class TestHashes:
     async def test_a_password_is_the_same_however_it_is_encoded(self, lab: PeopleLab) -> None:
         user = await lab.person(password="caf\u00e9 au lait, tous les jours")
         assert await lab.passwords.verify(user, "cafe\u0301 au lait, tous les jours") is True
-
-
-def vars_of(parameters: argon2.Parameters) -> dict[str, object]:
-    return {name: getattr(parameters, name) for name in parameters.__slots__}
 
 
 async def give_access(lab: PeopleLab, user: User, client_id: str = "desk", *, consent: bool = True) -> str:
@@ -149,7 +147,8 @@ async def test_the_account_page_shows_who_has_access_and_takes_it_back(lab: Peop
     assert (await browser.post("/account/access/withdraw", client_id="desk")).status_code == 303
     assert "Desk" not in (await browser.get("/account")).text
     store, now = SqlGrantStore(lab.lab.engine), lab.lab.clock.now()
-    assert [(await store.get(one)).is_alive(now) for one in (grant, bobs)] == [False, True]  # type: ignore[union-attr] - both were added
+    families = [await store.get(one) for one in (grant, bobs)]
+    assert [family is not None and family.is_alive(now) for family in families] == [False, True]
     assert await lab.consents.list_for_user("acme", alice.subject) == []
     assert len(await lab.consents.list_for_user("acme", bob.subject)) == 1
     withdrawn = lab.events(EventKind.CONSENT_WITHDRAWN, EventKind.GRANT_REVOKED)
@@ -175,8 +174,6 @@ async def test_a_client_that_registered_itself_is_not_known_by_its_name_alone(la
 
 
 async def test_a_password_link_logs_every_browser_out(lab: PeopleLab) -> None:
-    from twogate.flows.authserver.links import LinkPurpose
-
     user = await lab.person()
     thief, owner = lab.browser(), lab.browser()
     await thief.log_in()
@@ -203,7 +200,7 @@ async def test_what_is_wrong_with_a_new_password_is_told_and_the_old_one_stays(
     await browser.get("/account")
     answer = await browser.post("/account/password", old_password=PASSWORD, **fields)
     assert (answer.status_code, told in answer.text) == (400, True)
-    _, link = await lab.add("alice2")
+    _, link = await lab.add("hello")
     await browser.open_link(link)
     answer = await browser.post("/setup/password", **fields)
     assert (answer.status_code, told in answer.text) == (400, True)

@@ -13,7 +13,7 @@ from tokenlab import ISSUER
 from twogate.adapters.passkeys import relying_party
 from twogate.adapters.rng import SystemRng
 from twogate.core.errors import ErrorCode, GateError
-from twogate.flows.authserver.passkeys import CHALLENGE_LIFETIME, MAX_PASSKEYS, Challenges, user_handle
+from twogate.flows.authserver.passkeys import CHALLENGE_LIFETIME, MAX_PASSKEYS, Ceremony, Challenges, user_handle
 from twogate.stores.sql.replay import SqlReplayStore
 
 NOW = 1_800_000_000
@@ -31,9 +31,11 @@ def challenges(lab: PeopleLab) -> Challenges:
     return Challenges(bytes(32), SqlReplayStore(lab.lab.engine), SystemRng(), ISSUER)
 
 
-def refusal(challenges: Challenges, challenge: bytes, ceremony: str, browser: str, subject: str, now: int) -> str | None:
+def refusal(
+    challenges: Challenges, challenge: bytes, ceremony: Ceremony, browser: str, subject: str, now: int
+) -> str | None:
     try:
-        challenges.verify(challenge, ceremony, browser, subject, now)  # type: ignore[arg-type] - a wrong one is the point
+        challenges.verify(challenge, ceremony, browser, subject, now)
     except GateError as error:
         return error.code.value
     return None

@@ -92,6 +92,8 @@ class TestLifetimes:
         for day in (20, 40, 60, 80):
             people.lab.clock.seconds = start + day * 86400
             answer = (await people.refresh(answer["refresh_token"])).json()
+        [family] = await people.lab.families.list_for_user("acme", ALICE, people.lab.clock.now())
+        assert family.expires_at == start + LIFESPANS.whole
         people.lab.clock.seconds = start + LIFESPANS.whole - 60
         response = await people.refresh(answer["refresh_token"])
         # Its last access token ends with it.
@@ -230,23 +232,23 @@ class TestKeys:
         key, other = Prover(), Prover()
         token = (await people.begin("native", await key.fresh(people.lab)))["refresh_token"]
         for headers in ({}, await other.fresh(people.lab)):
-            assert_refused(people, await people.refresh(token, "native", headers=headers), ErrorCode.GRANT_INVALID)
-        response = await people.refresh(token, "native", headers=await key.fresh(people.lab))
+            assert_refused(people, await people.refresh(token, "native", headers), ErrorCode.GRANT_INVALID)
+        response = await people.refresh(token, "native", await key.fresh(people.lab))
         assert claims_of(response.json()["access_token"])["cnf"] == {"jkt": key.thumbprint}
 
     async def test_a_public_client_that_begins_to_prove_a_key_has_the_next_token_bound(self, people: GrantLab) -> None:
         key = Prover()
         token = (await people.begin("native"))["refresh_token"]
-        token = (await people.refresh(token, "native", headers=await key.fresh(people.lab))).json()["refresh_token"]
+        token = (await people.refresh(token, "native", await key.fresh(people.lab))).json()["refresh_token"]
         assert_refused(people, await people.refresh(token, "native"), ErrorCode.GRANT_INVALID)
-        assert (await people.refresh(token, "native", headers=await key.fresh(people.lab))).status_code == 200
+        assert (await people.refresh(token, "native", await key.fresh(people.lab))).status_code == 200
 
     async def test_a_confidential_client_may_change_its_key_and_the_access_token_follows(
         self, people: GrantLab
     ) -> None:
         first, second = Prover(), Prover()
         token = (await people.begin("web", await first.fresh(people.lab)))["refresh_token"]
-        answer = (await people.refresh(token, headers=await second.fresh(people.lab))).json()
+        answer = (await people.refresh(token, "web", await second.fresh(people.lab))).json()
         assert claims_of(answer["access_token"])["cnf"] == {"jkt": second.thumbprint}
         answer = (await people.refresh(answer["refresh_token"])).json()
         assert (answer["token_type"], claims_of(answer["access_token"]).get("cnf")) == ("Bearer", None)
@@ -265,8 +267,8 @@ class TestRetry:
     async def test_so_does_a_public_client_that_proves_its_key(self, people: GrantLab) -> None:
         key = Prover()
         token = (await people.begin("native", await key.fresh(people.lab)))["refresh_token"]
-        first = await people.refresh(token, "native", headers=await key.fresh(people.lab))
-        again = await people.refresh(token, "native", headers=await key.fresh(people.lab))
+        first = await people.refresh(token, "native", await key.fresh(people.lab))
+        again = await people.refresh(token, "native", await key.fresh(people.lab))
         assert (again.status_code, again.json()) == (200, first.json())
 
     async def test_an_answer_given_again_is_on_the_trail(self, people: GrantLab) -> None:
@@ -308,9 +310,9 @@ class TestRetry:
 
     async def test_a_confidential_clients_retry_by_another_key_gets_nothing(self, people: GrantLab) -> None:
         token = (await people.begin())["refresh_token"]
-        await people.refresh(token, headers=await Prover().fresh(people.lab))
+        await people.refresh(token, "web", await Prover().fresh(people.lab))
         for headers in ({}, await Prover().fresh(people.lab)):
-            assert_refused(people, await people.refresh(token, headers=headers), ErrorCode.GRANT_INVALID)
+            assert_refused(people, await people.refresh(token, "web", headers), ErrorCode.GRANT_INVALID)
 
     async def test_only_the_last_answer_is_kept(self, people: GrantLab) -> None:
         first = (await people.begin())["refresh_token"]

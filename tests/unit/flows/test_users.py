@@ -65,10 +65,11 @@ async def test_first_logins_at_the_same_moment_add_one_person(lab: PeopleLab) ->
     assert len({person.subject for person in people}) == 1
 
 
-async def test_people_whom_a_provider_gives_no_name_have_their_subject(lab: PeopleLab) -> None:
+async def test_people_whom_a_provider_gives_no_name_are_named_by_their_subject(lab: PeopleLab) -> None:
     for number, name in enumerate(("", " / ", "\u202e")):
         person = await ida(lab, f"nameless-{number}", name)
-        assert person.name == person.subject.casefold() or person.name.startswith(person.subject.casefold()[:20])
+        assert person.name == f"person-{person.subject}".casefold()
+        assert await lab.admin.find("acme", person.name) == person
 
 
 async def test_a_disabled_person_of_a_provider_stays_disabled(lab: PeopleLab) -> None:

@@ -89,10 +89,9 @@ class Account:
         """
         user, now = await self._user(login), self._clock.now()
         one = await self._lockout.begin_change(user.tenant, user.subject, now)
-        error = locked(one) if one.wait else None
-        if error is None and not await self._passwords.verify(user, old):
-            error = GateError(ErrorCode.LOGIN_REFUSED, "wrong old password")
-        if error is not None:
+        proof = None if one.wait else await self._passwords.prove(user, old)
+        if proof is None:
+            error = locked(one) if one.wait else GateError(ErrorCode.LOGIN_REFUSED, "wrong old password")
             await self._trail.refused(error, user, address=visitor.address, method=login.method)
             raise error
         await self._lockout.succeeded(one, now)
@@ -105,7 +104,9 @@ class Account:
             method=login.method,
             detail="password, by the old one",
         )
-        await self._passwords.set(user, new)
+        if not await self._passwords.set(user, new, instead_of=proof):
+            # What an operator has set meanwhile stays.
+            raise GateError(ErrorCode.LOGIN_REFUSED, "the password was replaced meanwhile")
         await self._logins.end_all(user.tenant, user.subject, keep=visitor.login)
         return None
 
@@ -138,7 +139,7 @@ class Account:
         await passkeys.keep(new, challenge, user, label, now)
 
     async def remove_passkey(self, login: Login, credential_id: str, visitor: Visitor) -> None:
-        """Remove a passkey of the person's own.
+        """Remove a passkey of the person's own. Other browsers are logged out: who has it may have logged in by it.
 
         Raises:
             GateError: LOGIN_REQUIRED unless a passkey was just used; STORE_UNAVAILABLE, AUDIT_UNAVAILABLE.
@@ -150,6 +151,7 @@ class Account:
             EventKind.PASSKEY_REMOVED, user, address=visitor.address, method=login.method, detail=credential_id
         )
         await passkeys.remove(user, credential_id)
+        await self._logins.end_all(user.tenant, user.subject, keep=visitor.login)
 
     async def withdraw(self, login: Login, client_id: str, visitor: Visitor) -> None:
         """Take back all access that the person gave to an application: its tokens, and what would give it new ones.

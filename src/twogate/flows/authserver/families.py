@@ -274,9 +274,11 @@ class Families:
         family = await self.find(token)
         if parsed is None or family is None or not is_of(family, client):
             return None
-        if not (family.is_alive(now) and family.is_current(parsed)):
-            return None
         authorization = family.authorization
+        # As at the token endpoint: the configuration may have become stricter since the family was last used.
+        ends = self.lifespans.of_use(family.created_at, authorization.ends_at, family.last_used_at)
+        if not (family.is_alive(now) and now < ends and family.is_current(parsed)):
+            return None
         described: dict[str, object] = {
             "scope": " ".join(authorization.scopes),
             "client_id": authorization.client_id,
@@ -284,7 +286,7 @@ class Families:
             "aud": authorization.resource,
             "iss": self._tokens.settings.issuer,
             "iat": family.created_at if family.generation == 0 else family.rotated_at,
-            "exp": family.expires_at,
+            "exp": min(family.expires_at, ends),
             "tenant": authorization.tenant,
             "grant_id": family.id,
             "cnf": None if family.proof_key is None else {"jkt": family.proof_key},

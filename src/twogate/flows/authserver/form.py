@@ -1,7 +1,8 @@
 """What the endpoints that clients post forms to have in common: token, PAR, device, introspection, revocation.
 
 A request's way: form -> proof of possession -> one client authentication -> the proof is used up -> the endpoint's own
-work -> answer. A refusal anywhere is on the audit trail first.
+work -> answer. A refusal anywhere is on the audit trail first. Where no client is named, the endpoint uses the proof up
+itself once it knows who asks.
 """
 
 from __future__ import annotations
@@ -55,11 +56,17 @@ class FormRequest(msgspec.Struct, frozen=True):
         return f"FormRequest({self.path}, address={self.address!r})"
 
 
+async def nothing() -> None:
+    """Use up no proof, because there is none."""
+
+
 class ClientCall(msgspec.Struct, frozen=True):
     """An authenticated client's form. `now` is Unix seconds.
 
     `client` is None only where an endpoint also serves callers without one; `agent` is whom the client acts as.
-    `proof` is the thumbprint (RFC 7638) of the key that the caller proved to hold (RFC 9449), if any.
+    `proof` is the thumbprint (RFC 7638) of the key that the caller proved to hold (RFC 9449), if any. An endpoint that
+    serves a caller without a client awaits `use_proof` once it knows who that is, and before anything is issued; it
+    raises DPOP_INVALID if the proof was used before. For clients it was done already, and doing it again is fine.
     """
 
     form: Mapping[str, str]
@@ -70,6 +77,7 @@ class ClientCall(msgspec.Struct, frozen=True):
     now: int
     address: str
     trace: Trace
+    use_proof: Callable[[], Awaitable[None]] = nothing
 
     def __repr__(self) -> str:
         """Name the client; the form holds credentials."""
@@ -124,6 +132,20 @@ class Proofs(Protocol):
         ...
 
 
+class _Once:
+    """Uses a proof up at the first call."""
+
+    def __init__(self, proofs: Proofs, proof: VerifiedProof, now: int) -> None:
+        self._proofs = proofs
+        self._proof: VerifiedProof | None = proof
+        self._now = now
+
+    async def __call__(self) -> None:
+        if self._proof is not None:
+            await self._proofs.redeem(self._proof, self._now)
+            self._proof = None
+
+
 class Forms:
     """Serves form posts. `issuer` names the authorization server in audit events."""
 
@@ -156,23 +178,26 @@ class Forms:
                 presented = parse_presented(request.authorization, form)
                 method = presented.method
                 client, agent = await self._authenticator.authenticate(presented, trace, now)
-            if proof is not None:
+            use_proof = nothing if proof is None else _Once(self._proofs, proof, now)
+            if client is not None:
                 # After the authentication: who cannot authenticate can make the store remember nothing.
-                await self._proofs.redeem(proof, now)
+                await use_proof()
             thumbprint = None if proof is None else proof.thumbprint
-            call = ClientCall(form, client, agent, method, thumbprint, now, request.address, trace)
+            call = ClientCall(form, client, agent, method, thumbprint, now, request.address, trace, use_proof)
             answer = await respond(call)
+            # Should an endpoint have forgotten it, nobody gets an answer twice for one proof.
+            await use_proof()
             return msgspec.structs.replace(answer, nonce=nonce)
         except GateError as error:
             if error.code is ErrorCode.DPOP_NONCE_REQUIRED:
                 nonce = self._proofs.nonce(now)
-            described = error.data.get("description") if error.data else None
             try:
                 # Nobody may be proven, so these are coalesced: a stranger must not be able to fill the disk.
                 if error.code not in _UNRECORDED:
                     await self._refusals.record(self._event(refused, request, trace, error))
             except GateError as failure:
                 error = failure
+            described = error.data.get("description") if error.data else None
             return FormRefused(
                 error.told if isinstance(error, RefusedAsError) else _told(error.code),
                 bool(request.authorization),

@@ -54,6 +54,18 @@ class RememberedConsents(Protocol):
         ...
 
 
+class Unredeemed(Protocol):
+    """What people allowed that is no grant yet: codes and device codes on their way; their stores keep them."""
+
+    async def forget(self, tenant: str, subject: str, client_id: str) -> None:
+        """Forget what a person gave to a client and it has not redeemed.
+
+        Raises:
+            GateError: STORE_UNAVAILABLE.
+        """
+        ...
+
+
 class Access(msgspec.Struct, frozen=True):
     """An application that a person gave access to. Times are Unix seconds; None where it only has a consent.
 
@@ -73,10 +85,17 @@ class Access(msgspec.Struct, frozen=True):
 class GivenAccess:
     """Lists and withdraws access."""
 
-    def __init__(self, grants: Grants, consents: RememberedConsents, directory: ClientDirectory) -> None:
+    def __init__(
+        self,
+        grants: Grants,
+        consents: RememberedConsents,
+        directory: ClientDirectory,
+        unredeemed: Sequence[Unredeemed],
+    ) -> None:
         self._grants = grants
         self._consents = consents
         self._directory = directory
+        self._unredeemed = unredeemed
 
     async def list(self, user: User, now: int) -> tuple[Access, ...]:
         """What a person gave access to, by name.
@@ -116,6 +135,9 @@ class GivenAccess:
         """
         # First what would let it get new tokens without asking.
         await self._consents.withdraw(user.tenant, user.subject, client_id, address)
+        # Then what would become a grant after those that there are now were counted.
+        for store in self._unredeemed:
+            await store.forget(user.tenant, user.subject, client_id)
         for family in await self._grants.list_for_user(user.tenant, user.subject, now):
             if family.authorization.client_id == client_id:
                 await self._grants.revoke(family.id, now, "withdrawn by the person")

@@ -30,6 +30,10 @@ class Authorization(msgspec.Struct, frozen=True):
     authenticated_at: int | None = None
     ends_at: int | None = None
 
+    def is_by(self, tenant: str, subject: str) -> bool:
+        """Whether this person granted it."""
+        return (self.tenant, self.user) == (tenant, subject)
+
 
 class Grant(Protocol):
     """One grant type of the token endpoint. `anonymous`: it also serves callers that are no registered client."""

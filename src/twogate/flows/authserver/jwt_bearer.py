@@ -62,6 +62,8 @@ class JwtBearer:
             workload = await self._workloads.verify(assertion, call.proof, call.now)
             if call.client is not None and (call.agent is None or call.agent.id != workload.agent.id):
                 raise GateError(ErrorCode.AGENT_UNBOUND, "the workload is another agent than the client")
+        # Not before: who cannot show a good assertion can make the store remember nothing.
+        await call.use_proof()
         client = call.client
         if client is None:
             client = workload_client(workload)

@@ -73,23 +73,40 @@ class Passwords:
         Raises:
             GateError: RATE_LIMITED, STORE_UNAVAILABLE.
         """
+        return await self.prove(user, typed) is not None
+
+    async def prove(self, user: User | None, typed: str) -> str | None:
+        """As `verify`; if it is the person's password, the hash that proves it, by which `is_still` knows it again.
+
+        Raises:
+            GateError: RATE_LIMITED, STORE_UNAVAILABLE.
+        """
         password = normalize_password(typed)
         # Asked for nobody too, so that the store's answer takes its time either way.
         tenant, subject = ("", "") if user is None else (user.tenant, user.subject)
         known = await self._store.password_hash(tenant, subject)
         if not await self._hasher.verify(known, password) or user is None:
-            return False
-        if self._hasher.is_outdated(known):
-            # Unless it was changed meanwhile.
-            await self._store.set_password_hash(tenant, subject, await self._hasher.hash(password), instead_of=known)
-        return True
+            return None
+        if not self._hasher.is_outdated(known):
+            return known
+        # Unless it was changed meanwhile.
+        new = await self._hasher.hash(password)
+        return new if await self._store.set_password_hash(tenant, subject, new, instead_of=known) else known
+
+    async def is_still(self, user: User, proof: str) -> bool:
+        """Whether the person's password is the one of this hash, and was not replaced since.
+
+        Raises:
+            GateError: STORE_UNAVAILABLE.
+        """
+        return await self._store.password_hash(user.tenant, user.subject) == proof
 
     def judge(self, user: User, typed: str) -> str | None:
         """What is wrong with a new password for this person, as a sentence for them; None if it is good."""
         return judge_password(typed, user.name, user.name.partition("@")[0], user.display_name)
 
-    async def set(self, user: User, typed: str) -> None:
-        """Give the person this password, which `judge` found good.
+    async def set(self, user: User, typed: str, *, instead_of: str | None = None) -> bool:
+        """Give the person this password, which `judge` found good; with `instead_of` only if `is_still` that one.
 
         Raises:
             GateError: RATE_LIMITED, STORE_UNAVAILABLE.
@@ -98,4 +115,4 @@ class Passwords:
         if (problem := self.judge(user, typed)) is not None:
             raise ValueError(problem)
         new = await self._hasher.hash(normalize_password(typed))
-        await self._store.set_password_hash(user.tenant, user.subject, new)
+        return await self._store.set_password_hash(user.tenant, user.subject, new, instead_of=instead_of)

@@ -94,7 +94,8 @@ class SignIn:
             if one.wait:
                 raise await self._refusal(locked(one), user, visitor, "password")
             admitted = user if user is not None and not user.disabled and user.provider is None else None
-            if not await self._passwords.verify(admitted, password) or admitted is None:
+            proof = await self._passwords.prove(admitted, password)
+            if proof is None or admitted is None:
                 await self._lockout.failed(one, now)
                 why = "unknown name" if user is None else "disabled, or another's to vouch for"
                 if admitted is not None:
@@ -106,7 +107,14 @@ class SignIn:
                 one, places=(*one.places, self._lockout.device_place(tenant, known_as, device))
             )
         await self._lockout.succeeded(one, now)
-        return await self._begin(admitted, "password", visitor, device)
+        signed_in = await self._begin(admitted, "password", visitor, device)
+        # Whoever replaces a password ends the logins that there are, and verifying the old one takes its time: a login
+        # that comes after that, by a password from before, is none.
+        if not await self._passwords.is_still(admitted, proof):
+            await self._logins.end(signed_in.login)
+            error = GateError(ErrorCode.LOGIN_REFUSED, "the password was replaced meanwhile")
+            raise await self._refusal(error, admitted, visitor, "password")
+        return signed_in
 
     async def with_passkey(self, tenant: str, answer: str, visitor: Visitor) -> SignedIn:
         """Log a person in by a passkey, of the tenant `tenant` unless that is ''. It is never locked.

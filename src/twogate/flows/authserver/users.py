@@ -140,7 +140,7 @@ class Users:
                     await self._store.describe(current)
                 return current
             subject = new_subject(self._rng)
-            wanted = name_of_stranger(name, subject)
+            wanted = name_of_stranger(name, f"person-{subject}".casefold())
             if attempt:
                 # Taken, by somebody else or by this very person in another browser: the next look tells.
                 suffix = encode_base64url(self._rng.token(_SUFFIX_BYTES)).casefold()

@@ -88,6 +88,31 @@ class SqlCodeStore:
                 await insert_family(connection, family)
             return True
 
+    async def forget(self, tenant: str, subject: str, client_id: str) -> None:
+        """Forget the codes that a person gave to a client and that were not redeemed.
+
+        Raises:
+            GateError: STORE_UNAVAILABLE.
+        """
+        async with writing(self._engine) as connection:
+            await forget_codes(connection, tenant, subject, client_id)
+
+
+async def forget_codes(connection: AsyncConnection, tenant: str, subject: str, client_id: str | None = None) -> None:
+    """Forget a person's codes that nobody redeemed yet, those of one client if it is given, in a `writing` transaction.
+
+    What they would have become could not be taken back by its id, which nobody knows yet.
+    """
+    waiting = select(codes.c.digest, codes.c.code).where(codes.c.used_at.is_(None))
+    if client_id is not None:
+        waiting = waiting.where(codes.c.client_id == client_id)
+    found = [
+        row.digest
+        for row in await connection.execute(waiting)
+        if msgspec.json.decode(row.code, type=AuthorizationCode).authorization.is_by(tenant, subject)
+    ]
+    await connection.execute(delete(codes).where(codes.c.digest.in_(found), codes.c.used_at.is_(None)))
+
 
 async def _purge(connection: AsyncConnection, now: int) -> None:
     old = select(codes.c.digest).where(codes.c.expires_at <= now - PURGE_AFTER).limit(PURGE_BATCH)

@@ -102,6 +102,11 @@ class SqlDeviceStore:
             )
             return redeemed.one_or_none() is not None
 
+    async def forget(self, tenant: str, subject: str, client_id: str) -> None:
+        """Forget what a person allowed devices of a client, and what was not redeemed."""
+        async with writing(self._engine) as connection:
+            await forget_device_codes(connection, tenant, subject, client_id)
+
     async def _one(self, *conditions: ColumnElement[bool]) -> DeviceCode | None:
         async with reading(self._engine) as connection:
             row = (await connection.execute(select(device_codes).where(*conditions))).mappings().one_or_none()
@@ -133,6 +138,22 @@ def _code(row: RowMapping) -> DeviceCode:
 
 def _json(value: msgspec.Struct) -> str:
     return msgspec.json.encode(value).decode()
+
+
+async def forget_device_codes(
+    connection: AsyncConnection, tenant: str, subject: str, client_id: str | None = None
+) -> None:
+    """Forget a person's device codes that nobody redeemed yet, as `codes.forget_codes` does."""
+    is_allowed = device_codes.c.state == DeviceState.ALLOWED.value
+    waiting = select(device_codes.c.digest, device_codes.c.authorization).where(is_allowed)
+    if client_id is not None:
+        waiting = waiting.where(device_codes.c.client_id == client_id)
+    found = [
+        row.digest
+        for row in await connection.execute(waiting)
+        if msgspec.json.decode(row.authorization, type=Authorization).is_by(tenant, subject)
+    ]
+    await connection.execute(delete(device_codes).where(device_codes.c.digest.in_(found), is_allowed))
 
 
 async def _purge(connection: AsyncConnection, now: int) -> None:

@@ -10,6 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from twogate.flows.authserver.people import User
 from twogate.flows.authserver.users import Identity
+from twogate.stores.sql.codes import forget_codes
+from twogate.stores.sql.device_codes import forget_device_codes
 from twogate.stores.sql.engine import insert_if_absent, reading, writing
 from twogate.stores.sql.revision import bump, changing
 from twogate.stores.sql.revocations import insert_revocation
@@ -164,6 +166,9 @@ class SqlUserStore:
                 .values(revoked_at=now, retry_answer="")
                 .returning(grants.c.id)
             )
+            # What is not redeemed yet would be a grant only later, perhaps when the person is let in again.
+            await forget_codes(connection, tenant, subject)
+            await forget_device_codes(connection, tenant, subject)
             # Each by its id too, so that letting the person back in brings no token back.
             for grant_id in ended.scalars().all():
                 await insert_revocation(connection, "grant", grant_id, until, now)
