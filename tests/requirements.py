@@ -1566,6 +1566,92 @@ BEHAVIOURS: Final = (
             "attacks/test_authorize.py::TestHostileNames::test_a_name_is_text_and_cannot_reorder_the_page",
         ),
     ),
+    # people.
+    Behaviour(
+        "R-24",
+        "R-24; RFC 9106 section 4",
+        "passwords are argon2id hashes, verified with the same work for everybody, a few at once",
+        (
+            "unit/adapters/test_passwords.py::test_hashes_are_argon2id_as_rfc_9106_recommends",
+            "unit/adapters/test_passwords.py::test_few_are_computed_at_once_and_not_on_the_event_loop",
+            "attacks/test_login.py::test_the_same_work_is_done_for_nobody_as_for_somebody",
+            "attacks/test_login.py::test_a_wrong_password_an_unknown_name_and_an_unknown_tenant_look_the_same",
+            f"{_FLOWS}/test_logins.py::TestHashes::test_a_hash_with_old_parameters_is_replaced_at_the_next_login",
+        ),
+    ),
+    Behaviour(
+        "R-24",
+        "R-24",
+        "guessing costs ever more time, and locks nobody out",
+        (
+            "attacks/test_login.py::test_guessing_costs_ever_more_time_up_to_a_cap",
+            "attacks/test_login.py::test_guesses_made_all_at_once_are_counted_one_by_one",
+            "attacks/test_login.py::test_a_stranger_cannot_lock_the_owner_out_of_a_browser_that_knows_them",
+            "attacks/test_login.py::test_a_stranger_elsewhere_cannot_lock_the_owner_out_of_any_browser",
+            "attacks/test_login.py::test_passkeys_are_never_locked",
+            "stateful/test_login_lockout.py::TestLockout",
+            "contracts/test_user_store.py::test_of_many_tries_at_once_only_the_free_ones_begin",
+        ),
+    ),
+    Behaviour(
+        "R-24",
+        "R-24",
+        "passkeys change only after a passkey was just used or by an operator's link, never by a password alone",
+        (
+            "attacks/test_passkey_enrolment.py::test_a_password_login_cannot_enrol",
+            "attacks/test_passkey_enrolment.py::test_an_upstream_login_cannot_enrol",
+            "attacks/test_passkey_enrolment.py::test_a_passkey_login_that_is_five_minutes_old_cannot_enrol_or_remove",
+            "attacks/test_passkey_enrolment.py::test_a_password_reset_by_link_does_not_allow_enrolling",
+            "browser/test_passkeys.py::test_a_stolen_password_leads_to_no_passkey",
+            "browser/test_passkeys.py::test_a_second_passkey_is_added_and_the_first_removed_after_a_login_by_passkey",
+        ),
+    ),
+    Behaviour(
+        "R-24",
+        "R-24; WebAuthn Level 3 sections 7.1 and 7.2",
+        "a passkey's answer counts once, from the browser it was asked of, at our origin, with the user verified",
+        (
+            "attacks/test_passkey_enrolment.py::test_an_answer_that_was_not_made_for_us_enrols_nothing",
+            "attacks/test_passkey_enrolment.py::test_a_challenge_is_good_for_one_browser",
+            "attacks/test_login.py::test_an_answer_sent_many_times_at_once_works_once",
+            "attacks/test_login.py::test_an_answer_that_was_not_made_for_us_logs_nobody_in",
+            "browser/test_passkeys.py::test_a_new_person_sets_a_password_and_a_passkey_and_logs_in_without_a_name",
+            "browser/test_passkeys.py::test_a_copied_passkey_is_noticed_by_its_count",
+        ),
+    ),
+    Behaviour(
+        "R-24",
+        "R-24",
+        "an operator's link works once, in one browser, and only for what it was made",
+        (
+            "attacks/test_passkey_enrolment.py::test_a_link_is_used_up_by_the_first_who_sends_it_and_looking_changes_nothing",
+            "attacks/test_passkey_enrolment.py::test_a_newer_link_voids_the_older_and_the_setup_begun_by_it",
+            "contracts/test_user_store.py::test_a_link_is_used_once_by_one_of_many",
+            "contracts/test_user_store.py::test_a_step_is_taken_once_by_one_of_many",
+            "browser/test_passkeys.py::test_a_link_works_once_and_looking_at_it_does_not_use_it_up",
+        ),
+    ),
+    Behaviour(
+        "R-24",
+        "R-24",
+        "a login is one browser's, has a new cookie each time, and ends at logout, in time and with its person",
+        (
+            "attacks/test_login.py::test_a_login_gets_a_new_cookie_and_the_one_before_stands_for_nothing",
+            "attacks/test_login.py::test_a_login_ends_by_itself_and_when_its_person_is_disabled",
+            "attacks/test_login.py::test_logging_out_ends_the_login_itself_and_not_only_the_cookie",
+            "contracts/test_user_store.py::test_disabling_ends_everything_of_one_person_and_of_nobody_else",
+            "browser/test_passkeys.py::test_disabling_a_person_ends_their_login_at_the_next_request",
+        ),
+    ),
+    Behaviour(
+        "R-24",
+        "R-24",
+        "people see who has access through them, and take it back",
+        (
+            f"{_FLOWS}/test_logins.py::test_the_account_page_shows_who_has_access_and_takes_it_back",
+            f"{_FLOWS}/test_logins.py::test_a_client_that_registered_itself_is_not_known_by_its_name_alone",
+        ),
+    ),
     # guides.
     Behaviour(
         "R-93",

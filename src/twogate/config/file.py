@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,8 +13,8 @@ from typing import Any, Final, cast, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from twogate.config.client_records import client_file_problems
 from twogate.config.document import Document, KeyPath, read_document
+from twogate.config.files import file_problems
 from twogate.config.references import Found, References
 from twogate.config.settings import HttpServer, Settings, StdioServer
 from twogate.config.values import Base
@@ -112,7 +111,7 @@ def _check(document: Document, base: Base) -> tuple[Settings | None, list[Found]
         places = [_translate(item, document.data) for item in errors]
         places += _partial_problems(document.data, [place for place, _ in places], base)
         return None, places
-    return settings, [*References(settings).problems(), *_file_problems(settings, frozenset())]
+    return settings, [*References(settings).problems(), *file_problems(settings, frozenset())]
 
 
 def _validate(data: object, base: Base) -> Settings:
@@ -139,70 +138,7 @@ def _partial_problems(data: dict[str, Any], places: list[KeyPath], base: Base) -
         settings = _validate(rest, base)
     except ValidationError:
         return []
-    return [*References(settings, broken).problems(), *_file_problems(settings, broken)]
-
-
-def _file_problems(settings: Settings, broken: frozenset[KeyPath]) -> Iterator[Found]:
-    """What is wrong with the files and directories that the settings name."""
-    if settings.tls is not None and ("tls",) not in broken:
-        yield from _missing(settings.tls.certificate, ("tls", "certificate"))
-        yield from _missing(settings.tls.key, ("tls", "key"))
-        yield from _exposed(settings.tls.key, ("tls", "key"))
-    if settings.store_password is not None:
-        yield from _missing(settings.store_password, ("store_password",))
-        yield from _exposed(settings.store_password, ("store_password",))
-    if settings.store_ca is not None:
-        yield from _missing(settings.store_ca, ("store_ca",))
-    for index, issuer in enumerate(settings.issuers):
-        if issuer.ca is not None:
-            yield from _missing(issuer.ca, ("issuers", index, "ca"))
-    yield from _login_files(settings)
-    for index, workloads in enumerate(settings.workloads):
-        for name, path in (("ca", workloads.ca), ("jwks_file", workloads.jwks_file)):
-            if path is not None:
-                yield from _missing(path, ("workloads", index, name))
-    for index, identities in enumerate(settings.identity_assertions):
-        if identities.ca is not None:
-            yield from _missing(identities.ca, ("identity_assertions", index, "ca"))
-    yield from _client_files(settings)
-    for name, server in settings.servers.items():
-        if isinstance(server, HttpServer):
-            if server.ca is not None:
-                yield from _missing(server.ca, ("servers", name, "ca"))
-        elif server.cwd is not None and not server.cwd.is_dir():
-            yield ("servers", name, "cwd"), f"{server.cwd} is not a directory"
-
-
-def _login_files(settings: Settings) -> Iterator[Found]:
-    for index, provider in enumerate(settings.logins):
-        if provider.ca is not None:
-            yield from _missing(provider.ca, ("logins", index, "ca"))
-        for key in ("client_secret_file", "private_key_file"):
-            path: Path | None = getattr(provider, key)
-            if path is not None:
-                yield from _missing(path, ("logins", index, key))
-                yield from _exposed(path, ("logins", index, key))
-
-
-def _client_files(settings: Settings) -> Iterator[Found]:
-    yield from client_file_problems(settings)
-    for name, client in settings.clients.items():
-        if client.secret_file is not None:
-            yield from _exposed(client.secret_file, ("clients", name, "secret_file"))
-
-
-def _missing(path: Path, place: KeyPath) -> Iterator[Found]:
-    if not path.is_file():
-        yield place, f"{path} is not a file"
-
-
-def _exposed(path: Path, place: KeyPath) -> Iterator[Found]:
-    try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-    except OSError:
-        return
-    if mode & 0o077:
-        yield place, f"{path} can be used by others (mode {mode:04o}); run `chmod 600 {path}`"
+    return [*References(settings, broken).problems(), *file_problems(settings, broken)]
 
 
 _MESSAGES: Final = {

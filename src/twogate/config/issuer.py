@@ -125,9 +125,8 @@ class Issuer(_Model):
             raise ValueError("several tenants need claims.tenant, which says to whom a token belongs")
         if self.claims.user_optional and self.claims.user is None:
             raise ValueError("claims.user_optional says something of claims.user, which is missing")
-        if self.exchange and self.claims.user != "/sub":
-            # People are known by the `sub` of their logins. Another claim could hold somebody else's, chosen at will.
-            raise ValueError("exchange needs `claims.user: /sub`, the name by which people are linked to this issuer")
+        if self.exchange and self.claims.user is None:
+            raise ValueError("exchange needs claims.user: only a token that names a user can be exchanged")
         if self.roles and self.claims.role is None:
             raise ValueError("roles are listed but claims.role, which says where tokens hold them, is not")
         if len(set(self.audiences.values())) != len(self.audiences):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -31,6 +32,9 @@ from twogate.web.visitors import (
     with_wait,
     words_of,
 )
+
+# As the configuration lets tenants be called, so that existing ones are not told apart.
+_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 # What the person can do something about on the page itself.
 _RETRIED = frozenset(
@@ -117,8 +121,9 @@ class LoginPages:
         return response
 
     def _asked(self, tenant: str | None, to: str | None, again: str | None) -> _Asked:
-        named = (tenant or "")[:MAX_NAME]
-        return _Asked(named if named.isprintable() and named else self._only_tenant, target_of(to), again == "1")
+        # Any link can name one, and the page says it: what could be no tenant's name may be a sentence.
+        named = tenant if tenant is not None and _TENANT.fullmatch(tenant) else self._only_tenant
+        return _Asked(named, target_of(to), again == "1")
 
     def _again(self, browser: Browser, asked: _Asked, error: GateError, name: str) -> Response:
         if error.code not in _RETRIED:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -73,6 +73,12 @@ class Lab:
         return next((client for client, _, _ in self.added if client.client_id == client_id), None)
 
     async def list(self, tenant: str | None = None) -> Sequence[Client]:
+        raise NotImplementedError
+
+    async def existing(self, client_ids: Collection[str]) -> Sequence[str]:
+        raise NotImplementedError
+
+    async def remove(self, client_id: str, bindings: Sequence[Binding]) -> bool:
         raise NotImplementedError
 
     async def touch(self, client_id: str, now: int) -> None:

@@ -56,21 +56,31 @@ ODD = (
     "urn:ietf:params:oauth:token-type:jwt", *GrantType,
 )  # fmt: skip
 
+METADATA = (
+    "redirect_uris", "grant_types", "response_types", "token_endpoint_auth_method", "client_name", "jwks", "jwks_uri",
+    "scope", "application_type", "software_statement", "client_id", "client_secret", "logo_uri",
+)  # fmt: skip
+
 KEY = new_key()
 CLAIM_VALUES: st.SearchStrategy[Any] = st.sampled_from(
-    [None, True, 0, -1, 1.5, 1e300, 2**53, 10**400, "", "x", "\x00", "é", "a" * 2000, [], [[]], {}, {"a": {}}]
-    + [ISSUER, f"{ISSUER}/token", f"{ISSUER}/mcp/files", LOGIN, PLATFORM, PROVIDER, "robot", "native", [ISSUER]]
-    + ["system:serviceaccount:prod:robot", {"sub": "x", "act": {"sub": "y"}}, {"jkt": "x"}, {"jkt": None}]
-)
+    (
+        None, True, 0, -1, 1.5, 1e300, 2**53, 10**400, "", "x", "\x00", "é", "a" * 2000, [], [[]], {}, {"a": {}}, ISSUER,
+        f"{ISSUER}/token", f"{ISSUER}/mcp/files", LOGIN, PLATFORM, PROVIDER, "robot", "native", [ISSUER],
+        "system:serviceaccount:prod:robot", {"sub": "x", "act": {"sub": "y"}}, {"jkt": "x"}, {"jkt": None},
+    )
+)  # fmt: skip
 JSON_VALUES = st.recursive(CLAIM_VALUES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner))
 CLAIMS = st.dictionaries(
     st.sampled_from(
-        "iss sub aud exp nbf iat jti client_id azp scope resource act may_act cnf tenant sid typ events nonce htm htu ath "
-        "auth_time authorization_details kubernetes.io user roles groups grant_id email".split()
+        (
+            "iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "azp", "scope", "resource", "act", "may_act",
+            "cnf", "tenant", "sid", "typ", "events", "nonce", "htm", "htu", "ath", "auth_time", "authorization_details",
+            "kubernetes.io", "user", "roles", "groups", "grant_id", "email",
+        )
     ),
     CLAIM_VALUES,
     max_size=12,
-)
+)  # fmt: skip
 HEADS = st.dictionaries(
     st.sampled_from(["typ", "kid", "crit", "jwk", "jku", "x5c", "zip", "b64"]),
     st.sampled_from(["JWT", "at+jwt", "dpop+jwt", "oauth-id-jag+jwt", "", "k1", 7, None, {}, ["b64"]]),
@@ -285,10 +295,7 @@ def test_any_form_gets_an_oauth_answer(server: Server, data: st.DataObject, path
     method=st.sampled_from(["POST", "PUT", "GET", "DELETE"]),
     body=st.binary(max_size=300)
     | st.dictionaries(
-        st.sampled_from(
-            "redirect_uris grant_types response_types token_endpoint_auth_method client_name jwks jwks_uri scope "
-            "application_type software_statement client_id client_secret logo_uri".split()
-        ),
+        st.sampled_from(METADATA),
         JSON_VALUES | st.just([CALLBACK]) | JWKS.map(lambda jwk: {"keys": [jwk]}) | st.sampled_from(ODD),
     ).map(lambda members: json.dumps(members).encode()),
 )

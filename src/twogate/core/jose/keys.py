@@ -85,9 +85,8 @@ def parse_jwks(document: bytes, uses: frozenset[str] = FOR_SIGNATURES) -> tuple[
     entries = cast("dict[str, object]", decoded).get("keys") if isinstance(decoded, dict) else None
     if not isinstance(entries, list) or len(cast("list[object]", entries)) > MAX_KEYS:
         raise GateError(ErrorCode.KEYS_UNAVAILABLE, "the JWK set has no list of keys, or too many")
-    keys = (
-        _parse_jwk(cast("dict[str, Any]", entry), uses) for entry in cast("list[object]", entries) if isinstance(entry, dict)
-    )
+    found = [cast("dict[str, Any]", entry) for entry in cast("list[object]", entries) if isinstance(entry, dict)]
+    keys = (_parse_jwk(entry, uses) for entry in found)
     return tuple(key for key in keys if key is not None)
 
 

@@ -133,8 +133,13 @@ class GivenAccess:
         Raises:
             GateError: STORE_UNAVAILABLE, AUDIT_UNAVAILABLE.
         """
-        # First what would let it get new tokens without asking.
-        await self._consents.withdraw(user.tenant, user.subject, client_id, address)
+        consents = await self._consents.list_for_user(user.tenant, user.subject)
+        families = await self._grants.list_for_user(user.tenant, user.subject, now)
+        clients = {consent.client_id for consent in consents} | {one.authorization.client_id for one in families}
+        # First what would let it get new tokens without asking. What is no client of theirs may be any text at all,
+        # which the trail must not take.
+        if client_id in clients:
+            await self._consents.withdraw(user.tenant, user.subject, client_id, address)
         # Then what would become a grant after those that there are now were counted.
         for store in self._unredeemed:
             await store.forget(user.tenant, user.subject, client_id)

@@ -15,7 +15,7 @@ from twogate.stores.sql.device_codes import forget_device_codes
 from twogate.stores.sql.engine import insert_if_absent, reading, writing
 from twogate.stores.sql.revision import bump, changing
 from twogate.stores.sql.revocations import insert_revocation
-from twogate.stores.sql.tables import grants, identities, links, logins, revocations, users
+from twogate.stores.sql.tables import consents, grants, identities, links, logins, revocations, users
 
 
 class SqlUserStore:
@@ -146,7 +146,8 @@ class SqlUserStore:
     async def disable(self, tenant: str, subject: str, until: int, now: int) -> bool:
         """Lock a person out, in force everywhere on return; False if they were out already.
 
-        Their access tokens are refused until `until`; their browsers' logins, operators' links and grants end.
+        Their access tokens are refused until `until`; their browsers' logins, operators' links, grants and what they
+        allowed clients end.
 
         Raises:
             GateError: STORE_UNAVAILABLE.
@@ -158,7 +159,7 @@ class SqlUserStore:
                 .values(disabled_at=now)
                 .returning(users.c.subject)
             )
-            for table in (logins, links):
+            for table in (logins, links, consents):
                 await connection.execute(delete(table).where(table.c.tenant == tenant, table.c.subject == subject))
             ended = await connection.execute(
                 update(grants)
