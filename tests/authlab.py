@@ -27,6 +27,7 @@ from twogate.core.oauth.grant_type import GrantType
 from twogate.core.oauth.metadata import PAR_PATH
 from twogate.core.principal import PUBLIC_CLIENT, Agent, AgentId
 from twogate.flows.authserver.authorize import AuthorizeEndpoint
+from twogate.flows.authserver.begin_limit import BeginLimit
 from twogate.flows.authserver.clients import Client, ClientAuth, ClientKind, ClientSource
 from twogate.flows.authserver.consent import Consents
 from twogate.flows.authserver.consent_view import ConsentViews
@@ -301,7 +302,7 @@ def _parts(lab: Lab) -> tuple[Pages, Logins, Consents, SqlAuthorizeRequestStore,
     pages, logins = Pages(ISSUER, bytes(32), rng), Logins(SqlLoginStore(lab.engine), rng, LOGIN_LIFETIME)
     consents = Consents(SqlConsentStore(lab.engine), lab.audit, lab.clock, ISSUER)
     store = SqlAuthorizeRequestStore(lab.engine)
-    requests = Requests(store, rng, pushed=PUSHED_LIFETIME, interaction=INTERACTION_LIFETIME)
+    requests = Requests(store, rng, BeginLimit(lab.clock), pushed=PUSHED_LIFETIME, interaction=INTERACTION_LIFETIME)
     reader = RequestReader(settings, lab.authenticator)
     endpoint = AuthorizeEndpoint(
         lab.directory,

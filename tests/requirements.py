@@ -255,8 +255,10 @@ BEHAVIOURS: Final = (
         "R-08",
         "its word is kept for seconds, and a token that it took back is refused then",
         (
-            "attacks/test_opaque_tokens.py::"
-            "test_a_token_that_was_taken_back_at_the_issuer_is_refused_once_its_word_is_old",
+            (
+                "attacks/test_opaque_tokens.py::"
+                "test_a_token_that_was_taken_back_at_the_issuer_is_refused_once_its_word_is_old"
+            ),
         ),
     ),
     # proof of possession at the resource server.
@@ -489,8 +491,10 @@ BEHAVIOURS: Final = (
         "addresses are limited before authentication; agents, each of their tools, and tenants after it",
         (
             "attacks/test_floods.py::test_an_address_is_limited_before_anything_of_its_request_is_read",
-            "attacks/test_floods.py::"
-            "test_a_hijacked_agent_runs_a_tool_no_more_often_than_allowed_and_its_other_tools_go_on",
+            (
+                "attacks/test_floods.py::"
+                "test_a_hijacked_agent_runs_a_tool_no_more_often_than_allowed_and_its_other_tools_go_on"
+            ),
             f"{_FLOWS}/test_limit.py::test_an_agent_is_limited_over_all_its_tools_and_alone",
             f"{_FLOWS}/test_limit.py::test_a_tenant_is_limited_over_all_its_agents",
             f"{_FLOWS}/test_limit.py::test_a_reload_frees_nobody_unless_the_rate_itself_changed",
@@ -1018,7 +1022,7 @@ BEHAVIOURS: Final = (
     Behaviour(
         "R-22",
         "MCP 2026-07-28, basic/authorization",
-        "official MCP clients find the server, are known by their document or register, log a person in and call a tool",
+        "official MCP clients find the server, come by document or registration, log a person in and call a tool",
         (
             "peers/test_mcp_oauth.py::test_the_python_client",
             "peers/test_mcp_oauth.py::test_the_typescript_client",

@@ -21,6 +21,7 @@ from twogate.flows.authserver.access_tokens import AccessTokens, TokenSettings
 from twogate.flows.authserver.authenticate_client import ClientAuthenticator
 from twogate.flows.authserver.authorize import AuthorizeEndpoint
 from twogate.flows.authserver.cimd import ClientDocuments
+from twogate.flows.authserver.begin_limit import BeginLimit
 from twogate.flows.authserver.client_credentials import ClientCredentials
 from twogate.flows.authserver.client_removal import ClientRemoval
 from twogate.flows.authserver.code import Codes
@@ -173,6 +174,7 @@ def _endpoints(parts: Parts, resources: dict[str, frozenset[str]]) -> tuple[Toke
     requests = Requests(
         SqlAuthorizeRequestStore(state.engine),
         rng,
+        BeginLimit(clock),
         pushed=lifetimes.pushed_request,
         interaction=lifetimes.interaction,
     )

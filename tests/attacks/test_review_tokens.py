@@ -1,4 +1,4 @@
-"""What a review of the token side tried: things that outlive their end, strangers in the store, tokens as other ones."""
+"""What a review of the token side tried: things that outlive their end, strangers in the store, kinds of tokens."""
 
 from __future__ import annotations
 

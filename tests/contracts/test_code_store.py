@@ -38,7 +38,7 @@ ISSUED = IssuedCode(CODE, "grant-1", LATER)
 
 
 @pytest.fixture
-async def store(stores: Stores) -> AsyncIterator[CodeStore]:
+async def store(stores: Stores) -> AsyncIterator[SqlCodeStore]:
     engine = open_engine(stores.url)
     yield SqlCodeStore(engine)
     await engine.dispose()
@@ -141,3 +141,25 @@ async def test_codes_are_forgotten_a_day_after_they_expired(stores: Stores, stor
             assert (await connection.execute(select(func.count()).select_from(codes))).scalar_one() == 2 * PURGE_EVERY
     finally:
         await engine.dispose()
+
+
+async def test_forgetting_takes_a_persons_unredeemed_codes_of_one_client_and_no_other(
+    store: SqlCodeStore, families: SqlGrantStore
+) -> None:
+    def given(**changes: str) -> IssuedCode:
+        authorization = msgspec.structs.replace(AUTHORIZATION, **changes)
+        return msgspec.structs.replace(ISSUED, code=msgspec.structs.replace(CODE, authorization=authorization))
+
+    others = {
+        "bobs": given(user="bob"),
+        "elsewhere": given(tenant="globex"),
+        "to-another": given(client_id="client-2"),
+        "used": ISSUED,
+    }
+    for digest, issued in {"the-one": ISSUED, **others}.items():
+        await store.add(digest, issued, NOW)
+    assert await store.redeem("used", family("grant-1"), NOW + 1) is True
+    await store.forget("acme", "alice", "client-1")
+    assert await store.get("the-one") is None
+    assert [digest for digest in others if await store.get(digest) is None] == []
+    assert await families.get("grant-1") is not None

@@ -136,3 +136,23 @@ async def test_expired_codes_are_forgotten_after_a_while_and_their_user_code_is_
     assert await stores.devices.get(CODE.digest) == CODE
     assert await stores.devices.add(again, LATER + KEEP_EXPIRED) is True
     assert await stores.devices.get(CODE.digest) is None
+
+
+async def test_forgetting_takes_what_a_person_allowed_devices_of_one_client_and_nothing_else(stores: Stores) -> None:
+    others = {
+        "waiting": None,
+        "bobs": msgspec.structs.replace(GRANTED, user="bob"),
+        "elsewhere": msgspec.structs.replace(GRANTED, tenant="globex"),
+        "redeemed": GRANTED,
+    }
+    for number, (digest, granted) in enumerate({"the-one": GRANTED, **others}.items()):
+        code = msgspec.structs.replace(CODE, digest=digest, user_code=f"BBBBBBB{number}")
+        await stores.devices.add(code, NOW)
+        if granted is not None:
+            assert await stores.devices.decide(code.user_code, granted, NOW, nothing)
+    assert await stores.devices.redeem("redeemed", NOW) is True
+    await stores.devices.forget("acme", "alice", "another-client")
+    assert await stores.devices.get("the-one") is not None
+    await stores.devices.forget("acme", "alice", "cli")
+    assert await stores.devices.get("the-one") is None
+    assert [digest for digest in others if await stores.devices.get(digest) is None] == []

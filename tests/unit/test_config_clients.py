@@ -111,6 +111,21 @@ def test_a_host_may_run_an_agent(folder: Path) -> None:
     assert configured_clients(settings(folder, client(text)))["x"].agent == AgentId("acme", "host")
 
 
+def test_an_agent_that_a_host_runs_needs_no_other_credential(folder: Path) -> None:
+    alone = BASE.replace(", bindings: [{issuer: embedded, client_id: host-agent}]", "")
+    text = client('kind: host, agent: acme/host, auth: none, redirect_uris: ["http://localhost/cb"]')
+    found = configured_clients(parse_settings(alone + text, folder / "twogate.yaml"))["x"]
+    assert (found.kind, found.agent) == (ClientKind.HOST, AgentId("acme", "host"))
+    with pytest.raises(ConfigError, match=r"agents.acme/host.bindings: is missing: say which credential"):
+        parse_settings(alone, folder / "twogate.yaml")
+    bound = BASE.replace(
+        "acme/public-client: {role: reader, tasks: [report]}",
+        "acme/public-client: {role: reader, tasks: [report], bindings: [{issuer: embedded, client_id: y}]}",
+    )
+    with pytest.raises(ConfigError, match="do not belong to public-client"):
+        parse_settings(bound, folder / "twogate.yaml")
+
+
 PUBLIC = 'kind: public, auth: none, redirect_uris: ["https://a.example/cb"]'
 KEYS = "auth: private_key_jwt, jwks_file: keys.json"
 

@@ -18,6 +18,7 @@ from twogate.config.workloads import Workloads
 from twogate.core.access import ToolClass
 from twogate.core.entry import Entries
 from twogate.core.principal import PUBLIC_CLIENT
+from twogate.flows.authserver.clients import ClientKind
 
 Found = tuple[KeyPath, str]
 """A problem: where, and what to do."""
@@ -166,17 +167,24 @@ class References:
 
     def _agents(self) -> Iterator[Found]:
         bound: dict[tuple[str, str], str] = {}
+        # The tokens of a host name the agent that it runs themselves.
+        hosted = {client.agent for client in self._settings.clients.values() if client.kind is ClientKind.HOST}
         for name, agent in self._settings.agents.items():
             place: KeyPath = ("agents", name)
-            tenant = name.partition("/")[0]
+            tenant, _, own_name = name.partition("/")
             yield from self._name("tenants", tenant, "tenant", place)
             yield from self._name("roles", agent.role, "role", (*place, "role"))
             for index, task in enumerate(agent.tasks):
                 yield from self._name("tasks", task, "task", (*place, "tasks", index))
             if agent.default_task is not None and agent.default_task not in agent.tasks:
                 yield (*place, "default_task"), f"{agent.default_task!r} is not among this agent's tasks; add it there"
-            if (not agent.bindings) != (name.partition("/")[2] == PUBLIC_CLIENT):
-                yield (*place, "bindings"), f"belong to every agent but {PUBLIC_CLIENT}, which clients without one are"
+            if agent.bindings and own_name == PUBLIC_CLIENT:
+                yield (
+                    (*place, "bindings"),
+                    f"do not belong to {PUBLIC_CLIENT}: clients without an agent of their own are it",
+                )
+            elif not agent.bindings and own_name != PUBLIC_CLIENT and name not in hosted:
+                yield (*place, "bindings"), "is missing: say which credential means this agent, or which host runs it"
             yield from self._bindings(name, tenant, agent, bound)
 
     def _bindings(

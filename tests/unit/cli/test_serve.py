@@ -132,7 +132,7 @@ def test_the_tail_follows_a_running_process(world: World) -> None:
 
 
 def test_its_log_is_json_lines_and_holds_no_credential(world: World) -> None:
-    added = world.add("acme/third")
+    added = world.add("acme/fourth")
     token = world.gateway.token(added, "tiny")
     assert world.call(token) == (200, "")
     assert world.call(token + "x")[0] == 401

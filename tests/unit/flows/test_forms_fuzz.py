@@ -64,8 +64,8 @@ METADATA = (
 KEY = new_key()
 CLAIM_VALUES: st.SearchStrategy[Any] = st.sampled_from(
     (
-        None, True, 0, -1, 1.5, 1e300, 2**53, 10**400, "", "x", "\x00", "é", "a" * 2000, [], [[]], {}, {"a": {}}, ISSUER,
-        f"{ISSUER}/token", f"{ISSUER}/mcp/files", LOGIN, PLATFORM, PROVIDER, "robot", "native", [ISSUER],
+        None, True, 0, -1, 1.5, 1e300, 2**53, 10**400, "", "x", "\x00", "é", "a" * 2000, [], [[]], {}, {"a": {}},
+        ISSUER, f"{ISSUER}/token", f"{ISSUER}/mcp/files", LOGIN, PLATFORM, PROVIDER, "robot", "native", [ISSUER],
         "system:serviceaccount:prod:robot", {"sub": "x", "act": {"sub": "y"}}, {"jkt": "x"}, {"jkt": None},
     )
 )  # fmt: skip

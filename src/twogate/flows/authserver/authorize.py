@@ -77,7 +77,7 @@ class AuthorizeEndpoint:
             if Prompt.NONE in request.prompts:
                 code = ErrorCode.LOGIN_REQUIRED if isinstance(step, Absent) else ErrorCode.CONSENT_MISSING
                 raise GateError(code, "prompt is none")
-            handle = await self._requests.begin(interaction, visit.browser, now)
+            handle = await self._requests.begin(interaction, visit.browser, visit.address, now)
             return LogIn(client.tenant, handle, step.again) if isinstance(step, Absent) else Ask(handle)
         except GateError as error:
             await self._decisions.record(error, asked)

@@ -14,6 +14,7 @@ import msgspec
 
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.oauth.authorize_request import AuthorizeRequest, Parameters, is_handle
+from twogate.flows.authserver.begin_limit import BeginLimit
 from twogate.flows.environment import Rng
 
 HANDLE_BYTES: Final = 32
@@ -67,20 +68,23 @@ class Interaction(msgspec.Struct, frozen=True):
 
 
 class Requests:
-    """Gives out handles and takes them back. Lifetimes in seconds."""
+    """Gives out handles and takes them back, as many as `limit` lets an address have. Lifetimes in seconds."""
 
-    def __init__(self, store: RequestStore, rng: Rng, *, pushed: int, interaction: int) -> None:
+    def __init__(self, store: RequestStore, rng: Rng, limit: BeginLimit, *, pushed: int, interaction: int) -> None:
         self._store = store
         self._rng = rng
+        self._limit = limit
         self.pushed_lifetime = pushed
         self._interaction_lifetime = interaction
 
-    async def push(self, parameters: Parameters, client_id: str, now: int) -> str:
-        """Keep a pushed request; its handle.
+    async def push(self, parameters: Parameters, client_id: str, now: int, stranger: str | None = None) -> str:
+        """Keep a pushed request; its handle. `stranger` is the address of a client that did not authenticate.
 
         Raises:
-            GateError: STORE_UNAVAILABLE.
+            GateError: RATE_LIMITED, STORE_UNAVAILABLE.
         """
+        if stranger is not None:
+            self._limit.count(stranger)
         raw = msgspec.json.encode(parameters.values)
         return await self._add(RequestKind.PUSHED, raw, client_id, _NO_BROWSER, now + self.pushed_lifetime, now)
 
@@ -97,12 +101,13 @@ class Requests:
             raise GateError(ErrorCode.REQUEST_URI_INVALID, "unknown, used, expired or another client's")
         return Parameters(msgspec.json.decode(found, type=dict[str, str]))
 
-    async def begin(self, interaction: Interaction, browser: str, now: int) -> str:
-        """Keep a request for the person in this browser (the digest of its cookie); its handle.
+    async def begin(self, interaction: Interaction, browser: str, address: str, now: int) -> str:
+        """Keep a request for the person in this browser (the digest of its cookie) at this address; its handle.
 
         Raises:
-            GateError: STORE_UNAVAILABLE.
+            GateError: RATE_LIMITED, STORE_UNAVAILABLE.
         """
+        self._limit.count(address)
         raw, client_id = msgspec.json.encode(interaction), interaction.request.client_id
         expires_at = now + self._interaction_lifetime
         return await self._add(RequestKind.INTERACTION, raw, client_id, browser, expires_at, now)

@@ -12,6 +12,7 @@ from twogate.core.oauth.authorize_request import (
     find_redirect_uri,
     pushed_parameters,
 )
+from twogate.flows.authserver.clients import ClientAuth
 from twogate.flows.authserver.form import Answer, ClientCall, FormRequest, Forms, JsonAnswer
 from twogate.flows.authserver.interaction import Requests
 from twogate.flows.authserver.presented import RefusedAsError
@@ -44,7 +45,8 @@ class PushedRequests:
             raise RefusedAsError(error, ErrorCode.REQUEST_MALFORMED, error.debug) from error
         # "in the same way as at the authorization endpoint" (RFC 9126 section 2.1), where it is judged once more.
         await self._reader.read(parameters, client, redirect_uri, given=given)
-        handle = await self._requests.push(parameters, client.client_id, call.now)
+        stranger = call.address if client.auth is ClientAuth.NONE else None
+        handle = await self._requests.push(parameters, client.client_id, call.now, stranger)
         body = {"request_uri": REQUEST_URI_PREFIX + handle, "expires_in": self._requests.pushed_lifetime}
         return JsonAnswer(body, status=_CREATED)
 

@@ -27,6 +27,7 @@ from twogate.core.oauth.provider import (
     verify_sender,
 )
 from twogate.flows.audit import AuditSink, Refusals
+from twogate.flows.authserver.begin_limit import BeginLimit
 from twogate.flows.authserver.logins import Login
 from twogate.flows.authserver.people import User
 from twogate.flows.authserver.upstream_grants import UpstreamGrants
@@ -118,6 +119,7 @@ class UpstreamLogins:
         self._is_target = is_target
         self._audit, self._refusals = trail
         self._clock = clock
+        self._limit = BeginLimit(clock)
 
     def providers_of(self, tenant: str) -> Sequence[tuple[str, str]]:
         """Where a tenant's people may log in: the path that a form is posted to, and what the provider is called."""
@@ -138,7 +140,7 @@ class UpstreamLogins:
         `again`: the person shall log in there anew.
 
         Raises:
-            GateError: NOT_FOUND, REQUEST_MALFORMED, IDENTITY_PROVIDER_UNAVAILABLE, KEYS_UNAVAILABLE,
+            GateError: NOT_FOUND, REQUEST_MALFORMED, RATE_LIMITED, IDENTITY_PROVIDER_UNAVAILABLE, KEYS_UNAVAILABLE,
                 STORE_UNAVAILABLE, AUDIT_UNAVAILABLE.
         """
         now = self._clock.now()
@@ -148,6 +150,7 @@ class UpstreamLogins:
                 raise GateError(ErrorCode.NOT_FOUND, "the provider is none of the tenant's")
             if not self._is_target(to):
                 raise GateError(ErrorCode.REQUEST_MALFORMED, "to is no page that a login leads to")
+            self._limit.count(address)
             outbound = self._pending.draw(name, tenant, to)
             # First, so that nothing is kept of a login that cannot begin.
             url = await provider.authorization_url(

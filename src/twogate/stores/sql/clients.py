@@ -17,7 +17,7 @@ from twogate.stores.sql.engine import reading, writing
 from twogate.stores.sql.registry import insert_agent, insert_bindings
 from twogate.stores.sql.revision import bump, changing
 from twogate.stores.sql.tables import bindings as bindings_table
-from twogate.stores.sql.tables import clients
+from twogate.stores.sql.tables import clients, consents
 
 TOUCH_EVERY: Final = 60
 """Seconds between two notes of a client's use, so that a busy client does not write on every token request."""
@@ -88,7 +88,9 @@ class SqlClientStore:
             return sorted((await connection.execute(statement)).scalars())
 
     async def remove(self, client_id: str, bindings: Sequence[Binding]) -> bool:
-        """Remove a client and these bindings, in force everywhere on return. False if there was no such client.
+        """Remove a client, these bindings, and what people allowed it, in force everywhere on return.
+
+        False if there was no such client.
 
         Raises:
             GateError: STORE_UNAVAILABLE.
@@ -99,6 +101,8 @@ class SqlClientStore:
                 delete(clients).where(clients.c.client_id == client_id).returning(clients.c.client_id)
             )
             removed = gone.one_or_none() is not None
+            # Nobody has agreed to the next one that is given this id.
+            await connection.execute(delete(consents).where(consents.c.client_id == client_id))
             for binding in bindings:
                 same = and_(
                     table.method == binding.method.value,
