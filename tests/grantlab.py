@@ -137,6 +137,7 @@ async def open_grant_lab(directory: Path) -> AsyncGenerator[GrantLab]:
             confidential("other"),
             confidential("once", frozenset({GrantType.AUTHORIZATION_CODE})),
             public("native"),
+            public("other-native"),
         ):
             await lab.clients.add(client, None, (), now)
         async with writing(lab.engine) as connection:

@@ -50,6 +50,8 @@ ROWS: Final = (
 
 _CORE = "unit/core"
 _FLOWS = "unit/flows"
+_TOKENS = "attacks/test_review_tokens.py"
+_REVIEWED_PEOPLE = "attacks/test_review_people.py"
 
 BEHAVIOURS: Final = (
     # the resource server.
@@ -1265,6 +1267,109 @@ BEHAVIOURS: Final = (
             "attacks/test_exchange.py::test_an_id_token_or_any_other_token_is_no_subject_token",
             "attacks/test_exchange.py::test_workload_tokens_and_assertions_are_no_subject_tokens",
             "attacks/test_exchange.py::test_an_issuer_that_may_not_give_subject_tokens_gives_none",
+        ),
+    ),
+    Behaviour(
+        "R-10",
+        "RFC 8693 section 2.2.2; RFC 8725 section 3.12",
+        "what was cut is no subject token either, and every kind of token passes only where it belongs",
+        (
+            f"{_TOKENS}::TestTokensOfAgentsThatWereCut::test_a_token_of_a_disabled_agent_is_worth_nothing_to_whom_it_names",
+            f"{_TOKENS}::TestTokensOfAgentsThatWereCut::test_another_issuers_token_of_a_disabled_agent_is_worth_nothing",
+            f"{_TOKENS}::test_a_token_passes_only_where_its_kind_belongs_even_if_all_were_signed_by_one_key",
+        ),
+    ),
+    Behaviour(
+        "R-24",
+        "R-24",
+        "replacing a password or removing a passkey leaves nothing to who had it, even in the middle of a login",
+        (
+            f"{_REVIEWED_PEOPLE}::test_a_login_by_the_old_password_does_not_outlive_its_replacement",
+            f"{_REVIEWED_PEOPLE}::test_a_change_by_the_old_password_does_not_undo_its_replacement",
+            f"{_REVIEWED_PEOPLE}::test_a_password_whose_hash_is_made_anew_at_the_login_still_logs_in",
+            f"{_REVIEWED_PEOPLE}::test_removing_a_passkey_ends_the_logins_that_its_thief_has",
+            f"{_REVIEWED_PEOPLE}::test_a_passkey_that_is_removed_in_the_middle_of_a_login_gives_none",
+            f"{_REVIEWED_PEOPLE}::test_a_passkey_that_is_removed_in_the_middle_of_enrolling_another_leaves_none",
+        ),
+    ),
+    Behaviour(
+        "R-20",
+        "RFC 6749 section 10.2",
+        "a consent ends with the person or client that it was about, and taking one back names a client",
+        (
+            f"{_REVIEWED_PEOPLE}::test_who_was_locked_out_is_asked_anew_when_let_in_again",
+            f"{_REVIEWED_PEOPLE}::test_nobody_has_agreed_to_the_next_client_of_an_id",
+            f"{_REVIEWED_PEOPLE}::test_a_person_of_another_tenant_is_not_logged_in_here_whatever_they_agreed_to",
+            f"{_REVIEWED_PEOPLE}::test_taking_access_back_from_what_is_no_client_writes_nothing",
+        ),
+    ),
+    Behaviour(
+        "R-24",
+        "R-24",
+        "no name is told apart by what nobody sees, and no link makes our pages say anything",
+        (
+            f"{_REVIEWED_PEOPLE}::test_nobody_is_called_as_somebody_else_but_for_what_nobody_sees",
+            f"{_REVIEWED_PEOPLE}::test_a_client_without_a_name_that_is_seen_has_none",
+            f"{_REVIEWED_PEOPLE}::test_a_link_to_the_login_page_cannot_make_it_say_anything",
+        ),
+    ),
+    Behaviour(
+        "R-20",
+        "RFC 9700 section 4.11.2",
+        "who may register at will opens no application from our address before a person agreed",
+        (f"{_REVIEWED_PEOPLE}::test_a_registered_client_cannot_open_applications_before_anybody_agreed",),
+    ),
+    Behaviour(
+        "R-37",
+        "R-37",
+        "no address fills the store with requests and logins that wait for a person",
+        (
+            f"{_REVIEWED_PEOPLE}::test_an_address_cannot_fill_the_store_with_requests_that_wait",
+            f"{_REVIEWED_PEOPLE}::test_an_address_cannot_fill_the_store_with_logins_at_a_provider",
+        ),
+    ),
+    Behaviour(
+        "R-24",
+        "R-24",
+        "no request whatsoever makes a page fail",
+        (f"{_REVIEWED_PEOPLE}::test_no_request_whatsoever_makes_a_page_fail",),
+    ),
+    Behaviour(
+        "R-61",
+        "RFC 7009 section 2.1",
+        "codes that were not redeemed end with what they were given for: access withdrawn, a person disabled",
+        (
+            f"{_TOKENS}::TestWhatIsTakenBackBeforeItWasRedeemed::test_withdrawing_ends_a_code_that_the_client_kept",
+            f"{_TOKENS}::TestWhatIsTakenBackBeforeItWasRedeemed::test_withdrawing_ends_what_a_device_was_allowed_and_did_not_fetch",
+            f"{_TOKENS}::TestWhatIsTakenBackBeforeItWasRedeemed::test_letting_a_person_in_again_brings_back_no_code_of_before",
+        ),
+    ),
+    Behaviour(
+        "R-23",
+        "RFC 6749 section 6",
+        "what a person granted a client is worth nothing once the client is gone or acts as another agent",
+        (
+            f"{_TOKENS}::TestReloads::test_a_client_that_is_gone_takes_its_tokens_grants_and_codes_along",
+            f"{_TOKENS}::TestReloads::test_what_was_granted_to_a_client_is_not_granted_to_another_agent",
+        ),
+    ),
+    Behaviour(
+        "R-20",
+        "RFC 6749 section 5.2",
+        "whatever bytes are posted, the answer is an OAuth answer and never a failure of the server",
+        (
+            f"{_FLOWS}/test_forms_fuzz.py::test_any_form_gets_an_oauth_answer",
+            f"{_FLOWS}/test_forms_fuzz.py::test_any_registration_gets_an_oauth_answer",
+            f"{_FLOWS}/test_forms_fuzz.py::test_a_well_signed_token_with_any_claims_gets_an_oauth_answer",
+        ),
+    ),
+    Behaviour(
+        "R-26",
+        "RFC 9449 section 11.1",
+        "who names no client and shows no good assertion makes the replay store remember nothing",
+        (
+            f"{_TOKENS}::TestProofsOfStrangers::test_who_shows_no_good_assertion_makes_the_store_remember_nothing",
+            f"{_TOKENS}::TestProofsOfStrangers::test_a_workloads_proof_is_good_once",
         ),
     ),
     Behaviour(

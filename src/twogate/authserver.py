@@ -20,8 +20,8 @@ from twogate.core.oauth.resource import tenant_resources
 from twogate.flows.authserver.access_tokens import AccessTokens, TokenSettings
 from twogate.flows.authserver.authenticate_client import ClientAuthenticator
 from twogate.flows.authserver.authorize import AuthorizeEndpoint
-from twogate.flows.authserver.cimd import ClientDocuments
 from twogate.flows.authserver.begin_limit import BeginLimit
+from twogate.flows.authserver.cimd import ClientDocuments
 from twogate.flows.authserver.client_credentials import ClientCredentials
 from twogate.flows.authserver.client_removal import ClientRemoval
 from twogate.flows.authserver.code import Codes

@@ -14,9 +14,12 @@ from sqlalchemy import func, select
 import exchangelab
 from dpoplab import Prover, server_nonce
 from exchangelab import CLUSTER, EXCHANGE, ExchangeLab, Voucher, open_exchange_lab
-from grantlab import ALICE, GrantLab, assert_refused, open_grant_lab
+from grantlab import ALICE, CALLBACK, CHALLENGE, VERIFIER, GrantLab, assert_refused, open_grant_lab
 from harness.issuer import new_key, sign
+from harness.stack import Stack, free_port, running, settings_for
+from harness.upstream import RecordingUpstream
 from tokenlab import FILES, ISSUER, ROBOT, SECRET, basic, digest
+from twogate.adapters.rng import SystemRng
 from twogate.adapters.signers.local import LocalSigner
 from twogate.core.audit.record import EventKind
 from twogate.core.errors import GateError
@@ -27,6 +30,7 @@ from twogate.core.oauth.exchange import JWT
 from twogate.core.oauth.grant_type import GrantType
 from twogate.core.principal import Binding, Method
 from twogate.flows.authserver.clients import Client, ClientAuth
+from twogate.flows.authserver.code import AuthorizationCode, Codes
 from twogate.flows.authserver.consent import Consents
 from twogate.flows.authserver.device import DeviceCode, DeviceRequest, digest_of
 from twogate.flows.authserver.families import Lifespans
@@ -175,11 +179,15 @@ async def test_a_refresh_token_that_would_be_refused_is_not_told_to_be_active(gr
     refresh_token = (await grants.begin())["refresh_token"]
     stricter = Lifespans(unused=60, whole=3600)
     grants.lab.families.lifespans = stricter
-    introspect = {"data": {"token": refresh_token}, "headers": basic("web", SECRET)}
-    said = (await grants.lab.http.post("/introspect", **introspect)).json()
+
+    async def introspected() -> Any:
+        sent, headers = {"token": refresh_token}, basic("web", SECRET)
+        return (await grants.lab.http.post("/introspect", data=sent, headers=headers)).json()
+
+    said = await introspected()
     assert (said["active"], said["exp"]) == (True, grants.lab.clock.now() + 60)
     grants.lab.clock.seconds += 61
-    assert (await grants.lab.http.post("/introspect", **introspect)).json() == {"active": False}
+    assert await introspected() == {"active": False}
     assert_refused(grants, await grants.refresh(refresh_token), "grant_invalid")
 
 
@@ -274,3 +282,82 @@ async def test_a_token_passes_only_where_its_kind_belongs_even_if_all_were_signe
         await lab.lab.add_client("twin", ROBOT, jwks=json.dumps({"keys": [entry]}))
         token = await token_of(kind, lab, await server_nonce(lab.lab), tmp_path / "keys")
         assert await passes(token, place, lab) is (place in BELONGS[kind])
+
+
+class TestReloads:
+    """What a configuration that no longer says it takes away from tokens, grants and codes of before."""
+
+    @pytest.fixture
+    def settings(self, tmp_path: Path, upstream: RecordingUpstream) -> dict[str, Any]:
+        """The tenant's client `app` acts as `acme/second`."""
+        (tmp_path / "secret").write_text(SECRET)
+        (tmp_path / "secret").chmod(0o600)
+        made = settings_for(tmp_path, free_port(), {"files": {"url": upstream.url}}, None)
+        some = {"role": "reader", "tasks": ["report"], "default_task": "report"}
+        made["agents"] = {
+            "acme/first": {**some, "bindings": [{"issuer": "embedded", "client_id": "unused"}]},
+            "acme/second": {**some, "bindings": [{"issuer": "embedded", "client_id": "app"}]},
+        }
+        made["clients"] = {
+            "app": {
+                "tenant": "acme", "kind": "agent", "agent": "acme/second", "auth": "client_secret",
+                "secret_file": "secret", "redirect_uris": [CALLBACK], "grants": ["authorization_code", "refresh_token"],
+            }
+        }  # fmt: skip
+        return made
+
+    async def code(self, stack: Stack) -> str:
+        """A code that alice gave to `app` while it was the agent `second`."""
+        now = stack.state.clock.now()
+        authorization = Authorization("acme", "app", stack.resource(), (), user=ALICE, agent="second")
+        code = AuthorizationCode(authorization, CALLBACK, True, CHALLENGE, refresh=True)
+        return await Codes(SqlCodeStore(stack.state.engine), SystemRng(), 60).issue(code, now)
+
+    async def redeem(self, stack: Stack, code: str) -> Any:
+        form = {"code": code, "redirect_uri": CALLBACK, "code_verifier": VERIFIER}
+        return await self.post(stack, grant_type="authorization_code", **form)
+
+    async def post(self, stack: Stack, **form: str) -> Any:
+        return (await stack.http.post(f"{stack.url}/token", data=form, headers=basic("app", SECRET))).json()
+
+    async def add_alice(self, stack: Stack) -> None:
+        alice = User("acme", ALICE, "alice", roles=("reader",))
+        assert await SqlUserStore(stack.state.engine).add(alice)
+
+    async def test_a_client_that_is_gone_takes_its_tokens_grants_and_codes_along(
+        self, tmp_path: Path, settings: dict[str, Any], upstream: RecordingUpstream
+    ) -> None:
+        async with running(tmp_path, settings) as stack:
+            await self.add_alice(stack)
+            answer, spare = await self.redeem(stack, await self.code(stack)), await self.code(stack)
+            assert (await stack.call(answer["access_token"], "look")).status_code == 200
+            seen = len(upstream.seen)
+            del settings["clients"]
+            settings["agents"]["acme/second"]["bindings"] = [{"issuer": "embedded", "client_id": "unused-too"}]
+            stack.adopt(settings)
+            assert (await stack.call(answer["access_token"], "look")).status_code == 401
+            assert len(upstream.seen) == seen
+            again = await self.post(stack, grant_type="refresh_token", refresh_token=answer["refresh_token"])
+            assert again["error"] == "invalid_client"
+            assert (await self.redeem(stack, spare))["error"] == "invalid_client"
+
+    async def test_what_was_granted_to_a_client_is_not_granted_to_another_agent(
+        self, tmp_path: Path, settings: dict[str, Any], upstream: RecordingUpstream
+    ) -> None:
+        async with running(tmp_path, settings) as stack:
+            await self.add_alice(stack)
+            answer, spare = await self.redeem(stack, await self.code(stack)), await self.code(stack)
+            agents = settings["agents"]
+            for of_first, of_second in (("app", "unused"), ("unused", "app")):
+                agents["acme/first"]["bindings"] = [{"issuer": "embedded", "client_id": of_first}]
+                agents["acme/second"]["bindings"] = [{"issuer": "embedded", "client_id": of_second}]
+                settings["clients"]["app"]["agent"] = "acme/first" if of_first == "app" else "acme/second"
+                stack.adopt(settings)
+                again = await self.post(stack, grant_type="refresh_token", refresh_token=answer["refresh_token"])
+                if of_first == "app":
+                    assert again["error"] == "invalid_grant"
+                    assert (await self.redeem(stack, spare))["error"] == "invalid_grant"
+                else:
+                    # It was refused, not used up: what the person granted is as it was.
+                    assert again["token_type"] == "Bearer"
+        assert upstream.seen == []

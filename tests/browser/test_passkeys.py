@@ -23,13 +23,15 @@ async def open_link(page: Page, link: str) -> None:
     await page.goto(link)
     # The secret does not stay in the address bar.
     await expect(page).to_have_url(re.compile(r"/link$"))
-    await page.get_by_role("button", name="Continue").click()
+    async with page.expect_event("load"):
+        await page.get_by_role("button", name="Continue").click()
 
 
 async def set_password(page: Page, password: str = PASSWORD) -> None:
     await page.get_by_label("New password").fill(password)
     await page.get_by_label("The same once more").fill(password)
-    await page.get_by_role("button", name="Set the password").click()
+    async with page.expect_event("load"):
+        await page.get_by_role("button", name="Set the password").click()
 
 
 async def ask_for_passkey(page: Page, label: str = "Laptop") -> None:
@@ -39,9 +41,8 @@ async def ask_for_passkey(page: Page, label: str = "Laptop") -> None:
 
 async def create_passkey(page: Page, label: str = "Laptop") -> None:
     # What comes next must not overtake the form that the script sends.
-    async with page.expect_event("requestfinished", lambda request: request.method == "POST"):
+    async with page.expect_event("load"):
         await ask_for_passkey(page, label)
-    await page.wait_for_load_state()
 
 
 async def log_in_by_passkey(page: Page, site: Site, query: str = "tenant=acme") -> None:

@@ -38,7 +38,7 @@ ISSUED = IssuedCode(CODE, "grant-1", LATER)
 
 
 @pytest.fixture
-async def store(stores: Stores) -> AsyncIterator[SqlCodeStore]:
+async def store(stores: Stores) -> AsyncIterator[CodeStore]:
     engine = open_engine(stores.url)
     yield SqlCodeStore(engine)
     await engine.dispose()
@@ -144,7 +144,7 @@ async def test_codes_are_forgotten_a_day_after_they_expired(stores: Stores, stor
 
 
 async def test_forgetting_takes_a_persons_unredeemed_codes_of_one_client_and_no_other(
-    store: SqlCodeStore, families: SqlGrantStore
+    store: CodeStore, families: SqlGrantStore
 ) -> None:
     def given(**changes: str) -> IssuedCode:
         authorization = msgspec.structs.replace(AUTHORIZATION, **changes)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Final, TypeVar, cast
 
 import typer
 from pydantic import TypeAdapter
@@ -277,8 +277,7 @@ def _ways(row: dict[str, object]) -> str:
 
 
 def _joined(values: object) -> str:
-    names: Sequence[object] = values if isinstance(values, list) else []
-    return ", ".join(str(name) for name in names)
+    return ", ".join(str(name) for name in cast("list[object]", values)) if isinstance(values, list) else ""
 
 
 def _print_link(link: str, expires_at: int, allowed: str) -> None:

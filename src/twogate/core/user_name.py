@@ -6,6 +6,8 @@ import re
 import unicodedata
 from typing import Final
 
+from twogate.core.shown import is_seen
+
 MAX_NAME: Final = 128
 """Characters of a name."""
 
@@ -23,13 +25,13 @@ def parse_user_name(text: str) -> str | None:
     name = unicodedata.normalize("NFKC", text.strip()).casefold()
     # Folding can leave what composes again.
     name = unicodedata.normalize("NFKC", name)
-    if not 1 <= len(name) <= MAX_NAME or name.startswith("-") or _PARTED.search(name) or not name.isprintable():
+    if not 1 <= len(name) <= MAX_NAME or name.startswith("-") or _PARTED.search(name):
         return None
-    return name
+    return name if all(map(is_seen, name)) else None
 
 
 def name_of_stranger(text: str, otherwise: str) -> str:
     """A name made of what somebody else calls a person; `otherwise` if nothing is left of it."""
-    kept = "".join(char if char.isprintable() else " " for char in text[: 4 * MAX_NAME])
+    kept = "".join(char if is_seen(char) else " " for char in text[: 4 * MAX_NAME])
     name = _PARTED.sub("-", kept.strip()).strip("-")[:MAX_NAME]
     return parse_user_name(name) or otherwise

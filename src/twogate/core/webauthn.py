@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from typing import Any, Final
+from typing import Final, cast
 
 import msgspec
 
@@ -49,9 +49,7 @@ def parse_answer(text: str) -> UnverifiedAnswer:
         GateError: PASSKEY_REFUSED.
     """
     answer = _members(text.encode(), "the answer")
-    response = answer.get("response")
-    if not isinstance(response, dict):
-        raise _refused("the answer has no response")
+    response = _object(answer.get("response"), "the answer's response")
     credential_id, client_data = answer.get("id"), response.get("clientDataJSON")
     if not isinstance(credential_id, str) or not 0 < len(decode(credential_id)) <= MAX_CREDENTIAL_ID:
         raise _refused("the answer has no credential id")
@@ -87,14 +85,18 @@ def decode(text: object) -> bytes:
     return raw
 
 
-def _members(raw: bytes, what: str) -> dict[str, Any]:
+def _members(raw: bytes, what: str) -> dict[str, object]:
     try:
         value = strict_json.decode(raw, max_bytes=MAX_ANSWER, max_depth=_MAX_DEPTH)
     except GateError as error:
         raise _refused(f"{what} is not strict JSON: {error.code.value}") from None
+    return _object(value, what)
+
+
+def _object(value: object, what: str) -> dict[str, object]:
     if not isinstance(value, dict):
         raise _refused(f"{what} is no JSON object")
-    return value
+    return cast("dict[str, object]", value)
 
 
 def _refused(why: str) -> GateError:

@@ -22,6 +22,11 @@ from twogate.core.shown import MAX_SHOWN, shown
         ("zero\u200bwidth", "zero[U+200B]width"),
         ("wide\u3000space\u00a0", "wide space "),
         ("tag\U000e0041", "tag[U+E0041]"),
+        ("\u3164", "[U+3164]"),
+        ("a\u034fb\u2800", "a[U+034F]b[U+2800]"),
+        ("v\ufe0fw\U000e0101", "v[U+FE0F]w[U+E0101]"),
+        ("ให้ ที่ ẫ", "ให้ ที่ ẫ"),
+        ("z" + "\u0336" * 5, "z\u0336\u0336\u0336[U+0336][U+0336]"),
     ],
 )
 def test_what_cannot_be_seen_is_written_out(text: str, seen: str) -> None:

@@ -386,18 +386,18 @@ async def test_claims_are_read_where_the_pointers_say_and_nowhere_else() -> None
 @pytest.mark.parametrize(
     ("scope", "granted"),
     [
-        ("a b", {"a", "b"}),
-        (" a  b ", {"a", "b"}),
-        (["a", "b"], {"a", "b"}),
-        (["a b"], {"a b"}),
-        ([], set()),
-        ("", set()),
+        ("a b", ("a", "b")),
+        (" a  b ", ("a", "b")),
+        (["a", "b"], ("a", "b")),
+        (["a b"], ("a b",)),
+        ([], ()),
+        ("", ()),
     ],
     ids=repr,
 )
-async def test_scopes_are_one_string_or_a_list(scope: object, granted: set[str]) -> None:
+async def test_scopes_are_one_string_or_a_list(scope: object, granted: tuple[str, ...]) -> None:
     # RFC 8693 section 4.2 and Entra ID's `scp`; Okta's `scp`.
-    assert (await Gate(scope="/scp").ask(token(scp=scope))).scopes == granted
+    assert (await Gate(scope="/scp").ask(token(scp=scope))).scopes == set(granted)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +81,7 @@ CLAIMS = st.dictionaries(
     CLAIM_VALUES,
     max_size=12,
 )  # fmt: skip
-HEADS = st.dictionaries(
+HEADS: st.SearchStrategy[dict[str, Any]] = st.dictionaries(
     st.sampled_from(["typ", "kid", "crit", "jwk", "jku", "x5c", "zip", "b64"]),
     st.sampled_from(["JWT", "at+jwt", "dpop+jwt", "oauth-id-jag+jwt", "", "k1", 7, None, {}, ["b64"]]),
     max_size=3,
@@ -120,10 +120,9 @@ def bodies(draw: st.DrawFn) -> bytes:
             return urlencode(fields, errors="replace").encode()
 
 
-def proof(path: str, jwk: dict[str, Any] | None, claims: dict[str, Any], now: int) -> str:
-    prover = Prover()
+def proof(path: str, jwk: dict[str, Any] | None, claims: dict[str, Any], now: int) -> bytes:
     header = {} if jwk is None else {"jwk": jwk}
-    return prover.proof(now, claims.pop("nonce", None), header=header, **{"htu": ISSUER + path, **claims})
+    return Prover().proof(now, header=header, **{"htu": ISSUER + path, **claims}).encode()
 
 
 @st.composite
@@ -141,7 +140,7 @@ def headers(draw: st.DrawFn, path: str, kind: bytes, now: int) -> list[tuple[byt
         ),
         (
             b"dpop",
-            st.builds(lambda jwk, claims: proof(path, jwk, dict(claims), now).encode(), st.none() | JWKS, CLAIMS)
+            st.builds(proof, st.just(path), st.none() | JWKS, CLAIMS, st.just(now))
             | st.binary(max_size=60),
         ),
     ):
@@ -248,7 +247,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with asyncio.Runner() as runner:
 
         @asynccontextmanager
-        async def opened() -> AsyncIterator[Server]:
+        async def opened() -> AsyncGenerator[Server]:
             state = await open_state(load_settings(path))
             state.revision.start()
             try:
@@ -272,13 +271,14 @@ def check(answered: Answered) -> None:
         return
     assert answered.headers["content-type"] == "application/json"
     assert answered.headers["cache-control"] == "no-store"
-    said = json.loads(answered.body)
-    assert isinstance(said, dict)
+    said: Any = json.loads(answered.body)
+    assert isinstance(said, dict), answered
     assert (answered.status >= 400) == ("error" in said), answered
     if answered.status >= 400:
         assert said.keys() == {"error", "error_description"}
-        assert said["error_description"].isascii()
-        assert said["error_description"].isprintable()
+        described = str(said["error_description"])
+        assert described.isascii()
+        assert described.isprintable()
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -17,6 +17,7 @@ from twogate.core.jose.keys import parse_jwks
 from twogate.core.oauth.client_auth import AuthMethod
 from twogate.core.oauth.grant_type import GrantType
 from twogate.core.oauth.redirect_uri import parse_redirect_uri
+from twogate.core.shown import is_seen
 
 MAX_REDIRECT_URIS: Final = 20
 """Redirect URIs that one client may register."""
@@ -118,7 +119,7 @@ def check_name(name: str) -> str:
         ValueError: It is empty, too long, or holds characters that could make it look like something else.
     """
     # Control and formatting characters, bidirectional ones among them, could reorder the consent page.
-    if not 1 <= len(name) <= MAX_NAME or not name.isprintable() or name != name.strip():
+    if not 1 <= len(name) <= MAX_NAME or not name.isprintable() or name != name.strip() or not any(map(is_seen, name)):
         raise ValueError(f"must be 1 to {MAX_NAME} printable characters, without blanks around them")
     return name
 

@@ -124,6 +124,9 @@ class AccessTokens:
         settings, now = self.settings, self._clock.now()
         if (authorization.tenant, authorization.client_id) != (client.tenant, client.client_id):
             raise GateError(ErrorCode.GRANT_INVALID, "granted to another client")
+        if authorization.agent is not None and (agent is None or agent.id.agent != authorization.agent):
+            # The person was shown what that agent may do, and the other one may do something else.
+            raise GateError(ErrorCode.GRANT_INVALID, f"granted while the client was agent {authorization.agent!r}")
         if authorization.resource not in settings.resources_of(client):
             raise GateError(ErrorCode.RESOURCE_INVALID, "the resource is not the client's any more")
         ends = [now + settings.lifetime, authorization.ends_at, not_after]

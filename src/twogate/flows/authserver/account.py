@@ -136,7 +136,11 @@ class Account:
         await self._trail.done(
             EventKind.PASSKEY_ADDED, user, address=visitor.address, method=login.method, detail=new.credential_id
         )
-        await passkeys.keep(new, challenge, user, label, now)
+        passkey = await passkeys.keep(new, challenge, user, label, now)
+        # Whoever ended this login meanwhile, as removing a stolen passkey does, wanted nothing more to come of it.
+        if await self._logins.current(visitor.login, login.tenant, now) is None:
+            await passkeys.remove(user, passkey.credential_id)
+            raise GateError(ErrorCode.LOGIN_REQUIRED, "the login was ended meanwhile")
 
     async def remove_passkey(self, login: Login, credential_id: str, visitor: Visitor) -> None:
         """Remove a passkey of the person's own. Other browsers are logged out: who has it may have logged in by it.

@@ -69,6 +69,14 @@ class CodeStore(Protocol):
         """
         ...
 
+    async def forget(self, tenant: str, subject: str, client_id: str) -> None:
+        """Forget the codes that a person gave to a client and that were not redeemed.
+
+        Raises:
+            GateError: STORE_UNAVAILABLE.
+        """
+        ...
+
 
 class Codes:
     """Issues codes; `lifetime` in seconds."""

@@ -99,6 +99,7 @@ class Decisions:
             upstream=login.upstream,
             authenticated_at=login.authenticated_at,
             ends_at=login.ends_at,
+            agent=agent.id.agent,
         )
         code = AuthorizationCode(
             authorization=authorization,

@@ -104,6 +104,10 @@ class DeviceStore(Protocol):
         """Take what was allowed; True exactly once, and never once the code has expired."""
         ...
 
+    async def forget(self, tenant: str, subject: str, client_id: str) -> None:
+        """Forget what a person allowed devices of a client, and what was not redeemed."""
+        ...
+
 
 class Families(Protocol):
     """Turns what was granted into tokens."""

@@ -174,6 +174,7 @@ class DeviceDecisions:
             upstream=login.upstream,
             authenticated_at=login.authenticated_at,
             ends_at=login.ends_at,
+            agent=waiting.agent.id.agent,
         )
         event = AuditEvent(
             kind=EventKind.AUTHORIZATION_GRANTED if allow else EventKind.AUTHORIZATION_REFUSED,

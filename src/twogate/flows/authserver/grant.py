@@ -16,7 +16,8 @@ class Authorization(msgspec.Struct, frozen=True):
     `user` is the subject of the person who granted it, None if the client acts for itself. `task` is the task of the
     session that its tokens name. `act` are those who act for the user besides the client, as an `act` claim has them
     (RFC 8693 section 4.1). `upstream` is the upstream login that the person came through. `ends_at` is when all of it
-    ends, however often it is refreshed; None leaves that to the settings.
+    ends, however often it is refreshed; None leaves that to the settings. `agent` is the agent of the tenant that the
+    person was told the client acts as; None where no person was.
     """
 
     tenant: str
@@ -29,6 +30,7 @@ class Authorization(msgspec.Struct, frozen=True):
     upstream: str | None = None
     authenticated_at: int | None = None
     ends_at: int | None = None
+    agent: str | None = None
 
     def is_by(self, tenant: str, subject: str) -> bool:
         """Whether this person granted it."""

@@ -278,6 +278,14 @@ class Passkeys:
         """
         return await self._store.list(user.tenant, user.subject)
 
+    async def is_kept(self, passkey: Passkey) -> bool:
+        """Whether a passkey is still the person's.
+
+        Raises:
+            GateError: STORE_UNAVAILABLE.
+        """
+        return await self._store.get(passkey.credential_id) is not None
+
     async def remove(self, user: User, credential_id: str) -> bool:
         """Forget a passkey of a person. Who may is for the caller to decide, before. False if they have no such one.
 

@@ -134,9 +134,14 @@ class SignIn:
                 raise GateError(ErrorCode.PASSKEY_REFUSED, "the person is gone, disabled or another's to vouch for")
             if tenant not in ("", user.tenant):
                 raise GateError(ErrorCode.PASSKEY_REFUSED, "the passkey is another tenant's")
+            signed_in = await self._begin(user, "passkey", visitor, None)
+            # Removing a passkey ends the logins that there are; this one may have come after that.
+            if not await self._passkeys.is_kept(passkey):
+                await self._logins.end(signed_in.login)
+                raise GateError(ErrorCode.PASSKEY_REFUSED, "the passkey was removed meanwhile")
         except GateError as error:
             raise await self._refusal(error, user, visitor, "passkey") from None
-        return await self._begin(user, "passkey", visitor, None)
+        return signed_in
 
     async def log_out(self, visitor: Visitor) -> None:
         """End the browser's login, if it has one.

@@ -75,9 +75,10 @@ def is_trusted(client: Client, redirect_uri: str) -> bool:
     """Whether a browser may be sent there although nobody has agreed to anything.
 
     Who may register at will can make any error lead from our name to a page of theirs (RFC 9700 section 4.11.2). An
-    operator vouches for the other clients, a document's host for its own, and programs on the machine show no page.
+    operator vouches for the other clients, a document's host for its own, and what listens on the machine shows no
+    page. An application's scheme is anybody's to register, and opens the application with a path of their choice.
     """
     uri = parse_redirect_uri(redirect_uri)
-    if client.source not in (ClientSource.REGISTERED, ClientSource.DOCUMENT) or uri.scheme != "https":
+    if client.source not in (ClientSource.REGISTERED, ClientSource.DOCUMENT) or uri.loopback:
         return True
     return client.source is ClientSource.DOCUMENT and client.client_id.startswith(f"https://{uri.host}/")
