@@ -19,7 +19,7 @@ from twogate.adapters.refusal_log import RefusalLog
 from twogate.adapters.signers.local import LocalSecret, LocalSigner
 from twogate.authserver import Parts, authserver_routes
 from twogate.config import Settings
-from twogate.config.issuer_keys import key_places
+from twogate.config.issuer_keys import KeyPlace, key_places
 from twogate.config.issuers import embedded_issuer, trusted_issuer
 from twogate.config.policy import compile_policy, configured_agents
 from twogate.config.settings import HttpServer, StdioServer
@@ -46,6 +46,7 @@ from twogate.flows.gateway.upstream import Upstream
 from twogate.flows.registry import Registry
 from twogate.flows.sessions import Sessions
 from twogate.introspectors import introspectors
+from twogate.sandboxes import sandbox_plan
 from twogate.state import State
 from twogate.upstreams import open_upstream
 from twogate.web.edge_limits import EdgeLimits
@@ -313,6 +314,9 @@ def _same_server(name: str, settings: Settings, authorities: Mapping[Path, bytes
     per_call = {"timeout", "client_requests", "identity"}
     if before is None or server.model_dump(exclude=per_call) != before.model_dump(exclude=per_call):
         return False
+    if isinstance(server, StdioServer) and isinstance(before, StdioServer):
+        # Other settings may name a new secret, which its sandbox then has to hide.
+        return sandbox_plan(server, settings) == sandbox_plan(before, last.settings)
     ca = server.ca if isinstance(server, HttpServer) else None
     return ca is None or authorities[ca] == last.authorities.get(ca)
 
@@ -325,7 +329,7 @@ def _keys(
     authorities: Mapping[Path, bytes],
     last: Generation | None,
 ) -> dict[str, KeySource]:
-    before = {} if last is None else key_places(last.settings)
+    before: Mapping[str, KeyPlace] = {} if last is None else key_places(last.settings)
     keys: dict[str, KeySource] = {}
     for name, place in key_places(settings).items():
         known = before.get(name) == place

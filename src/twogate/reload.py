@@ -30,6 +30,7 @@ from twogate.core.audit.record import AuditEvent, EventKind
 from twogate.core.errors import GateError
 from twogate.flows.authserver.directory import check_clients
 from twogate.flows.registry import check_definitions
+from twogate.sandboxes import check_sandboxes
 from twogate.state import State
 from twogate.web.generation import Generation
 from twogate.web.tls import ServerTls, TlsError, TlsFiles, server_context
@@ -167,6 +168,7 @@ class Reloader:
             raise RestartNeededError(self._config, tuple(problems))
         files = tls_files(settings)
         context = None if files is None else server_context(files)
+        check_sandboxes(self._config, settings)
         return self._app.build_next(settings), context
 
     async def _record_refusal(self, outcome: Reload) -> None:

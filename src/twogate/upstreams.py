@@ -15,6 +15,7 @@ from twogate.config import Settings
 from twogate.config.settings import HttpServer, StdioServer
 from twogate.flows.environment import Clock
 from twogate.flows.gateway.upstream import Upstream
+from twogate.sandboxes import sandbox_plan
 
 
 def open_upstream(name: str, settings: Settings, clock: Clock, log: Callable[[str, str], None]) -> Upstream:
@@ -23,14 +24,21 @@ def open_upstream(name: str, settings: Settings, clock: Clock, log: Callable[[st
     `log` takes the server's name and a line, mostly what its process wrote to stderr.
 
     Raises:
-        OSError: the server's CA file cannot be read.
+        OSError: the server's CA file cannot be read, or an account of its sandbox does not exist.
     """
     match settings.servers[name]:
         case HttpServer(url=url, ca=ca, transport="sse"):
             return SseUpstream(url, ca_file=ca, name=name, clock=clock, log=log)
         case HttpServer(url=url, ca=ca):
             return HttpUpstream(url, ca_file=ca)
-        case StdioServer(command=command, cwd=cwd, env=env):
+        case StdioServer(command=command, cwd=cwd, env=env) as server:
             return StdioUpstream(
-                command, cwd=cwd, environment=env, limits=StdioLimits(), name=name, clock=clock, log=log
+                command,
+                cwd=cwd,
+                environment=env,
+                limits=StdioLimits(),
+                name=name,
+                clock=clock,
+                log=log,
+                sandbox=sandbox_plan(server, settings),
             )

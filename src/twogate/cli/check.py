@@ -22,6 +22,7 @@ from twogate.core.access import Deny, Observed, Policy, ToolClass, covers, decid
 from twogate.core.entry import parse_entry
 from twogate.core.errors import ErrorCode
 from twogate.core.principal import Agent, AgentId, Binding
+from twogate.sandboxes import check_sandboxes, unsandboxed
 
 MANY_TASKS: Final = 5
 """More tasks than this draw a warning: a model that holds an agent's credential reaches all of them."""
@@ -49,6 +50,7 @@ def register(app: typer.Typer) -> None:
 def check(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
     """Validate the configuration; show what each agent may do within each task."""
     settings = load_settings(config)
+    check_sandboxes(config, settings)
     agents, bindings = known_agents(settings)
     cells = list(effective_matrix(settings, agents, bindings))
     notes = list(warnings(settings, cells))
@@ -94,6 +96,7 @@ def effective_matrix(
 def warnings(settings: Settings, cells: list[Cell]) -> Iterator[str]:
     """What is allowed but probably not meant."""
     yield from _server_warnings(settings)
+    yield from unsandboxed(settings)
     entries = [frozenset(task.tools) for task in settings.tasks.values()]
     for target, tool in settings.tools.items():
         if not any(covers(names, target, tool.tool_class) for names in entries):

@@ -18,6 +18,7 @@ from twogate.adapters.signers.local import KeyFileError
 from twogate.cli.options import DEFAULT_CONFIG, ConfigOption
 from twogate.cli.output import CommandError
 from twogate.config import Settings, load_settings
+from twogate.sandboxes import check_sandboxes, unsandboxed
 from twogate.state import State, open_state
 from twogate.web.tls import ServerTls, TlsError
 
@@ -33,6 +34,7 @@ def serve_command(config: ConfigOption = DEFAULT_CONFIG) -> None:
     from twogate.web.listen import ListenError  # noqa: PLC0415
 
     settings = load_settings(config)
+    check_sandboxes(config, settings)
     configure_logging()
     try:
         uvloop.run(run_server(settings, config.absolute()))
@@ -84,6 +86,8 @@ async def _serve(
         reloader.ready(os.getpid())
         log.info("ready", listen=url, public_url=settings.public_url, generation=settings.generation)
         warn_if_observing(settings)
+        for warning in unsandboxed(settings):
+            log.warning("no_sandbox", message=warning)
 
     reloading = asyncio.create_task(reloader.run())
     try:

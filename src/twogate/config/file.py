@@ -187,7 +187,7 @@ def _is_choice(part: str | int) -> bool:
 def _unit(place: KeyPath) -> str:
     if place[-1] in ("max_lifetime", "timeout", "expected") or "lifetimes" in place:
         return " seconds"
-    return " bytes" if place[-1] == "body" else ""
+    return " bytes" if place[-1] in ("body", "memory") else ""
 
 
 def _missing_setting(place: KeyPath, data: dict[str, Any]) -> str:

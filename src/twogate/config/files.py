@@ -58,8 +58,14 @@ def _servers(settings: Settings) -> Iterator[Found]:
     for name, server in settings.servers.items():
         if isinstance(server, HttpServer):
             yield from _present(server.ca, ("servers", name, "ca"))
-        elif server.cwd is not None and not server.cwd.is_dir():
-            yield ("servers", name, "cwd"), f"{server.cwd} is not a directory"
+            continue
+        shown: list[tuple[KeyPath, Path]] = [] if server.cwd is None else [(("servers", name, "cwd"), server.cwd)]
+        for key in ("readable", "writable") if server.sandbox is not None else ():
+            paths: tuple[Path, ...] = getattr(server.sandbox, key)
+            shown += [(("servers", name, "sandbox", key, index), path) for index, path in enumerate(paths)]
+        for place, path in shown:
+            if not path.is_dir():
+                yield place, f"{path} is not a directory"
 
 
 def _present(path: Path | None, place: KeyPath) -> Iterator[Found]:

@@ -10,8 +10,9 @@ from twogate.config.document import KeyPath
 from twogate.config.issuer import Issuer
 from twogate.config.references_authserver import AuthserverReferences
 from twogate.config.references_clients import client_problems
+from twogate.config.references_sandbox import sandbox_problems
 from twogate.config.references_workloads import workload_problems
-from twogate.config.settings import EMBEDDED, AgentSettings, BindingSettings, Settings, StdioServer
+from twogate.config.settings import EMBEDDED, AgentSettings, BindingSettings, Settings
 from twogate.config.store_url import is_postgresql
 from twogate.config.values import UnixAddress, is_loopback
 from twogate.config.workloads import Workloads
@@ -41,7 +42,7 @@ class References:
         """Every problem, in the order of the sections."""
         yield from self._edge()
         yield from self._store()
-        yield from self._stdio()
+        yield from sandbox_problems(self._settings, self._broken)
         yield from self._issuers()
         yield from workload_problems(self._settings, self._broken)
         yield from self._enforcement()
@@ -86,16 +87,6 @@ class References:
             yield ("state",), "is missing: with PostgreSQL, say where the audit trail and the key files live"
         if settings.store_ca is not None and urlsplit(settings.store).netloc.endswith("@"):
             yield ("store_ca",), "is of no use: PostgreSQL speaks no TLS over a Unix socket"
-
-    def _stdio(self) -> Iterator[Found]:
-        # Without a user id of its own, a stdio server could read what another tenant's does (DESIGN decision 13).
-        if len(self._settings.tenants) > 1:
-            for name, server in self._settings.servers.items():
-                if isinstance(server, StdioServer):
-                    yield (
-                        ("servers", name, "command"),
-                        "runs as Twogate's own user, which several tenants must not share; reach it by `url` instead",
-                    )
 
     def _issuers(self) -> Iterator[Found]:
         settings = self._settings

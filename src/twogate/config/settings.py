@@ -22,6 +22,7 @@ from twogate.config.clients import ClientId, ClientSettings, DocumentSettings, R
 from twogate.config.enforcement import ObserveUntil
 from twogate.config.issuer import Issuer
 from twogate.config.logins import LoginProvider
+from twogate.config.sandbox import Sandbox
 from twogate.config.store_url import SQLITE, StoreUrl, is_postgresql
 from twogate.config.values import (
     AgentKey,
@@ -95,13 +96,17 @@ class HttpServer(_Model):
 
 
 class StdioServer(_Model):
-    """An MCP server run as a child process, with this environment and no other. Timeout in seconds."""
+    """An MCP server run as a child process, with this environment and no other. Timeout in seconds.
+
+    Without `sandbox` it runs as Twogate's own user and sees all that Twogate sees.
+    """
 
     command: Annotated[tuple[ProcessText, ...], Field(min_length=1)]
     cwd: FilePath | None = None
     env: Mapping[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")], ProcessText] = Field(
         default_factory=dict
     )
+    sandbox: Sandbox | None = None
     client_requests: NonEmpty[ClientRequest] = ()
     timeout: Annotated[Duration, Field(ge=1, le=3600)] = 60
 

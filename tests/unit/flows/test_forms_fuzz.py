@@ -140,8 +140,7 @@ def headers(draw: st.DrawFn, path: str, kind: bytes, now: int) -> list[tuple[byt
         ),
         (
             b"dpop",
-            st.builds(proof, st.just(path), st.none() | JWKS, CLAIMS, st.just(now))
-            | st.binary(max_size=60),
+            st.builds(proof, st.just(path), st.none() | JWKS, CLAIMS, st.just(now)) | st.binary(max_size=60),
         ),
     ):
         many = draw(st.sampled_from([0, 0, 0, 1, 1, 2]))
@@ -272,11 +271,11 @@ def check(answered: Answered) -> None:
     assert answered.headers["content-type"] == "application/json"
     assert answered.headers["cache-control"] == "no-store"
     said: Any = json.loads(answered.body)
-    assert isinstance(said, dict), answered
+    assert said.__class__ is dict, answered
     assert (answered.status >= 400) == ("error" in said), answered
     if answered.status >= 400:
         assert said.keys() == {"error", "error_description"}
-        described = str(said["error_description"])
+        described: str = said["error_description"]
         assert described.isascii()
         assert described.isprintable()
 

@@ -48,11 +48,14 @@ class _Slot:
 
 
 class DuplexUpstream:
-    """Implements `flows.gateway.upstream.Upstream` over links, which `connect` opens. `log` takes lines for people."""
+    """Implements `flows.gateway.upstream.Upstream` over links, which `connect` opens for their owner.
+
+    `log` takes lines for people.
+    """
 
     def __init__(
         self,
-        connect: Callable[[], Awaitable[Channel]],
+        connect: Callable[[PrincipalKey], Awaitable[Channel]],
         *,
         limits: DuplexLimits,
         clock: Clock,
@@ -221,7 +224,7 @@ class DuplexUpstream:
         slot.started_at = self._clock.monotonic()
         if slot.stream is not None:
             link.attach(slot.stream)
-        life = link.start(self._connect, self._log)
+        life = link.start(partial(self._connect, key[0]), self._log)
         self._lives[life] = key[0]
         life.add_done_callback(self._lives.pop)
         if self._sweeper is None:

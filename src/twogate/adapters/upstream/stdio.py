@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from twogate.adapters.upstream.duplex import DuplexUpstream
+from twogate.adapters.upstream.stdio_plan import SANDBOX_HOME, SandboxPlan
 from twogate.adapters.upstream.stdio_process import StdioCommand, StdioLimits, StdioProcess
+from twogate.core.principal import PrincipalKey
 from twogate.flows.environment import Clock
 
 __all__ = ["StdioLimits", "StdioUpstream"]
@@ -14,6 +16,8 @@ __all__ = ["StdioLimits", "StdioUpstream"]
 
 class StdioUpstream(DuplexUpstream):
     """Implements `flows.gateway.upstream.Upstream` over child processes. `log` takes the server's name and a line.
+
+    With a `sandbox` each process runs as `stdio_sandbox` says, for its principal's tenant.
 
     Raises:
         ValueError: the command is empty.
@@ -29,13 +33,24 @@ class StdioUpstream(DuplexUpstream):
         clock: Clock,
         log: Callable[[str, str], None],
         name: str = "",
+        sandbox: SandboxPlan | None = None,
     ) -> None:
         if not command:
             raise ValueError("the command is empty")
-        what = StdioCommand(name or Path(command[0]).name, command, cwd, environment)
+        name = name or Path(command[0]).name
+        plain = StdioCommand(name, command, cwd, environment)
+        inside = None if cwd is None else cwd.resolve()
+
+        async def start(owner: PrincipalKey) -> StdioProcess:
+            what = plain
+            if sandbox is not None:
+                whole = (*sandbox.launcher(owner.tenant, inside), *command)
+                what = StdioCommand(name, whole, Path("/"), environment, SANDBOX_HOME)
+            return await StdioProcess.start(what, limits, clock, log)
+
         super().__init__(
-            lambda: StdioProcess.start(what, limits, clock, log),
+            start,
             limits=limits,
             clock=clock,
-            log=lambda line: log(what.name, line),
+            log=lambda line: log(name, line),
         )

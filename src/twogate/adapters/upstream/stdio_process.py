@@ -49,12 +49,16 @@ class StdioLimits(DuplexLimits, frozen=True, kw_only=True):
 
 
 class StdioCommand(msgspec.Struct, frozen=True):
-    """How to start a server. `environment` is added to a minimal one; nothing of Twogate's own is inherited."""
+    """How to start a server. `environment` is added to a minimal one; nothing of Twogate's own is inherited.
+
+    `home` is what it is told to be its own directory; None: one that is made for it.
+    """
 
     name: str
     command: tuple[str, ...]
     cwd: Path | None
     environment: Mapping[str, str]
+    home: Path | None = None
 
 
 def as_line(message: bytes) -> bytes:
@@ -285,7 +289,7 @@ def _spawn(what: StdioCommand, limits: StdioLimits) -> tuple[subprocess.Popen[by
             pass_fds=(theirs.fileno(),),
             start_new_session=True,
             cwd="/",
-            env=clean_environment(what.environment, home),
+            env=clean_environment(what.environment, what.home or home),
         )
     except BaseException:
         ours.close()

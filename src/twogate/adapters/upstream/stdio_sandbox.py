@@ -18,6 +18,7 @@ Nothing is skipped: a step that fails ends the launcher with a line on stderr th
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -25,6 +26,7 @@ import resource
 import select
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final, NoReturn
@@ -73,7 +75,7 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class _MountAttributes(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012 - how ctypes wants it
+    _fields_ = [
         ("set", ctypes.c_uint64),
         ("clear", ctypes.c_uint64),
         ("propagation", ctypes.c_uint64),
@@ -91,7 +93,7 @@ def _checked(step: str, result: int) -> int:
     return result
 
 
-def _syscall(step: str, *arguments: int | bytes | None | ctypes.Structure) -> int:
+def _syscall(step: str, *arguments: int | bytes | ctypes.Structure) -> int:
     # Without a type, ctypes passes integers with 32 bits.
     typed = [ctypes.c_long(value) if isinstance(value, int) else value for value in arguments]
     passed = [ctypes.byref(value) if isinstance(value, ctypes.Structure) else value for value in typed]
@@ -124,8 +126,8 @@ def _launch(plan: dict[str, Any], command: list[str]) -> int:
     return ended
 
 
-def _start_mapper(plan: dict[str, Any]) -> Any:
-    """Fork a process that stays in the namespace of now and maps ids for the one to come; call the result to have it."""
+def _start_mapper(plan: dict[str, Any]) -> Callable[[], None]:
+    """Fork a process that stays in this namespace and maps ids for the one to come; call the result to have it."""
     launcher, own, ours = os.getpid(), plan["uid"] is None, (os.geteuid(), os.getegid())
     go_read, go_write = os.pipe()
     mapper = os.fork()
@@ -160,7 +162,7 @@ def _map(launcher: int, only: tuple[int, int] | None, go: int) -> int:
     return 0
 
 
-def _as_child(work: Any) -> NoReturn:
+def _as_child(work: Callable[[], int]) -> NoReturn:
     """Never return from a fork, however its work ends."""
     code = CANNOT
     try:
@@ -180,11 +182,9 @@ def _complain(text: str) -> None:
 def _wait(child: int, null: int, *, group: bool = False) -> int:
     """Stay until the child has ended, collect whoever else does, and hand SIGTERM on; the child's exit code."""
 
-    def hand_on(number: int, frame: FrameType | None) -> None:
-        try:
+    def hand_on(number: int, _: FrameType | None) -> None:
+        with contextlib.suppress(ProcessLookupError):
             (os.killpg if group else os.kill)(child, number)
-        except ProcessLookupError:
-            pass
 
     signal.signal(signal.SIGTERM, hand_on)
     # The server alone holds its pipes, so that their end shows its end.
@@ -215,6 +215,7 @@ def _first(plan: dict[str, Any], command: list[str], alive: int, null: int) -> i
     if select.select([alive], [], [], 0)[0]:  # the launcher died before the line above
         return CANNOT
     if not command:
+        _enter(plan["cwd"])
         return 0
     child = os.fork()
     if child == 0:
@@ -250,14 +251,18 @@ def _become_server(cwd: str, command: list[str]) -> int:
             signal.signal(number, signal.SIG_DFL)
         except (OSError, ValueError):
             continue
-    try:
-        os.chdir(cwd)
-    except OSError as error:
-        raise StepError(f"cwd: {error.strerror}") from error
+    _enter(cwd)
     try:
         os.execvp(command[0], command)  # noqa: S606 - the configured command, no shell
     except OSError as error:
         raise StepError(f"{command[0]}: {error.strerror}") from error
+
+
+def _enter(cwd: str) -> None:
+    try:
+        os.chdir(cwd)
+    except OSError as error:
+        raise StepError(f"cwd: {error.strerror}") from error
 
 
 # -- Mounts
@@ -336,7 +341,8 @@ def _put(tree: int, path: str) -> None:
 def _new(kind: str, path: str, flags: int, options: str) -> None:
     encoded = kind.encode()
     _checked(
-        f"{path}: mount {kind}", _libc.mount(encoded, os.fsencode(path), encoded, ctypes.c_ulong(flags), options.encode())
+        f"{path}: mount {kind}",
+        _libc.mount(encoded, os.fsencode(path), encoded, ctypes.c_ulong(flags), options.encode()),
     )
 
 

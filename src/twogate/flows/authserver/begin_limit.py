@@ -8,11 +8,11 @@ from twogate.core.errors import ErrorCode, GateError
 from twogate.core.limits import TokenBuckets, address_key
 from twogate.flows.environment import Clock
 
-RATE: Final = 2.0
-BURST: Final = 120
-"""An address, which may stand for an office, may begin this many at once and then `RATE` a second.
+RATE: Final = 4.0
+BURST: Final = 240
+"""An address, which may stand for an office or a proxy, may begin this many at once and then `RATE` a second.
 
-A request has 8 KiB at most and is kept for a quarter of an hour, so an address has 16 MB at most of the store.
+A request has 8 KiB at most and is kept for a quarter of an hour, so an address has 32 MiB at most of the store.
 """
 
 
