@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from pydantic import BaseModel
 
@@ -45,10 +45,10 @@ def _secrets(value: object) -> Iterator[Path]:
                 yield item
             yield from _secrets(item)
     elif isinstance(value, dict):
-        for item in value.values():
+        for item in cast("dict[str, object]", value).values():
             yield from _secrets(item)
     elif isinstance(value, tuple):
-        for item in value:
+        for item in cast("tuple[object, ...]", value):
             yield from _secrets(item)
 
 
@@ -113,7 +113,7 @@ def _paths(server: StdioServer, sandbox: Sandbox, settings: Settings, place: Key
     yield from _program(server, {path for _, path in shown}, private, (*place, "command"))
 
 
-def _program(server: StdioServer, shown: Set[Path], private: Set[Path], place: KeyPath) -> Iterator[Found]:
+def _program(server: StdioServer, shown: set[Path], private: frozenset[Path], place: KeyPath) -> Iterator[Found]:
     program = Path(server.command[0])
     if program.is_absolute() and not any(program.is_relative_to(path) for path in shown | python_directories()):
         for directory in sorted({*private, *HIDDEN}):
