@@ -40,6 +40,7 @@ ROWS: Final = (
     "R-38",
     "R-40",
     "R-44",
+    "R-45",
     "R-46",
     "R-61",
     "R-70",
@@ -843,6 +844,45 @@ BEHAVIOURS: Final = (
         (
             "unit/adapters/test_audit_log.py::test_a_flood_of_refusals_becomes_few_events_and_true_counts",
             "attacks/test_floods.py::test_a_flood_of_refusals_is_a_handful_of_events",
+        ),
+    ),
+    # stdio servers are confined.
+    Behaviour(
+        "R-45",
+        "R-45",
+        "a sandboxed server sees no process, key, store, device or socket of ours, and only what is named can be written",
+        (
+            "attacks/test_sandbox.py::test_proc_shows_nothing_of_ours",
+            "attacks/test_sandbox.py::test_keys_and_store_cannot_be_read_by_any_way",
+            "attacks/test_sandbox.py::test_a_secret_below_what_may_be_read_stays_hidden",
+            "attacks/test_sandbox.py::test_devices_sockets_and_other_peoples_files_are_out_of_sight",
+            "attacks/test_sandbox.py::test_only_what_is_named_can_be_written",
+            "attacks/test_sandbox.py::test_a_link_that_a_server_plants_is_not_followed_at_the_next_start",
+            "unit/test_config_sandbox.py::test_every_file_that_settings_name_is_known_to_be_secret_or_not",
+        ),
+    ),
+    Behaviour(
+        "R-45",
+        "R-45",
+        "a sandboxed server reaches no network, signals nobody, leaves nothing, and is held to its limits",
+        (
+            "attacks/test_sandbox.py::test_no_socket_leads_anywhere",
+            "attacks/test_sandbox.py::test_it_can_neither_signal_nor_trace_us",
+            "attacks/test_sandbox.py::test_no_process_is_left_however_it_ends",
+            "attacks/test_sandbox.py::test_it_cannot_exceed_its_memory_processes_and_files",
+        ),
+    ),
+    Behaviour(
+        "R-45",
+        "R-45",
+        "each tenant's servers run as an account of its own, and what the system cannot do is an error",
+        (
+            "attacks/test_sandbox.py::test_it_has_the_tenants_user_no_capability_and_no_group_of_ours",
+            "attacks/test_sandbox.py::test_a_tenant_without_an_account_gets_no_process",
+            "attacks/test_sandboxed_tenants.py::test_each_tenants_server_runs_as_its_account_and_sees_nothing_else",
+            "unit/test_config_sandbox.py::test_several_tenants_need_an_account_each",
+            "unit/test_config_sandbox.py::test_under_root_a_server_needs_an_account_that_is_not_roots",
+            "unit/test_config_sandbox.py::test_what_the_system_cannot_do_is_an_error_and_never_a_weaker_sandbox",
         ),
     ),
     # the upstream learns who calls.

@@ -24,7 +24,7 @@ def attempt(what: Callable[[], object]) -> str:
     """How it went: `ok`, or the name of the error."""
     try:
         what()
-    except (OSError, MemoryError) as error:
+    except (OSError, MemoryError, ValueError) as error:
         return type(error).__name__
     return "ok"
 
@@ -99,17 +99,19 @@ def connect(port: int, abstract: str, path: str) -> dict[str, str]:
 
 
 def attack(pids: list[int]) -> dict[str, Any]:
-    """Signal and trace others; last of all everybody."""
+    """Signal and trace others."""
     result: dict[str, Any] = {}
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     for pid in [*pids, 1]:
         result[f"signal {pid}"] = attempt(lambda pid=pid: os.kill(pid, signal.SIGKILL))  # type: ignore[misc]  # as a default
         trace = ctypes.c_long(PTRACE_ATTACH), ctypes.c_long(pid), None, None
         result[f"trace {pid}"] = attempt(lambda trace=trace: call(libc.ptrace(*trace)))  # type: ignore[misc]  # as a default
+    return result
+
+
+def kill_everybody() -> None:
     if os.fork() == 0:
         os.kill(-1, signal.SIGKILL)
-        os._exit(0)
-    return result
+    signal.pause()
 
 
 def daemons(count: int) -> list[int]:
@@ -129,11 +131,9 @@ def grab(size: int) -> dict[str, str]:
     return {
         "private": attempt(lambda: bytearray(size)),
         "shared": attempt(lambda: mmap.mmap(-1, size, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)),
-        "raise": attempt(lambda: resource.setrlimit(resource.RLIMIT_NPROC, (9999, 9999)))
-        if resource.getrlimit(resource.RLIMIT_NPROC)[1] < 9999
-        else "ok",
-        "tmp": attempt(lambda: Path("/tmp/big").write_bytes(b"x" * (80 << 20))),  # noqa: S108 - of the sandbox
-        "shm": attempt(lambda: Path("/dev/shm/big").write_bytes(b"x" * (80 << 20))),  # noqa: S108 - of the sandbox
+        "raise": attempt(lambda: resource.setrlimit(resource.RLIMIT_NPROC, (9999, 9999))),
+        "tmp": attempt(lambda: Path("/tmp/big").write_bytes(b"x" * (80 << 20))),
+        "shm": attempt(lambda: Path("/dev/shm/big").write_bytes(b"x" * (80 << 20))),
     }
 
 
@@ -154,9 +154,23 @@ def multiply(most: int) -> int:
     return len(children)
 
 
+lingering: list[str] = []
+
+
+def linger(path: str) -> None:
+    """Outlive the end of stdin, and write to a file once told to end by signal."""
+
+    def told(number: int, _: object) -> None:
+        Path(path).write_text(str(number))
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, told)
+    lingering.append(path)
+
+
 TRICKS: dict[str, Callable[..., Any]] = {
     "who": who, "look_around": look_around, "uncover": uncover, "write": write, "connect": connect, "attack": attack,
-    "daemons": daemons, "grab": grab, "multiply": multiply,
+    "daemons": daemons, "grab": grab, "multiply": multiply, "linger": linger, "kill_everybody": kill_everybody,
     "listing": lambda path: sorted(os.listdir(path)),  # noqa: PTH208 - names only
     "descriptors": lambda: sorted(os.listdir("/proc/self/fd")),  # noqa: PTH208 - as above
     "environment": lambda: dict(os.environ),
@@ -173,3 +187,5 @@ for line in sys.stdin:
         answer = {"done": TRICKS[message["params"]["name"]](**message["params"]["arguments"])}
     sys.stdout.write(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": answer}) + "\n")
     sys.stdout.flush()
+while lingering:
+    signal.pause()

@@ -134,7 +134,7 @@ def test_the_generation_follows_the_meaning_not_the_text(load: Load) -> None:
         ("issuers:\n", "observe_until: 20261201\nissuers:\n", "5 observe_until: must be a date"),
         ("issuers:\n", "observe_until: 2026-13-01\nissuers:\n", "5 observe_until: is no date"),
         ("class: write}", "class: write, approval: {by: [x]}}", "17 tools.git.git_commit.approval: is not a setting"),
-        ("/srv/repo]}", "/srv/repo], sandbox: {network: none}}", "14 servers.git.sandbox: is not a setting"),
+        ("/srv/repo]}", "/srv/repo], sandbox: {net: none}}", "14 servers.git.sandbox.net: is not a setting"),
         ("[files, git]}", "[files, git], secrets: {}}", "31 tenants.acme.secrets: is not a setting"),
         ("max_lifetime: 1h", "max_lifetme: 1h", "11 issuers[0].max_lifetme: is not a setting of this version (did you"),
         ("mcp}", "mcp, cwd: /}", "13 servers.files.cwd: is not a setting of this version (known here: url, "),

@@ -45,7 +45,7 @@ tenants:
 # The MCP servers behind Twogate: reached by URL, or run as a child process.
 # servers:
 #   files: {{url: http://127.0.0.1:9001/mcp}}
-#   git: {{command: [mcp-server-git, --repository, /srv/repo]}}
+#   git: {{command: [mcp-server-git, --repository, /srv/repo], sandbox: {{writable: [/srv/repo]}}}}
 
 # What each tool does: read search fetch write send execute secrets configure. A tool that is not listed is denied.
 # tools:

@@ -16,7 +16,9 @@ from twogate.config.values import UnixAddress
 
 Found = tuple[KeyPath, str]
 
-SECRET_FIELDS: Final = frozenset({"key", "store_password", "secret_file", "client_secret_file", "private_key_file"})
+SECRET_FIELDS: Final = frozenset(
+    {"key", "store_password", "secret_file", "client_secret_file", "private_key_file", "secret_digest_file"}
+)
 """The settings that name files with secrets, by their last word."""
 
 # Without these nothing runs; a secret that lies in one of them cannot be hidden by hiding its directory.

@@ -51,7 +51,7 @@ class SseUpstream(DuplexUpstream):
         bounds = limits or SseLimits()
         self._pool = pool = origin.pool(HttpUpstreamLimits(streams=bounds.links))
         super().__init__(
-            lambda owner: SseChannel.open(origin, pool, bounds),
+            lambda _: SseChannel.open(origin, pool, bounds),
             limits=bounds,
             clock=clock,
             log=lambda line: log(name or origin.host, line),

@@ -53,7 +53,8 @@ class SandboxPlan(msgspec.Struct, frozen=True, kw_only=True):
         account = None
         if self.accounts is not None and (account := self.accounts.get(tenant)) is None:
             raise GateError(ErrorCode.UPSTREAM_UNAVAILABLE, f"sandbox.users names no account for {tenant}")
-        kinds = {path: "hide" for path in self.hidden if path.is_dir()}
+        # The sandbox has a /tmp of its own already.
+        kinds = {path: "hide" for path in self.hidden if path != SANDBOX_HOME and path.is_dir()}
         # The later decides over the same path.
         kinds |= dict.fromkeys((*self.readable, *(() if cwd is None else (cwd,))), "read")
         kinds |= dict.fromkeys(self.writable, "write")

@@ -235,7 +235,7 @@ def _give_up(plan: dict[str, Any]) -> None:
         if _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:
             break  # beyond the last one that this kernel has
     if plan["uid"] is not None:
-        os.setgroups(plan["groups"])
+        os.setgroups([])
         os.setresgid(plan["gid"], plan["gid"], plan["gid"])
         os.setresuid(plan["uid"], plan["uid"], plan["uid"])
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
