@@ -850,7 +850,7 @@ BEHAVIOURS: Final = (
     Behaviour(
         "R-45",
         "R-45",
-        "a sandboxed server sees no process, key, store, device or socket of ours, and only what is named can be written",
+        "a sandboxed server sees no process, key, store or socket of ours, and only what is named can be written",
         (
             "attacks/test_sandbox.py::test_proc_shows_nothing_of_ours",
             "attacks/test_sandbox.py::test_keys_and_store_cannot_be_read_by_any_way",
