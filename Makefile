@@ -7,8 +7,9 @@ SQLITE := .venv-sqlite
 NODE := tests/peers/node
 EVERYTHING := .peers/everything-server
 BIN := $(VENV)/bin
-# The processes of a parallel test run; tests use free ports and directories of their own.
-JOBS ?= 2
+# The processes of a parallel test run; tests use free ports and directories of their own. One more than two cores: many
+# tests wait for processes that they started.
+JOBS ?= 3
 
 .PHONY: help demo test peers unit lint format bench fuzz lock clean
 
@@ -65,8 +66,7 @@ unit: $(VENV)/.ready
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/pyright
+	$(BIN)/pyright & pyright=$$!; $(BIN)/mypy; mypy=$$?; wait $$pyright && exit $$mypy
 	$(BIN)/lint-imports
 
 format: $(VENV)/.ready

@@ -194,6 +194,16 @@ async def test_a_secret_below_what_may_be_read_stays_hidden(place: Place, make: 
     assert await done(client, "listing", path=str(place.state)) == []
 
 
+async def test_what_is_named_above_proc_does_not_uncover_the_real_one(place: Place, make: Make) -> None:
+    client = make(readable=(*place.plan.readable, Path("/"), Path("/proc")))
+    mine = (await done(client, "who"))["pid"]
+    assert set(await done(client, "look_around")) == {str(mine)}
+    names = await done(client, "listing", path="/../proc")
+    assert [name for name in names if name.isdigit()] == [str(mine)]
+    assert str(os.getpid()) not in await done(client, "listing", path="/../proc")
+    assert SECRET not in str(await done(client, "uncover", paths=[str(place.key), f"/..{place.key}"]))
+
+
 async def test_devices_sockets_and_other_peoples_files_are_out_of_sight(make: Make) -> None:
     client = make()
     assert set(await done(client, "listing", path="/dev")) == {

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,19 +12,15 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 import uvicorn
-from playwright.async_api import Page, async_playwright
+from playwright.async_api import Page
 
 from authlab import AuthLab, open_auth_lab
+from browser.chromium import chromium, find_chromium
 from harness.tls_relay import make_certificate
 from tokenlab import ISSUER
 from twogate.core.oauth.authorize_request import CONSENT_PATH
 from twogate.flows.authserver.logins import Login
 
-CHROMIUM = shutil.which("chromium")
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --ignore-certificate-errors"
-)
 NATIVE = "http://127.0.0.1:{port}/callback"
 
 pytestmark = pytest.mark.peer
@@ -77,11 +71,7 @@ async def listening(app: Any, certificate: Path | None) -> AsyncGenerator[int]:
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncGenerator[Site]:
     """Every `.example` host is this machine: the issuer's is the lab, any other a client that notes what it gets."""
-    if CHROMIUM is None:
-        reason = "CHROMIUM IS MISSING, so no page was tried in a browser; install it: apt-get install chromium"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+    find_chromium()
     received: list[str] = []
     _, certificate = make_certificate(tmp_path / "tls", "mcp.example.com")
     async with open_auth_lab(tmp_path) as lab:
@@ -101,14 +91,11 @@ async def site(tmp_path: Path) -> AsyncGenerator[Site]:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send({"type": "http.response.body", "body": body.encode()})
 
-        async with listening(app, certificate) as port, listening(app, None) as plain, async_playwright() as playwright:
+        async with listening(app, certificate) as port, listening(app, None) as plain:
             rules = f"--host-resolver-rules=MAP *.example:443 127.0.0.1:{port}, MAP *.example.com:443 127.0.0.1:{port}"
-            chromium = await playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS.split(), rules])
-            try:
-                page = await chromium.new_page(java_script_enabled=False, ignore_https_errors=True)
+            async with chromium("--ignore-certificate-errors", rules) as browser:
+                page = await browser.new_page(java_script_enabled=False, ignore_https_errors=True)
                 yield Site(lab, page, plain, received)
-            finally:
-                await chromium.close()
 
 
 async def test_allowing_leads_to_the_client_with_a_code_and_no_referrer(site: Site) -> None:

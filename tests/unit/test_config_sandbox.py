@@ -125,6 +125,8 @@ def test_directories_of_secrets_and_state_are_private(tmp_path: Path) -> None:
         ({"writable": ["{}/state"]}, "servers.git.sandbox.writable[0]: {}/state lies in {}/state, where Twogate keeps"),
         ({"readable": ["{}/state/a"]}, "servers.git.sandbox.readable[0]: {}/state/a lies in {}/state, where Twogate"),
         ({"writable": ["{}/nowhere"]}, "servers.git.sandbox.writable[0]: {}/nowhere is not a directory"),
+        ({"writable": ["/dev/shm"]}, "servers.git.sandbox.writable[0]: cannot be shown: /dev, /proc and /sys are the"),
+        ({"writable": ["/"]}, "servers.git.sandbox.writable[0]: must be a path"),
         ({"writable": []}, "servers.git.sandbox.writable: must not be empty"),
         ({"users": {}}, "servers.git.sandbox.users: must not be empty"),
         ({"users": {"acme": "no such"}}, "servers.git.sandbox.users.acme: must be the name of an account"),

@@ -127,6 +127,16 @@ async def test_a_server_that_is_another_one_now_gets_connections_of_its_own(
     assert [other for other in before if other != name and after[other] is not before[other]] == []
 
 
+async def test_a_sandbox_that_must_hide_something_new_is_another_one(world: World) -> None:
+    world.settings["servers"]["work"] = {"command": ["server"], "sandbox": {}}
+    world.app.adopt(world.next(world.settings))
+    assert world.next(world.settings).upstreams == world.app.current.upstreams
+    # Twogate keeps something in a directory that no sandbox hid before.
+    after = world.next(world.changed("listen", f"unix:{world.directory}/one/socket"))
+    assert after.upstreams["work"] is not world.app.current.upstreams["work"]
+    assert after.upstreams["files"] is world.app.current.upstreams["files"]
+
+
 async def test_a_ca_file_that_was_replaced_is_read_anew(world: World) -> None:
     before = world.app.current
     (world.directory / "one.pem").write_bytes((world.directory / "two.pem").read_bytes())

@@ -24,6 +24,8 @@ SECRET_FIELDS: Final = frozenset(
 # Without these nothing runs; a secret that lies in one of them cannot be hidden by hiding its directory.
 _NEEDED: Final = frozenset(map(Path, ("/", "/bin", "/dev", "/etc", "/lib", "/lib64", "/proc", "/sbin", "/sys", "/usr")))
 
+_REPLACED: Final = tuple(map(Path, ("/dev", "/proc", "/sys")))
+
 
 def private_directories(settings: Settings) -> frozenset[Path]:
     """Where Twogate's state, store, socket and secrets lie: directories that no sandboxed server sees into."""
@@ -107,6 +109,9 @@ def _paths(server: StdioServer, sandbox: Sandbox, settings: Settings, place: Key
         paths: tuple[Path, ...] = getattr(sandbox, key)
         shown += [((*place, "sandbox", key, index), path.resolve()) for index, path in enumerate(paths)]
     for at, path in shown:
+        if "writable" in at and any(path.is_relative_to(own) or own.is_relative_to(path) for own in _REPLACED):
+            yield at, "cannot be shown: /dev, /proc and /sys are the sandbox's own"
+            continue
         for directory in private:
             if path.is_relative_to(directory):
                 yield at, f"{path} lies in {directory}, where Twogate keeps what no server may see; use another place"

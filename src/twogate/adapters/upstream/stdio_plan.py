@@ -55,8 +55,11 @@ class SandboxPlan(msgspec.Struct, frozen=True, kw_only=True):
             raise GateError(ErrorCode.UPSTREAM_UNAVAILABLE, f"sandbox.users names no account for {tenant}")
         # The sandbox has a /tmp of its own already.
         kinds = {path: "hide" for path in self.hidden if path != SANDBOX_HOME and path.is_dir()}
-        # The later decides over the same path.
-        kinds |= dict.fromkeys((*self.readable, *(() if cwd is None else (cwd,))), "read")
+        # The later decides over the same path. What no hidden directory holds can be read as it is: a mount there could
+        # only uncover something, as one on `/` would the real `/proc`.
+        covered = (*self.hidden, SANDBOX_HOME)
+        shown = (*self.readable, *(() if cwd is None else (cwd,)))
+        kinds |= {path: "read" for path in shown if any(path.is_relative_to(other) for other in covered)}
         kinds |= dict.fromkeys(self.writable, "write")
         plan = {
             "uid": None if account is None else account.uid,
