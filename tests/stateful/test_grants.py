@@ -414,7 +414,7 @@ def run(examples: int, new_url: Callable[[], str]) -> None:
 
 def test_grants_on_sqlite_are_as_the_model_says(tmp_path: Path) -> None:
     numbers = itertools.count()
-    run(25, lambda: f"sqlite:///{tmp_path}/{next(numbers)}.db")
+    run(15, lambda: f"sqlite:///{tmp_path}/{next(numbers)}.db")
 
 
 def test_grants_on_postgresql_are_as_the_model_says(cluster: Cluster) -> None:

@@ -201,7 +201,7 @@ URIS = st.builds(lambda scheme, bits: scheme + "".join(bits), SCHEMES, st.lists(
 
 
 @given(URIS)
-@settings(max_examples=200, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.filter_too_much])
 def test_a_plain_uri_means_the_same_to_every_reader(uri: str) -> None:
     assume(irregularity(uri) is None)
     # To a browser's parser (WHATWG), which normalises; the same code reads URIs for the MCP Python SDK.
@@ -240,7 +240,7 @@ def any_pattern(text: str) -> str:
 
 
 @given(PATTERNS, TEXTS)
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_matching_is_what_a_regular_expression_says(pattern: str, text: str) -> None:
     pattern = any_pattern(pattern)
     try:
@@ -252,7 +252,7 @@ def test_matching_is_what_a_regular_expression_says(pattern: str, text: str) -> 
 
 
 @given(PATTERNS, PATTERNS, TEXTS)
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_two_patterns_that_match_one_string_overlap(one: str, other: str, text: str) -> None:
     try:
         first, second = parse_pattern(any_pattern(one)), parse_pattern(any_pattern(other))
@@ -331,7 +331,7 @@ VALUES = st.lists(st.sampled_from(["a", "b", "%20", ",", "~"]), max_size=3).map(
 
 
 @given(PATTERNS, VALUES, VALUES)
-@settings(max_examples=300, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.filter_too_much])
 def test_what_matches_the_sample_matches_every_plain_expansion(pattern: str, first: str, second: str) -> None:
     template = parse_template("x:y{one}/a{+two}")
     assert template is not None

@@ -280,14 +280,14 @@ def check(answered: Answered) -> None:
         assert described.isprintable()
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), path=st.sampled_from(FORMS))
 def test_any_form_gets_an_oauth_answer(server: Server, data: st.DataObject, path: str) -> None:
     sent = data.draw(headers(path, FORM, server.now))
     check(server.post(path, data.draw(bodies()), sent))
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     data=st.data(),
     path=st.sampled_from(["/register", "/register/unknown", "/register/native"]),
@@ -304,7 +304,7 @@ def test_any_registration_gets_an_oauth_answer(
     check(server.post(path, body, data.draw(headers(path, b"application/json", server.now)), method))
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(head=HEADS, claims=CLAIMS, where=st.sampled_from(["assertion", "client_assertion", "token", "subject_token"]))
 def test_a_well_signed_token_with_any_claims_gets_an_oauth_answer(
     server: Server, head: dict[str, Any], claims: dict[str, Any], where: str
