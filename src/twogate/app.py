@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import structlog
 from starlette.applications import Starlette
 
-from twogate.adapters.clock import SystemClock
 from twogate.adapters.envelope import KEY_FILE, LocalEnvelope
 from twogate.adapters.fetch import GuardedFetch
-from twogate.adapters.jwks_file import FileKeys
 from twogate.adapters.refusal_log import RefusalLog
 from twogate.adapters.signers.local import LocalSecret, LocalSigner
 from twogate.authserver import Parts, authserver_routes
+from twogate.carried import (
+    authorities_in_use,
+    carried_keys,
+    carried_limits,
+    carried_rates,
+    carried_upstreams,
+    trusted_issuers,
+)
 from twogate.config import Settings
-from twogate.config.issuer_keys import KeyPlace, key_places
-from twogate.config.issuers import embedded_issuer, trusted_issuer
 from twogate.config.policy import compile_policy, configured_agents
-from twogate.config.settings import HttpServer, StdioServer
+from twogate.config.servers import HttpServer, StdioServer
 from twogate.core.audit.accessor import Accessors
-from twogate.core.jose.keys import parse_jwks
 from twogate.core.oauth.resource import SESSIONS_PATH, server_path
 from twogate.flows.authserver.device import DeviceLimits
 from twogate.flows.authserver.dpop import DpopProofs
-from twogate.flows.authserver.jwks import jwks_document
 from twogate.flows.authserver.workloads import with_workloads
 from twogate.flows.declare import DeclareTask
 from twogate.flows.environment import Clock
@@ -36,8 +36,7 @@ from twogate.flows.gateway.authenticate import Authenticator
 from twogate.flows.gateway.catalogue import Catalogue
 from twogate.flows.gateway.forward import Forwarder, Server
 from twogate.flows.gateway.identify import Identifier
-from twogate.flows.gateway.issuers import FixedKeys, Issuers, KeySource, RemoteKeys, TrustedIssuer
-from twogate.flows.gateway.limit import AddressLimit, CallRates, Rate, UnderWay
+from twogate.flows.gateway.issuers import Issuers
 from twogate.flows.gateway.pipeline import Pipeline
 from twogate.flows.gateway.possession import Possession
 from twogate.flows.gateway.record import Recorder
@@ -46,9 +45,7 @@ from twogate.flows.gateway.upstream import Upstream
 from twogate.flows.registry import Registry
 from twogate.flows.sessions import Sessions
 from twogate.introspectors import introspectors
-from twogate.sandboxes import sandbox_plan
 from twogate.state import State
-from twogate.upstreams import open_upstream
 from twogate.web.edge_limits import EdgeLimits
 from twogate.web.gateway import GatewayApp
 from twogate.web.generation import Generation
@@ -146,17 +143,17 @@ def _build_generation(process: Process, settings: Settings, last: Generation | N
     registry = Registry(
         state.registry_store, state.revision, agents, with_workloads(bindings, platforms, settings.public_url)
     )
-    limit, under_way, streams = _limits(settings, last)
-    rates = _rates(settings, last)
-    authorities = _authorities(settings)
-    upstreams = _upstreams(settings, clock, authorities, last)
+    limit, under_way, streams = carried_limits(settings, last)
+    rates = carried_rates(settings, last)
+    authorities = authorities_in_use(settings)
+    upstreams = carried_upstreams(settings, clock, authorities, last)
     fetch = process.new_fetch(clock)
-    keys = _keys(settings, process.signer, clock, fetch, authorities, last)
+    keys = carried_keys(settings, process.signer, clock, fetch, authorities, last)
     servers = {name: _server(upstream, settings.servers[name]) for name, upstream in upstreams.items()}
     catalogue = Catalogue(servers, clock)
     superseded = asyncio.Event()
     closing = (process.draining, superseded)
-    issuers = Issuers(_trusted(settings, process.signer), keys, introspectors(settings, fetch, clock))
+    issuers = Issuers(trusted_issuers(settings, process.signer), keys, introspectors(settings, fetch, clock))
     authenticator = Authenticator(issuers, process.accessors)
     possession = Possession(DpopProofs(settings.public_url, state.replay, process.page_secret))
     sessions = Sessions(state.sessions, state.revision, lambda: policy, state.audit, clock, state.rng)
@@ -263,98 +260,3 @@ def edge_limits(settings: Settings) -> EdgeLimits:
         max_connections=settings.limits.connections,
         max_connections_per_address=settings.limits.connections_per_address,
     )
-
-
-def _limits(settings: Settings, last: Generation | None) -> tuple[AddressLimit, UnderWay, UnderWay]:
-    """The limits, with what is counted already: a reload frees nobody."""
-    limits = settings.limits
-    limit = AddressLimit(rate=limits.requests, burst=limits.burst)
-    if last is None:
-        return limit, UnderWay(limits.calls_per_agent), UnderWay(limits.streams_per_agent)
-    under_way = last.under_way.resized(limits.calls_per_agent)
-    streams = last.streams.resized(limits.streams_per_agent)
-    before = last.settings.limits
-    if (before.requests, before.burst) == (limits.requests, limits.burst):
-        limit = last.limit
-    return limit, under_way, streams
-
-
-def _rates(settings: Settings, last: Generation | None) -> CallRates:
-    """How often agents, their tools and tenants may be served, with what is counted already."""
-    limits = settings.limits
-    agent, tool, tenant = (
-        None if rate is None else Rate(rate.rate, rate.burst) for rate in (limits.agent, limits.tool, limits.tenant)
-    )
-    if last is None:
-        return CallRates(agent=agent, tool=tool, tenant=tenant)
-    return last.rates.successor(agent=agent, tool=tool, tenant=tenant)
-
-
-def _authorities(settings: Settings) -> dict[Path, bytes]:
-    """The digest of every CA file in use."""
-    files = {server.ca for server in settings.servers.values() if isinstance(server, HttpServer)}
-    files |= {place.ca for place in key_places(settings).values()}
-    return {file: hashlib.sha256(file.read_bytes()).digest() for file in files if file is not None}
-
-
-def _upstreams(
-    settings: Settings, clock: SystemClock, authorities: Mapping[Path, bytes], last: Generation | None
-) -> dict[str, Upstream]:
-    def opened(name: str) -> Upstream:
-        if last is not None and _same_server(name, settings, authorities, last):
-            return last.upstreams[name]
-        return open_upstream(name, settings, clock, lambda server, line: log.info("stdio", server=server, line=line))
-
-    return {name: opened(name) for name in settings.servers}
-
-
-def _same_server(name: str, settings: Settings, authorities: Mapping[Path, bytes], last: Generation) -> bool:
-    server, before = settings.servers[name], last.settings.servers.get(name)
-    # All but what is asked anew for each call. A setting that this line does not know makes a new connection.
-    per_call = {"timeout", "client_requests", "identity"}
-    if before is None or server.model_dump(exclude=per_call) != before.model_dump(exclude=per_call):
-        return False
-    if isinstance(server, StdioServer) and isinstance(before, StdioServer):
-        # Other settings may name a new secret, which its sandbox then has to hide.
-        return sandbox_plan(server, settings) == sandbox_plan(before, last.settings)
-    ca = server.ca if isinstance(server, HttpServer) else None
-    return ca is None or authorities[ca] == last.authorities.get(ca)
-
-
-def _keys(
-    settings: Settings,
-    signer: LocalSigner,
-    clock: SystemClock,
-    fetch: GuardedFetch,
-    authorities: Mapping[Path, bytes],
-    last: Generation | None,
-) -> dict[str, KeySource]:
-    before: Mapping[str, KeyPlace] = {} if last is None else key_places(last.settings)
-    keys: dict[str, KeySource] = {}
-    for name, place in key_places(settings).items():
-        known = before.get(name) == place
-        if last is not None and known and (place.ca is None or authorities[place.ca] == last.authorities[place.ca]):
-            # Fetching anew would let a reload, or many of them, burden the issuer, and fail while it is away.
-            keys[name] = last.keys[name]
-        elif place.jwks_file is not None:
-            keys[name] = FileKeys(place.jwks_file, place.uses)
-        else:
-            keys[name] = RemoteKeys(place.issuer, place.jwks_uri, place.ca, fetch, clock, place.uses)
-    if settings.embedded.enabled:
-        keys[settings.public_url] = FixedKeys(parse_jwks(jwks_document([signer.public_jwk()])))
-    return keys
-
-
-def _trusted(settings: Settings, signer: LocalSigner) -> dict[str, TrustedIssuer]:
-    trusted: dict[str, TrustedIssuer] = {}
-    for issuer in settings.issuers:
-        trusted[issuer.issuer] = trusted_issuer(issuer, settings.public_url)
-    if settings.embedded.enabled:
-        trusted[settings.public_url] = embedded_issuer(
-            settings.public_url,
-            signer.algorithm,
-            settings.tenants,
-            settings.roles,
-            settings.embedded.lifetimes.access_token,
-        )
-    return trusted

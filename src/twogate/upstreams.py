@@ -12,7 +12,7 @@ from twogate.adapters.upstream.sse import SseUpstream
 from twogate.adapters.upstream.stdio import StdioUpstream
 from twogate.adapters.upstream.stdio_process import StdioLimits
 from twogate.config import Settings
-from twogate.config.settings import HttpServer, StdioServer
+from twogate.config.servers import HttpServer, StdioServer
 from twogate.flows.environment import Clock
 from twogate.flows.gateway.upstream import Upstream
 from twogate.sandboxes import sandbox_plan

@@ -1,7 +1,8 @@
 """The configuration: one YAML file, checked as a whole before anything uses it (DESIGN decision 22)."""
 
 from twogate.config.file import ConfigError, Problem, load_settings, parse_settings
-from twogate.config.settings import HttpServer, Settings, StdioServer
+from twogate.config.servers import HttpServer, StdioServer
+from twogate.config.settings import Settings
 from twogate.config.values import TcpAddress, UnixAddress
 
 __all__ = [

@@ -16,7 +16,8 @@ from pydantic_core import ErrorDetails
 from twogate.config.document import Document, KeyPath, read_document
 from twogate.config.files import file_problems
 from twogate.config.references import Found, References
-from twogate.config.settings import HttpServer, Settings, StdioServer
+from twogate.config.servers import HttpServer, StdioServer
+from twogate.config.settings import Settings
 from twogate.config.values import Base
 
 MAX_BYTES: Final = 1024 * 1024

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from twogate.config.client_records import client_file_problems
 from twogate.config.document import KeyPath
-from twogate.config.settings import HttpServer, Settings
+from twogate.config.servers import HttpServer
+from twogate.config.settings import Settings
 
 Found = tuple[KeyPath, str]
 

@@ -11,7 +11,8 @@ from pydantic import BaseModel
 
 from twogate.config.document import KeyPath
 from twogate.config.sandbox import HIDDEN, Sandbox
-from twogate.config.settings import Settings, StdioServer
+from twogate.config.servers import StdioServer
+from twogate.config.settings import Settings
 from twogate.config.values import UnixAddress
 
 Found = tuple[KeyPath, str]

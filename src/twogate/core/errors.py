@@ -8,134 +8,33 @@ caller (a tool outside the role, outside the task, or that does not exist) share
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
 import msgspec
 
+from twogate.core.error_code import ErrorCode
 
-class ErrorCode(StrEnum):
-    """The exact reason of a refusal or failure; stable, written to the audit trail."""
-
-    # The message (before anything is decided).
-    PARSE_ERROR = "parse_error"
-    DUPLICATE_KEY = "duplicate_key"
-    TOO_DEEP = "too_deep"
-    TOO_LARGE = "too_large"
-    NOT_UTF8 = "not_utf8"
-    BAD_NUMBER = "bad_number"
-    INVALID_REQUEST = "invalid_request"
-    UNKNOWN_MEMBER = "unknown_member"
-    CASE_CONFLICT = "case_conflict"
-    INVALID_PARAMS = "invalid_params"
-    METHOD_NOT_FOUND = "method_not_found"
-    BATCH_NOT_SUPPORTED = "batch_not_supported"
-    HEADER_MISMATCH = "header_mismatch"
-    UNSUPPORTED_PROTOCOL_VERSION = "unsupported_protocol_version"
-    # The HTTP request around it.
-    METHOD_NOT_ALLOWED = "method_not_allowed"
-    NOT_FOUND = "not_found"
-    NOT_ACCEPTABLE = "not_acceptable"
-    UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
-    ORIGIN_REFUSED = "origin_refused"
-    HOST_REFUSED = "host_refused"
-    RATE_LIMITED = "rate_limited"
-    BODY_TIMEOUT = "body_timeout"
-    # Gate one: who is calling.
-    CREDENTIAL_MISSING = "credential_missing"
-    CREDENTIAL_AMBIGUOUS = "credential_ambiguous"
-    TOKEN_MALFORMED = "token_malformed"
-    TOKEN_HEADER_REFUSED = "token_header_refused"
-    TOKEN_TYPE_REFUSED = "token_type_refused"
-    TOKEN_ALGORITHM_REFUSED = "token_algorithm_refused"
-    ISSUER_UNKNOWN = "issuer_unknown"
-    KEY_UNKNOWN = "key_unknown"
-    KEYS_UNAVAILABLE = "keys_unavailable"
-    SIGNATURE_INVALID = "signature_invalid"
-    TOKEN_EXPIRED = "token_expired"
-    TOKEN_NOT_YET_VALID = "token_not_yet_valid"
-    TOKEN_LIFETIME_EXCESSIVE = "token_lifetime_excessive"
-    CLAIM_MISSING = "claim_missing"
-    CLAIM_INVALID = "claim_invalid"
-    AUDIENCE_MISMATCH = "audience_mismatch"
-    TENANT_REFUSED = "tenant_refused"
-    ROLE_REFUSED = "role_refused"
-    TOKEN_BINDING_REFUSED = "token_binding_refused"
-    PROOF_REFUSED = "proof_refused"
-    PROOF_NONCE_REQUIRED = "proof_nonce_required"
-    AGENT_UNBOUND = "agent_unbound"
-    AGENT_DISABLED = "agent_disabled"
-    TOKEN_REVOKED = "token_revoked"
-    USER_DISABLED = "user_disabled"
-    # Gate two: whether this call may run.
-    TENANT_SERVER_REFUSED = "tenant_server_refused"
-    METHOD_NOT_PERMITTED = "method_not_permitted"
-    TARGET_UNCLASSIFIED = "target_unclassified"
-    TOOL_INVALID = "tool_invalid"
-    ROLE_NOT_PERMITTED = "role_not_permitted"
-    USER_NOT_PERMITTED = "user_not_permitted"
-    TASK_NOT_PERMITTED = "task_not_permitted"
-    SCOPE_INSUFFICIENT = "scope_insufficient"
-    OPERATION_TOKEN_REQUIRED = "operation_token_required"
-    # Sessions.
-    SESSION_REQUIRED = "session_required"
-    SESSION_UNKNOWN = "session_unknown"
-    SESSION_MISMATCH = "session_mismatch"
-    SESSION_EXPIRED = "session_expired"
-    SESSION_ENDED = "session_ended"
-    SESSION_CONFLICT = "session_conflict"
-    TASK_UNKNOWN = "task_unknown"
-    TASK_LIMIT = "task_limit"
-    MCP_SESSION_UNKNOWN = "mcp_session_unknown"
-    # Handles that we sealed for one caller.
-    EVENT_UNKNOWN = "event_unknown"
-    STREAM_CONFLICT = "stream_conflict"
-    SERVER_REQUEST_UNKNOWN = "server_request_unknown"
-    REQUEST_STATE_UNKNOWN = "request_state_unknown"
-    MCP_TASK_UNKNOWN = "mcp_task_unknown"
-    # Upstream and ourselves.
-    UPSTREAM_UNAVAILABLE = "upstream_unavailable"
-    UPSTREAM_TIMEOUT = "upstream_timeout"
-    UPSTREAM_INVALID = "upstream_invalid"
-    UPSTREAM_BROKEN = "upstream_broken"
-    AUDIT_UNAVAILABLE = "audit_unavailable"
-    OUTCOME_UNRECORDED = "outcome_unrecorded"
-    STORE_UNAVAILABLE = "store_unavailable"
-    INTERNAL = "internal"
-    # The authorization server.
-    CLIENT_INVALID = "client_invalid"
-    ASSERTION_REPLAYED = "assertion_replayed"
-    GRANT_UNSUPPORTED = "grant_unsupported"
-    CLIENT_UNAUTHORIZED = "client_unauthorized"
-    REQUEST_MALFORMED = "request_malformed"
-    PARAMETER_REPEATED = "parameter_repeated"
-    SCOPE_INVALID = "scope_invalid"
-    RESOURCE_INVALID = "resource_invalid"
-    GRANT_INVALID = "grant_invalid"
-    GRANT_REUSED = "grant_reused"
-    CONSENT_MISSING = "consent_missing"
-    AUTHORIZATION_PENDING = "authorization_pending"
-    SLOW_DOWN = "slow_down"
-    DEVICE_CODE_EXPIRED = "device_code_expired"
-    ACCESS_DENIED = "access_denied"
-    DPOP_INVALID = "dpop_invalid"
-    DPOP_NONCE_REQUIRED = "dpop_nonce_required"
-    DETAILS_INVALID = "details_invalid"
-    RESPONSE_TYPE_UNSUPPORTED = "response_type_unsupported"
-    REQUEST_URI_INVALID = "request_uri_invalid"
-    REDIRECT_INVALID = "redirect_invalid"
-    CLIENT_METADATA_INVALID = "client_metadata_invalid"
-    REGISTRATION_REFUSED = "registration_refused"
-    INTERACTION_EXPIRED = "interaction_expired"
-    FORM_REFUSED = "form_refused"
-    LOGIN_REFUSED = "login_refused"
-    LOGIN_LOCKED = "login_locked"
-    LOGIN_REQUIRED = "login_required"
-    LINK_INVALID = "link_invalid"
-    PASSKEY_REFUSED = "passkey_refused"
-    IDENTITY_PROVIDER_REFUSED = "identity_provider_refused"
-    IDENTITY_PROVIDER_UNAVAILABLE = "identity_provider_unavailable"
+__all__ = [
+    "FACES",
+    "GATE_ONE",
+    "GATE_TWO",
+    "HEADER_MISMATCH",
+    "INVALID_PARAMS",
+    "INVALID_REQUEST",
+    "LIMITED",
+    "METHOD_NOT_FOUND",
+    "PARSE",
+    "TIMED_OUT",
+    "TOKEN_NEEDED",
+    "TRANSPORT",
+    "UNAVAILABLE",
+    "UNSUPPORTED_PROTOCOL_VERSION",
+    "UPSTREAM",
+    "ErrorCode",
+    "Face",
+    "GateError",
+]
 
 
 class Face(msgspec.Struct, frozen=True):
@@ -165,6 +64,7 @@ UNSUPPORTED_PROTOCOL_VERSION: Final = -32022
 
 _TOKEN = Face(GATE_ONE, "invalid_token", "The access token is not valid here.")
 _NOT_PERMITTED = Face(GATE_TWO, "not_permitted", "This call is not permitted for this agent within its task.")
+_WITHHELD = Face(GATE_TWO, "tool_withheld", "The tool is withheld until an operator approves it as it is now.")
 _SESSION = Face(GATE_TWO, "session_refused", "The session is not valid; declare a task to open one.")
 _GRANT = Face(INVALID_REQUEST, "invalid_grant", "The code, token or assertion is not valid here.")
 _UNAVAILABLE = Face(UNAVAILABLE, "unavailable", "Twogate cannot serve the call right now; nothing was run.")
@@ -232,16 +132,24 @@ FACES: Final[Mapping[ErrorCode, Face]] = MappingProxyType(
         ErrorCode.AGENT_DISABLED: _TOKEN,
         ErrorCode.TOKEN_REVOKED: _TOKEN,
         ErrorCode.USER_DISABLED: _TOKEN,
+        ErrorCode.TOKEN_USED: _TOKEN,
+        ErrorCode.ACTOR_REFUSED: _TOKEN,
         ErrorCode.TENANT_SERVER_REFUSED: _NOT_PERMITTED,
         ErrorCode.METHOD_NOT_PERMITTED: _NOT_PERMITTED,
         ErrorCode.TARGET_UNCLASSIFIED: _NOT_PERMITTED,
         ErrorCode.TOOL_INVALID: _NOT_PERMITTED,
+        ErrorCode.TOOL_NOT_APPROVED: _WITHHELD,
+        ErrorCode.TOOL_CHANGED: _WITHHELD,
+        ErrorCode.ARGUMENTS_INVALID: Face(
+            INVALID_PARAMS, "arguments_invalid", "An argument does not fit the tool's schema; nothing was run."
+        ),
         ErrorCode.ROLE_NOT_PERMITTED: _NOT_PERMITTED,
         ErrorCode.USER_NOT_PERMITTED: _NOT_PERMITTED,
         ErrorCode.TASK_NOT_PERMITTED: _NOT_PERMITTED,
         ErrorCode.SCOPE_INSUFFICIENT: Face(
             GATE_TWO, "insufficient_scope", "The access token lacks a scope that covers this call."
         ),
+        ErrorCode.POLICY_DENIED: _NOT_PERMITTED,
         ErrorCode.OPERATION_TOKEN_REQUIRED: Face(
             TOKEN_NEEDED, "operation_token_required", "This call needs an operation token; nothing was run."
         ),
@@ -293,6 +201,8 @@ FACES: Final[Mapping[ErrorCode, Face]] = MappingProxyType(
             UNAVAILABLE, "outcome_unrecorded", "The answer cannot be passed on right now; the call may have run."
         ),
         ErrorCode.STORE_UNAVAILABLE: _UNAVAILABLE,
+        ErrorCode.SHARED_UNAVAILABLE: _UNAVAILABLE,
+        ErrorCode.SECRET_UNAVAILABLE: _UNAVAILABLE,
         ErrorCode.INTERNAL: Face(-32603, "internal", "Internal error."),
         ErrorCode.CLIENT_INVALID: Face(GATE_ONE, "invalid_client", "Client authentication failed."),
         ErrorCode.ASSERTION_REPLAYED: Face(GATE_ONE, "invalid_client", "Client authentication failed."),

@@ -48,6 +48,10 @@ class EventKind(StrEnum):
     LOGIN_SUCCEEDED = "login.succeeded"
     LOGIN_REFUSED = "login.refused"
     LOGOUT = "logout"
+    TOOL_APPROVED = "tool.approved"
+    TOOL_CHANGED = "tool.changed"
+    SECRET_SET = "secret.set"
+    SECRET_REMOVED = "secret.removed"
     CONFIGURATION_RELOADED = "configuration.reloaded"
     CONFIGURATION_REFUSED = "configuration.refused"
 

@@ -1,0 +1,93 @@
+"""How the MCP servers behind Twogate are reached: `servers:` of the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+
+from twogate.config.sandbox import Sandbox
+from twogate.config.values import Duration, FilePath, NonEmpty, ProcessText, UpstreamUrl
+
+# Parts of the names of environment variables that hold secrets.
+_SECRET_WORDS: Final = frozenset({"secret", "token", "password", "passwd", "passphrase", "credential", "credentials"})
+_SECRET_KEYS: Final = ("api_key", "apikey", "private_key", "access_key", "secret_key")
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ClientRequest(StrEnum):
+    """What a server may ask of a client."""
+
+    SAMPLING = "sampling"
+    ELICITATION = "elicitation"
+    ROOTS = "roots"
+
+
+class HttpServer(_Model):
+    """An MCP server reached by Streamable HTTP (`http`) or by the HTTP+SSE transport of 2024-11-05 (`sse`).
+
+    `ca` is trusted instead of the system's CAs; timeout in seconds. `identity`: it is told who calls (R-46).
+    """
+
+    url: UpstreamUrl
+    transport: Literal["http", "sse"] = "http"
+    ca: FilePath | None = None
+    # Left out: it may ask clients nothing.
+    client_requests: NonEmpty[ClientRequest] = ()
+    timeout: Annotated[Duration, Field(ge=1, le=3600)] = 60
+    identity: bool = False
+
+    @model_validator(mode="after")
+    def _identity_has_a_way(self) -> HttpServer:
+        if self.identity and self.transport != "http":
+            raise ValueError("identity goes with `transport: http`: the old transport has no headers of each call")
+        return self
+
+
+class StdioServer(_Model):
+    """An MCP server run as a child process, with this environment and no other. Timeout in seconds.
+
+    Without `sandbox` it runs as Twogate's own user and sees all that Twogate sees.
+    """
+
+    command: Annotated[tuple[ProcessText, ...], Field(min_length=1)]
+    cwd: FilePath | None = None
+    env: Mapping[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")], ProcessText] = Field(
+        default_factory=dict
+    )
+    sandbox: Sandbox | None = None
+    client_requests: NonEmpty[ClientRequest] = ()
+    timeout: Annotated[Duration, Field(ge=1, le=3600)] = 60
+
+    @field_validator("env")
+    @classmethod
+    def _no_secrets(cls, env: Mapping[str, str]) -> Mapping[str, str]:
+        for name in env:
+            lowered = name.lower()
+            words = set(lowered.split("_"))
+            secret = words & _SECRET_WORDS or any(key in lowered for key in _SECRET_KEYS)
+            if secret and not lowered.endswith(("_file", "_path", "_dir")):
+                raise ValueError(f"{name} looks like a secret; secrets never stand in this file")
+        return env
+
+
+def _kind(value: object) -> str | None:
+    if isinstance(value, HttpServer) or (isinstance(value, dict) and "url" in value and "command" not in value):
+        return "<url>"
+    if isinstance(value, StdioServer) or (isinstance(value, dict) and "command" in value and "url" not in value):
+        return "<command>"
+    return None
+
+
+# The tags stand in the places pydantic reports; angle brackets tell them from keys.
+Server = Annotated[
+    Annotated[HttpServer, Tag("<url>")] | Annotated[StdioServer, Tag("<command>")],
+    Discriminator(
+        _kind, custom_error_type="server_kind", custom_error_message="needs exactly one of `url` and `command`"
+    ),
+]
