@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -43,30 +43,43 @@ async def upstream() -> AsyncIterator[int]:
             raise RuntimeError("the upstream did not start")
         yield int(line)
     finally:
-        await _end(process)
+        await end(process)
 
 
 @asynccontextmanager
-async def gateway(directory: Path, upstream_port: int, issuer: Issuer) -> AsyncIterator[Subject]:
-    """Twogate with one tenant, one agent and one task, trusting the issuer; everything else as shipped."""
-    port = _free_port()
+async def gateway(
+    directory: Path,
+    upstream_port: int,
+    issuer: Issuer,
+    name: str = "gateway",
+    limits: Mapping[str, Any] | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> AsyncIterator[Subject]:
+    """Twogate with one tenant, one agent and one task, trusting the issuer; everything else as shipped.
+
+    `limits` and `more` are further settings.
+    """
+    port = free_port()
     path = directory / "twogate.yaml"
-    path.write_text(json.dumps(_settings(directory, port, upstream_port, issuer)))  # JSON is YAML
+    settings = _settings(directory, port, upstream_port, issuer)
+    settings.update(more or {})
+    settings["limits"].update(limits or {})
+    path.write_text(json.dumps(settings))  # JSON is YAML
     with (directory / "gateway.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "twogate.cli.main", "serve", "-c", str(path), stderr=log
         )
     try:
         await _wait_until_listening(process, port, directory / "gateway.log")
-        yield Subject("gateway", f"twogate {__version__}, Python {sys.version.split()[0]}", port, process.pid)
+        yield Subject(name, f"twogate {__version__}, Python {sys.version.split()[0]}", port, process.pid)
     finally:
-        await _end(process)
+        await end(process)
 
 
 @asynccontextmanager
 async def nginx(directory: Path, upstream_port: int, binary: str) -> AsyncIterator[Subject]:
     """The peer: nginx as a plain reverse proxy."""
-    port = _free_port()
+    port = free_port()
     home = directory / "nginx"
     home.mkdir()
     user = "user root;" if os.geteuid() == 0 else ""
@@ -82,7 +95,7 @@ async def nginx(directory: Path, upstream_port: int, binary: str) -> AsyncIterat
         shown = subprocess.run([binary, "-v"], capture_output=True, text=True, check=True).stderr  # noqa: ASYNC221
         yield Subject("nginx_plain", shown.strip().rpartition(" ")[2], port, process.pid)
     finally:
-        await _end(process)
+        await end(process)
 
 
 def find_nginx() -> str | None:
@@ -182,7 +195,8 @@ def _tail(log: Path) -> str:
     return log.read_text(errors="replace")[-2000:] if log.exists() else ""
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
+async def end(process: asyncio.subprocess.Process) -> None:
+    """End a process, in order if it lets itself be."""
     if process.returncode is None:
         process.terminate()
         try:
@@ -193,7 +207,8 @@ async def _end(process: asyncio.subprocess.Process) -> None:
             await process.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port nobody listens on right now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+import harness.stack
 from harness.issuer import TestIssuer
 from harness.postgres import Cluster, running_cluster
 from harness.stack import Stack, free_port, running, settings_for
 from harness.upstream import RecordingUpstream
+from harness.valkey import Valkey, running_valkey
 
 
 @pytest.fixture
@@ -34,6 +36,14 @@ async def other_upstream() -> AsyncIterator[RecordingUpstream]:
         yield made
 
 
+@pytest.fixture(autouse=True)
+def front(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What stacks are here; `pytest.mark.parametrize("front", FRONTS, indirect=True)` runs tests over each kind."""
+    harness.stack.front = getattr(request, "param", "gateway")
+    yield
+    harness.stack.front = "gateway"
+
+
 @pytest.fixture
 async def stack(
     tmp_path: Path, issuer: TestIssuer, upstream: RecordingUpstream, other_upstream: RecordingUpstream
@@ -48,4 +58,11 @@ async def stack(
 def cluster() -> Iterator[Cluster]:
     """A PostgreSQL server that every test shares; each makes databases of its own."""
     with running_cluster() as running_one:
+        yield running_one
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[Valkey]:
+    """A Valkey server that every test shares; each deployment's keys are its own."""
+    with running_valkey() as running_one:
         yield running_one

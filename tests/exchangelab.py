@@ -251,7 +251,7 @@ class ExchangeLab:
         assert (self.last.kind, self.last.reason) == (EventKind.TOKEN_REFUSED, reason), self.last
 
 
-def _external(issuer: str) -> TrustedIssuer:
+def _external(issuer: str, *, one_time: bool = False) -> TrustedIssuer:
     return TrustedIssuer(
         issuer=issuer,
         algorithms=_ES256,
@@ -260,12 +260,16 @@ def _external(issuer: str) -> TrustedIssuer:
         roles=frozenset(),
         pointers=ClaimPointers(agent="/azp", user="/sub", scope="/scope"),
         max_lifetime=3600,
+        one_time=one_time,
     )
 
 
 @asynccontextmanager
-async def open_exchange_lab(directory: Path) -> AsyncGenerator[ExchangeLab]:
-    """Start the server with both grants, and the clients `exchanger`, `second`, `host`, `public` and `mailer2`."""
+async def open_exchange_lab(directory: Path, *, one_time: bool = False) -> AsyncGenerator[ExchangeLab]:
+    """Start the server with both grants, and the clients `exchanger`, `second`, `host`, `public` and `mailer2`.
+
+    `one_time` is the external issuer's setting.
+    """
     platforms = {
         DOMAIN: WorkloadIssuer(DOMAIN, WorkloadKind.SPIFFE, _ES256, frozenset({"acme"}), 3600),
         CLUSTER: WorkloadIssuer(CLUSTER, WorkloadKind.KUBERNETES, _ES256, frozenset({"acme"}), 3600),
@@ -299,8 +303,8 @@ async def open_exchange_lab(directory: Path) -> AsyncGenerator[ExchangeLab]:
         people = Users(SqlUserStore(lab.engine), SystemRng(), trail)
         consents = Consents(SqlConsentStore(lab.engine), lab.audit, lab.clock, ISSUER)
         workloads = Workloads(ISSUER, platforms, keys, lab.agents)
-        exchanging = Issuers({**lab.own.trusted, LOGIN: _external(LOGIN)}, {**lab.own.keys, **keys})
-        subjects = SubjectTokens(ISSUER, exchanging, lab.agents, people)
+        exchanging = Issuers({**lab.own.trusted, LOGIN: _external(LOGIN, one_time=one_time)}, {**lab.own.keys, **keys})
+        subjects = SubjectTokens(ISSUER, exchanging, lab.agents, people, lab.replay)
         identity = IdentityAssertions(ISSUER, providers, keys, lab.replay, people)
         grants: list[Grant] = [
             ClientCredentials(lab.tokens),

@@ -113,7 +113,8 @@ class EveryReplay:
 
 def possession() -> Possession:
     """What judges proofs, under a fixed key for nonces."""
-    return Possession(DpopProofs("https://mcp.example.com", EveryReplay(), bytes(32)))
+    replay = EveryReplay()
+    return Possession(DpopProofs("https://mcp.example.com", replay, bytes(32)), replay)
 
 
 def identifier(clock: Clock) -> Identifier:

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from grantlab import ALICE, CALLBACK, CHALLENGE, VERIFIER, confidential, public
+from harness.database import open_migrated
 from tokenlab import (
     CODE_LIFETIME,
     FILES,
@@ -41,8 +42,7 @@ from twogate.flows.sessions import Sessions
 from twogate.stores.sql.codes import SqlCodeStore
 from twogate.stores.sql.engine import insert_if_absent, writing
 from twogate.stores.sql.grants import SqlGrantStore
-from twogate.stores.sql.migrate import upgrade
-from twogate.stores.sql.opening import OpenRevision, open_engine, open_revision
+from twogate.stores.sql.opening import OpenRevision, open_revision
 from twogate.stores.sql.revocations import SqlRevocationStore
 from twogate.stores.sql.sessions import SqlSessionStore
 from twogate.stores.sql.tables import users
@@ -100,9 +100,8 @@ async def open_replica(
     revocations: type[SqlRevocationStore] = SqlRevocationStore,
 ) -> AsyncGenerator[Replica]:
     """A replica on a database, which is migrated and has alice in it."""
-    engine = open_engine(url)
+    engine = await open_migrated(url)
     try:
-        await upgrade(engine)
         rng, audit = SystemRng(), RecordingAudit()
         revision = open_revision(engine, url, clock, rng)
         try:

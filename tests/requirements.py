@@ -25,6 +25,7 @@ ROWS: Final = (
     "R-08",
     "R-09",
     "R-10",
+    "R-11",
     "R-12",
     "R-20",
     "R-21",
@@ -36,9 +37,12 @@ ROWS: Final = (
     "R-30",
     "R-31",
     "R-32",
+    "R-35",
+    "R-36",
     "R-37",
     "R-38",
     "R-40",
+    "R-42",
     "R-44",
     "R-45",
     "R-46",
@@ -50,8 +54,11 @@ ROWS: Final = (
 """The rows that the manifest must cover. A row is added with the first behaviour that shows it."""
 
 _CORE = "unit/core"
+_SHARED = "attacks/test_shared_store.py"
 _FLOWS = "unit/flows"
+_SECRETS = "attacks/test_upstream_secrets.py"
 _TOKENS = "attacks/test_review_tokens.py"
+_POLICIES = "attacks/test_policies.py"
 _REVIEWED_PEOPLE = "attacks/test_review_people.py"
 
 BEHAVIOURS: Final = (
@@ -279,6 +286,95 @@ BEHAVIOURS: Final = (
             "attacks/test_bound_tokens.py::test_sessions_take_bound_tokens_the_same_way",
         ),
     ),
+    Behaviour(
+        "R-09",
+        "RFC 8705 section 3",
+        "a token that is bound to a client certificate is good only on connections with that very certificate",
+        (
+            "attacks/test_certificate_bound.py::test_a_token_is_good_on_every_connection_with_its_certificate",
+            "attacks/test_certificate_bound.py::test_a_stolen_token_is_worth_nothing_without_the_certificate",
+            "attacks/test_certificate_bound.py::test_another_certificate_of_the_same_name_or_key_is_another_one",
+            "attacks/test_certificate_bound.py::test_a_certificate_in_a_header_proves_nothing",
+            (
+                "attacks/test_certificate_bound.py::"
+                "test_a_session_is_not_resumed_with_the_certificate_of_an_earlier_connection"
+            ),
+            (
+                "attacks/test_certificate_bound.py::"
+                "test_a_certificate_that_expires_on_an_open_connection_is_good_no_longer"
+            ),
+            "attacks/test_certificate_bound.py::test_an_opaque_token_can_be_bound_to_a_certificate",
+            "attacks/test_certificate_bound.py::test_sessions_take_bound_tokens_the_same_way",
+            "unit/web/test_server.py::test_connections_end_when_other_client_certificates_are_good",
+        ),
+    ),
+    Behaviour(
+        "R-09",
+        "RFC 7800 section 3.1; DESIGN decision 3",
+        "exactly what a token is bound to must be proven: nothing less, nothing else, nothing beside it",
+        (
+            f"{_CORE}/test_oauth_confirmation.py::test_exactly_what_a_token_is_bound_to_must_be_proven",
+            f"{_CORE}/test_oauth_confirmation.py::test_what_is_not_understood_is_refused",
+            "attacks/test_certificate_bound.py::test_a_token_that_is_bound_to_a_key_and_a_certificate_needs_both",
+            (
+                "attacks/test_certificate_bound.py::"
+                "test_a_certificate_beside_a_token_that_is_not_bound_to_it_is_refused_not_ignored"
+            ),
+        ),
+    ),
+    # R-11: tokens that are good for one request.
+    Behaviour(
+        "R-11",
+        "R-11; RFC 7519 section 4.1.7",
+        "a token of an issuer whose tokens are good once is good for one request, at every replica and server together",
+        (
+            "attacks/test_one_time_tokens.py::test_a_token_is_good_for_one_request",
+            "attacks/test_one_time_tokens.py::test_of_twenty_at_once_one_wins",
+            "attacks/test_one_time_tokens.py::test_of_twenty_at_once_at_two_replicas_one_wins",
+            "attacks/test_one_time_tokens.py::test_a_token_for_several_resources_is_good_at_one_of_them",
+            "attacks/test_one_time_tokens.py::test_what_counts_is_the_name_of_the_token_at_its_issuer",
+            "attacks/test_one_time_tokens.py::test_a_token_that_cannot_be_told_from_others_is_refused",
+            "attacks/test_one_time_tokens.py::test_our_own_tokens_are_good_once_where_the_setting_says_so",
+            "attacks/test_one_time_tokens.py::test_a_subject_token_can_be_exchanged_once",
+            "attacks/test_one_time_tokens.py::test_without_the_store_no_such_token_is_good",
+        ),
+    ),
+    Behaviour(
+        "R-11",
+        "R-11",
+        "only who is proven uses a token up, and what belongs to one request is one use",
+        (
+            "attacks/test_one_time_tokens.py::test_who_is_refused_does_not_use_up_the_token",
+            "attacks/test_one_time_tokens.py::test_being_told_the_nonce_or_a_thiefs_try_does_not_use_up_the_token",
+            "attacks/test_one_time_tokens.py::test_a_batch_is_one_request",
+            "attacks/test_one_time_tokens.py::test_a_caller_that_is_proven_again_meanwhile_is_no_second_request",
+        ),
+    ),
+    # R-10: agents that act for users, at the resource server.
+    Behaviour(
+        "R-10",
+        "RFC 8693 section 4.1; DESIGN decision 5",
+        "where an agent acts for a user, what is called must be allowed to both",
+        (
+            "attacks/test_delegation.py::test_what_both_may_is_called_and_both_are_named",
+            "attacks/test_delegation.py::test_what_the_user_may_not_the_agent_may_not_for_them",
+            "attacks/test_delegation.py::test_what_the_agent_may_not_no_user_lets_it",
+            "attacks/test_delegation.py::test_what_our_own_server_exchanges_names_both_to_gate_one",
+        ),
+    ),
+    Behaviour(
+        "R-10",
+        "RFC 8693 sections 4.1 and 4.4",
+        "whoever acts is the agent, by its own issuer's name, and acts for a user; earlier actors decide nothing",
+        (
+            "attacks/test_delegation.py::test_where_the_agent_is_named_elsewhere_the_actor_must_be_the_same",
+            "attacks/test_delegation.py::test_whoever_acts_acts_for_a_user_and_not_for_nobody",
+            "attacks/test_delegation.py::test_the_actor_of_another_issuer_is_somebody_else",
+            "attacks/test_delegation.py::test_earlier_actors_decide_nothing_and_are_few",
+            "attacks/test_delegation.py::test_an_actor_that_is_not_one_refuses_the_token",
+            "attacks/test_delegation.py::test_may_act_is_no_actor",
+        ),
+    ),
     # R-12: caching.
     Behaviour(
         "R-12",
@@ -487,6 +583,157 @@ BEHAVIOURS: Final = (
         "a tenant reaches its own servers only",
         ("attacks/test_calls.py::test_a_tenant_reaches_its_own_servers_only",),
     ),
+    # R-35: Cedar policies.
+    Behaviour(
+        "R-35",
+        "R-35",
+        "a policy only narrows: whatever is written, nothing is allowed that was not",
+        (
+            f"{_POLICIES}::test_a_policy_that_could_widen_cannot_exist",
+            f"{_POLICIES}::test_a_gateway_is_not_even_built_with_a_policy_that_could_widen",
+            f"{_POLICIES}::test_more_policies_never_allow_what_fewer_forbid",
+            f"{_FLOWS}/test_admit_conditions.py::test_what_is_refused_anyway_is_refused_as_ever_and_they_are_not_asked",
+            f"{_FLOWS}/test_admit_conditions.py::test_what_needs_an_operation_token_is_judged_before_one_is_asked_for",
+        ),
+    ),
+    Behaviour(
+        "R-35",
+        "R-35",
+        "policies are checked when they are loaded, and one that could not do what it says is refused",
+        (
+            f"{_POLICIES}::test_a_policy_that_could_not_do_what_it_says_is_refused_at_the_start",
+            f"{_POLICIES}::test_a_broken_file_changes_nothing_on_reload",
+            "unit/test_config_policies.py::test_every_problem_of_every_file_is_told_with_its_line",
+        ),
+    ),
+    Behaviour(
+        "R-35",
+        "R-35",
+        "policies look at principal, target, arguments, time, address, groups and device posture",
+        (
+            "unit/adapters/test_cedar.py::test_a_policy_may_look_at",
+            f"{_POLICIES}::test_no_spelling_of_an_argument_gets_past_its_policy",
+            f"{_POLICIES}::test_an_hour_ends_to_the_second",
+            f"{_POLICIES}::test_where_a_call_comes_from_is_the_connections_word",
+            f"{_POLICIES}::test_an_ipv4_address_is_itself_however_it_is_written",
+            f"{_POLICIES}::test_who_lacks_a_group_is_forbidden_what_only_the_group_may",
+            f"{_POLICIES}::test_a_device_is_what_the_issuer_says_of_it",
+        ),
+    ),
+    Behaviour(
+        "R-35",
+        "R-35",
+        "a policy that cannot be evaluated forbids, for each member of a batch, and while gate two is observed",
+        (
+            f"{_POLICIES}::test_a_policy_whose_evaluation_fails_forbids_beside_others_that_do_not",
+            f"{_POLICIES}::test_each_member_of_a_batch_is_judged",
+            f"{_POLICIES}::test_policies_forbid_while_gate_two_is_only_observed",
+        ),
+    ),
+    Behaviour(
+        "R-35",
+        "R-35",
+        "an explanation names the policy that denies",
+        ("unit/cli/test_explain_policies.py::test_a_denial_names_the_policy",),
+    ),
+    # R-36: tenants.
+    Behaviour(
+        "R-36",
+        "R-36",
+        "no credential of one tenant reaches anything of another, by any method of any version",
+        (
+            "attacks/test_tenants.py::test_no_method_of_any_version_reaches_a_server_of_another_tenant",
+            "attacks/test_tenants.py::test_messages_of_one_tenants_old_stream_cannot_be_posted_by_another",
+            "attacks/test_tenants.py::test_a_forged_tenant_claim_makes_nobody_somebody_elses_agent",
+            "attacks/test_tenants.py::test_no_session_of_one_tenant_is_one_of_another",
+            "attacks/test_tenants.py::test_events_tasks_and_states_of_one_tenant_are_unknown_to_another",
+            "attacks/test_tenants.py::test_a_tenants_client_learns_and_changes_nothing_of_anothers_tokens",
+            "attacks/test_tenants.py::test_a_tenants_clients_ask_in_vain_for_anothers_resources",
+            "attacks/test_tenants.py::test_a_person_of_another_tenant_cannot_consent_for_a_client",
+            "attacks/test_tenants.py::test_a_person_of_another_tenant_cannot_decide_on_a_device",
+        ),
+    ),
+    Behaviour(
+        "R-36",
+        "R-36",
+        "a tenant's own tools, roles and tasks are nothing to another tenant",
+        (
+            "attacks/test_tenants.py::test_what_is_one_tenants_own_is_nothing_to_another_at_a_server_of_both",
+            "attacks/test_tenants.py::test_another_tenants_task_is_no_task",
+            "attacks/test_tenants.py::test_another_tenants_role_grants_its_bearer_nothing",
+            "attacks/test_tenants.py::test_two_tenants_may_give_one_name_to_different_things",
+            "unit/test_config_tenants.py::test_a_name_that_is_shared_and_a_tenants_own_is_an_error_with_both_lines",
+        ),
+    ),
+    Behaviour(
+        "R-36",
+        "DESIGN decision 13",
+        "an upstream's session serves the one who opened it: no other tenant, no other user",
+        ("attacks/test_tenants.py::test_an_upstream_session_serves_the_one_who_opened_it",),
+    ),
+    Behaviour(
+        "R-36",
+        "R-36",
+        "what is kept, counted and written down is so for each tenant",
+        (
+            "attacks/test_tenants.py::test_what_servers_say_of_their_tools_is_kept_for_each_tenant",
+            "attacks/test_tenants.py::test_a_tenant_that_uses_its_calls_up_takes_none_of_anothers",
+            "attacks/test_tenants.py::test_the_trail_of_one_tenant_holds_nothing_of_another",
+            "attacks/test_tenants.py::test_explaining_a_call_goes_by_its_agents_tenant",
+        ),
+    ),
+    Behaviour(
+        "R-36",
+        "R-36",
+        "each message to a server brings the calling tenant's secret, as it is now, or does not go",
+        (
+            "attacks/test_tenants.py::test_each_server_saw_its_own_tenants_secret_and_no_other",
+            f"{_SECRETS}::test_without_its_secret_nothing_of_a_tenants_goes_and_others_go_on",
+            f"{_SECRETS}::test_a_reference_that_is_missing_is_no_reason_to_take_another",
+            f"{_SECRETS}::test_a_changed_secret_is_used_from_the_next_call_on",
+            f"{_SECRETS}::test_each_stream_and_post_of_the_oldest_transport_brings_its_tenants_secret",
+            f"{_SECRETS}::test_a_changed_secret_restarts_the_tenants_processes_and_no_others",
+        ),
+    ),
+    Behaviour(
+        "R-36",
+        "DESIGN decision 13",
+        "processes get their secret by a descriptor first, and by the environment only where the operator says so",
+        (
+            f"{_SECRETS}::test_a_process_finds_its_tenants_secret_in_a_file_without_a_name",
+            f"{_SECRETS}::test_a_sandboxed_process_finds_its_secret_too",
+            f"{_SECRETS}::test_a_process_gets_the_secret_in_its_environment_where_the_operator_says_so",
+        ),
+    ),
+    Behaviour(
+        "R-36",
+        "RFC 9110 section 5.5",
+        "a secret cannot end the header that it stands in",
+        (f"{_SECRETS}::test_what_could_end_a_header_or_is_none_is_no_secret",),
+    ),
+    Behaviour(
+        "R-36",
+        "DESIGN decision 22",
+        "secrets are sealed for one tenant, and in no file, log, event, error or text of ours",
+        (
+            f"{_SECRETS}::test_a_sealed_file_in_another_tenants_place_altered_or_of_another_key_opens_nothing",
+            f"{_SECRETS}::test_no_error_log_line_event_or_file_holds_a_secret",
+            f"{_SECRETS}::test_the_command_keeps_a_secret_that_nothing_shows",
+            f"{_SECRETS}::test_what_a_process_says_on_stderr_reaches_the_log_without_its_secret",
+        ),
+    ),
+    Behaviour(
+        "R-11",
+        "R-11; RFC 9449 section 11.1",
+        "what was used at one replica is used at all of them, also when the shared store has lost its memory",
+        (
+            f"{_SHARED}::test_used_proofs_and_assertions_are_used_at_every_replica",
+            f"{_SHARED}::test_of_one_proof_sent_to_both_replicas_at_once_one_gets_through",
+            f"{_SHARED}::test_flushing_valkey_does_not_make_used_values_fresh",
+            f"{_SHARED}::test_what_lies_in_valkey_names_nobody_and_no_secret",
+            "contracts/test_replay_store.py::test_of_redemptions_in_two_processes_one_wins",
+        ),
+    ),
     # R-37: rate limits.
     Behaviour(
         "R-37",
@@ -501,6 +748,30 @@ BEHAVIOURS: Final = (
             f"{_FLOWS}/test_limit.py::test_an_agent_is_limited_over_all_its_tools_and_alone",
             f"{_FLOWS}/test_limit.py::test_a_tenant_is_limited_over_all_its_agents",
             f"{_FLOWS}/test_limit.py::test_a_reload_frees_nobody_unless_the_rate_itself_changed",
+        ),
+    ),
+    Behaviour(
+        "R-37",
+        "R-37; DESIGN decision 17",
+        "limits count over all replicas that share a Redis or Valkey, as they would in one process",
+        (
+            f"{_SHARED}::test_a_burst_over_two_replicas_gets_what_one_replica_would_give",
+            f"{_SHARED}::test_another_deployment_on_the_same_valkey_takes_nothing_away",
+            "unit/stores/test_redis.py::TestBuckets::test_the_limits_of_a_call_hold_as_they_do_in_memory",
+        ),
+    ),
+    Behaviour(
+        "R-37",
+        "R-37",
+        "while the shared store is gone, hangs, evicts or is full, nothing is forwarded; afterwards calls go on",
+        (
+            f"{_SHARED}::test_while_valkey_is_dead_nothing_is_forwarded_and_afterwards_calls_go_on",
+            f"{_SHARED}::test_a_hanging_valkey_holds_nobody_up",
+            f"{_SHARED}::test_a_valkey_that_begins_to_evict_is_not_relied_on",
+            f"{_SHARED}::test_a_full_valkey_lets_nothing_in",
+            f"{_SHARED}::test_no_gateway_starts_on_a_valkey_that_evicts",
+            f"{_SHARED}::test_no_gateway_starts_with_a_wrong_password_or_without_one",
+            "unit/stores/test_redis.py::test_an_answer_that_is_none_redeems_nothing_and_lets_no_call_through",
         ),
     ),
     # R-38: staged rollout.
@@ -883,6 +1154,35 @@ BEHAVIOURS: Final = (
             "unit/test_config_sandbox.py::test_several_tenants_need_an_account_each",
             "unit/test_config_sandbox.py::test_under_root_a_server_needs_an_account_that_is_not_roots",
             "unit/test_config_sandbox.py::test_what_the_system_cannot_do_is_an_error_and_never_a_weaker_sandbox",
+        ),
+    ),
+    # R-42: library mode.
+    Behaviour(
+        "R-42",
+        "R-42; DESIGN decision 16",
+        "a server that guards itself refuses what the gateway refuses, and only what was decided on reaches its code",
+        (
+            "attacks/test_tokens.py::test_every_bad_token_is_refused_by_a_server_that_guards_itself",
+            "attacks/test_library.py::test_without_an_audit_trail_nothing_reaches_the_application",
+            "attacks/test_library.py::test_nothing_else_of_the_application_can_be_reached",
+            "attacks/test_library.py::test_what_the_edge_refuses_is_refused_under_plain_uvicorn",
+            "attacks/test_library.py::test_strange_answers_are_failures_of_the_server_and_show_nothing",
+            "peers/test_library_examples.py::test_the_official_client_calls_an_example_through_both_gates",
+        ),
+    ),
+    Behaviour(
+        "R-42",
+        "R-42; DESIGN decision 16",
+        "FastMCP's middleware and `require_auth` add to the gates: without a live stamp for the very message, nothing",
+        (
+            "attacks/test_library.py::test_every_method_that_the_gates_let_in_carries_its_stamp",
+            "attacks/test_library.py::test_the_same_server_mounted_elsewhere_is_refused",
+            "attacks/test_library.py::test_a_client_in_memory_is_refused",
+            "attacks/test_library.py::test_stdio_is_refused",
+            "attacks/test_library.py::test_the_stamp_of_a_running_request_serves_no_other",
+            "attacks/test_library.py::test_a_stamp_is_worth_nothing_after_its_request",
+            "attacks/test_library.py::test_require_auth_narrows_what_the_gates_allow",
+            "attacks/test_library.py::test_require_auth_never_widens",
         ),
     ),
     # R-46: the upstream learns who calls.

@@ -26,7 +26,8 @@ PROOFS = {
     "IntrospectedClaims": {"flows/gateway/introspection.py"},
     "VerificationKey": {"core/jose/keys.py"},
     "BearerToken": {"flows/gateway/credential.py"},
-    "VerifiedToken": {"flows/gateway/authenticate.py"},
+    "VerifiedToken": {"flows/gateway/verify_token.py"},
+    "ClientCertificate": {"web/peer.py"},
     # What `twogate explain` asks about is no caller: see `hypothetical_principal`.
     "Principal": {"flows/gateway/authenticate.py", "cli/explain.py"},
     "Call": {"flows/gateway/read.py"},
@@ -81,7 +82,7 @@ def test_explaining_makes_its_principal_in_the_function_that_says_it_is_none() -
 # The libraries that the core may use: none of them reads or writes anything but its arguments.
 PURE = re.compile(
     r"twogate\.core(\..+)?|__future__|typing|collections(\.abc)?|enum|types|functools|dataclasses|itertools|operator"
-    r"|re|json|math|hmac|hashlib|base64|binascii|unicodedata|ipaddress|urllib\.parse|datetime|msgspec|jiter|rfc8785"
+    r"|re|json|math|hmac|hashlib|base64|binascii|unicodedata|ipaddress|fractions|urllib\.parse|datetime|msgspec|jiter|rfc8785"
     r"|joserfc(\..+)?|cryptography(\..+)?|codecs"
 )
 

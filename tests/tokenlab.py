@@ -19,6 +19,7 @@ from joserfc.jwk import ECKey, OKPKey, RSAKey
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.applications import Starlette
 
+from harness.database import open_migrated
 from twogate.adapters.clock import SystemClock
 from twogate.adapters.envelope import LocalEnvelope
 from twogate.adapters.rng import SystemRng
@@ -59,8 +60,6 @@ from twogate.stores.sql.clients import SqlClientStore
 from twogate.stores.sql.codes import SqlCodeStore
 from twogate.stores.sql.device_codes import SqlDeviceStore
 from twogate.stores.sql.grants import SqlGrantStore
-from twogate.stores.sql.migrate import upgrade
-from twogate.stores.sql.opening import open_engine
 from twogate.stores.sql.registry import SqlRegistryStore
 from twogate.stores.sql.replay import SqlReplayStore
 from twogate.stores.sql.revision import SqliteRevision
@@ -241,9 +240,7 @@ async def open_lab(
     clients_from: Callable[[SqlClientStore, StepClock], Directory] | None = None,
 ) -> AsyncGenerator[Lab]:
     """Start a server with a client by secret (`reporter`), one by key (`robot`), one of another tenant (`mailer`)."""
-    url = f"sqlite:///{directory / 'twogate.db'}"
-    engine = open_engine(url)
-    await upgrade(engine)
+    engine = await open_migrated(f"sqlite:///{directory / 'twogate.db'}")
     revision = SqliteRevision(directory / "twogate.db")
     clock, audit, rng = StepClock(), RecordingAudit(), SystemRng()
     signer = LocalSigner.open(directory / "keys")

@@ -26,6 +26,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from harness.database import open_migrated
 from harness.issuer import PrivateKey, new_key, sign
 from tokenlab import ISSUER, RecordingAudit, StepClock
 from twogate.adapters.envelope import LocalEnvelope
@@ -43,8 +44,6 @@ from twogate.flows.authserver.upstream_provider import CALLBACK_PATH, ProviderRu
 from twogate.flows.authserver.users import Users
 from twogate.flows.gateway.issuers import RemoteKeys
 from twogate.stores.sql.logins import SqlLoginStore
-from twogate.stores.sql.migrate import upgrade
-from twogate.stores.sql.opening import open_engine
 from twogate.stores.sql.upstream_grants import SqlUpstreamGrantStore
 from twogate.stores.sql.upstream_logins import SqlUpstreamLoginStore
 from twogate.stores.sql.users import SqlUserStore
@@ -320,8 +319,7 @@ async def open_upstream_lab(
     directory: Path, clock: StepClock, *rules: ProviderRules, url: str = ""
 ) -> AsyncIterator[UpstreamLab]:
     """The parts over a real store, for these providers."""
-    engine = open_engine(url or f"sqlite:///{directory / 'twogate.db'}")
-    await upgrade(engine)
+    engine = await open_migrated(url or f"sqlite:///{directory / 'twogate.db'}")
     audit, rng, fetch = RecordingAudit(), SystemRng(), GuardedFetch(clock)
     envelope = LocalEnvelope(b"k" * 32, rng)
     providers = [

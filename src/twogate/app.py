@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import structlog
 from starlette.applications import Starlette
@@ -24,7 +25,7 @@ from twogate.carried import (
 )
 from twogate.config import Settings
 from twogate.config.policy import compile_policy, configured_agents
-from twogate.config.servers import HttpServer, StdioServer
+from twogate.config.servers import HttpServer, LibraryServer, StdioServer
 from twogate.core.audit.accessor import Accessors
 from twogate.core.oauth.resource import SESSIONS_PATH, server_path
 from twogate.flows.authserver.device import DeviceLimits
@@ -42,9 +43,12 @@ from twogate.flows.gateway.possession import Possession
 from twogate.flows.gateway.record import Recorder
 from twogate.flows.gateway.seal import Seal
 from twogate.flows.gateway.upstream import Upstream
+from twogate.flows.list_sessions import ListSessions
 from twogate.flows.registry import Registry
 from twogate.flows.sessions import Sessions
 from twogate.introspectors import introspectors
+from twogate.operations import OperationParts, give_up_lost, minting_routes, open_hosts, open_operations, process_name
+from twogate.policies import conditions_of
 from twogate.state import State
 from twogate.web.edge_limits import EdgeLimits
 from twogate.web.gateway import GatewayApp
@@ -74,6 +78,10 @@ class Process:
     device_limits: DeviceLimits
     draining: asyncio.Event
     """Set when the process begins to stop: what is long-lived ends itself then."""
+    guarded: Mapping[str, Upstream]
+    """The servers within this process, by name (library mode)."""
+    name: str
+    """How the store knows this process."""
 
 
 class Application(RootApp):
@@ -85,6 +93,7 @@ class Application(RootApp):
         async def start() -> None:
             process.state.revision.start()
             refusals.start()
+            await give_up_lost(process.state, process.name)
 
         super().__init__(
             generation,
@@ -95,6 +104,7 @@ class Application(RootApp):
             stop=refusals.close,
         )
         self._process = process
+        self.state = process.state
         self.draining = process.draining
 
     def build_next(self, settings: Settings) -> Generation:
@@ -108,8 +118,14 @@ class Application(RootApp):
         return _build_generation(self._process, settings, self.current)
 
 
-def build_app(state: State, new_fetch: Callable[[Clock], GuardedFetch] = GuardedFetch) -> Application:
+def build_app(
+    state: State,
+    new_fetch: Callable[[Clock], GuardedFetch] = GuardedFetch,
+    guarded: Mapping[str, Upstream] = MappingProxyType({}),
+) -> Application:
     """Wire a process over its opened state. `new_fetch` is for compositions with a resolver of their own.
+
+    `guarded` are the servers within this process, by name (library mode).
 
     Raises:
         KeyFileError: a key file is missing its protection.
@@ -130,6 +146,8 @@ def build_app(state: State, new_fetch: Callable[[Clock], GuardedFetch] = Guarded
         new_fetch=new_fetch,
         device_limits=DeviceLimits(),
         draining=asyncio.Event(),
+        guarded=guarded,
+        name=process_name(state),
     )
     return Application(process, _build_generation(process, state.settings, None))
 
@@ -144,9 +162,9 @@ def _build_generation(process: Process, settings: Settings, last: Generation | N
         state.registry_store, state.revision, agents, with_workloads(bindings, platforms, settings.public_url)
     )
     limit, under_way, streams = carried_limits(settings, last)
-    rates = carried_rates(settings, last)
+    rates = carried_rates(settings, None if state.shared is None else state.shared.buckets, last)
     authorities = authorities_in_use(settings)
-    upstreams = carried_upstreams(settings, clock, authorities, last)
+    upstreams = carried_upstreams(settings, clock, authorities, process.envelope, process.guarded, last)
     fetch = process.new_fetch(clock)
     keys = carried_keys(settings, process.signer, clock, fetch, authorities, last)
     servers = {name: _server(upstream, settings.servers[name]) for name, upstream in upstreams.items()}
@@ -155,8 +173,29 @@ def _build_generation(process: Process, settings: Settings, last: Generation | N
     closing = (process.draining, superseded)
     issuers = Issuers(trusted_issuers(settings, process.signer), keys, introspectors(settings, fetch, clock))
     authenticator = Authenticator(issuers, process.accessors)
-    possession = Possession(DpopProofs(settings.public_url, state.replay, process.page_secret))
+    possession = Possession(DpopProofs(settings.public_url, state.replay, process.page_secret), state.replay)
     sessions = Sessions(state.sessions, state.revision, lambda: policy, state.audit, clock, state.rng)
+    operations = OperationParts(
+        state=state,
+        settings=settings,
+        policy=policy,
+        registry=registry,
+        signer=process.signer,
+        accessors=process.accessors,
+        issuers=issuers,
+        possession=possession,
+        refusals=refusals,
+        owner=process.name,
+    )
+    forwarder = Forwarder(
+        servers,
+        process.recorder,
+        process.seal,
+        policy,
+        catalogue.note_changed,
+        closing,
+        Identifier(settings.public_url, process.signer, clock, state.rng),
+    )
     pipeline = Pipeline(
         resource=lambda server: settings.public_url + server_path(server),
         limit=limit,
@@ -169,18 +208,12 @@ def _build_generation(process: Process, settings: Settings, last: Generation | N
         registry=registry,
         sessions=sessions,
         policy=policy,
+        conditions=conditions_of(settings),
         recorder=process.recorder,
         catalogue=catalogue,
         seal=process.seal,
-        forwarder=Forwarder(
-            servers,
-            process.recorder,
-            process.seal,
-            policy,
-            catalogue.note_changed,
-            closing,
-            Identifier(settings.public_url, process.signer, clock, state.rng),
-        ),
+        forwarder=forwarder,
+        operations=open_operations(operations, forwarder.asks),
         clock=clock,
         max_body=settings.limits.body,
     )
@@ -202,10 +235,22 @@ def _build_generation(process: Process, settings: Settings, last: Generation | N
         refusals=refusals,
         clock=clock,
     )
+    listing = ListSessions(
+        resource=settings.public_url + SESSIONS_PATH,
+        authenticator=authenticator,
+        possession=possession,
+        registry=registry,
+        sessions=state.sessions,
+        hosts=open_hosts(operations),
+        refusals=refusals,
+        clock=clock,
+    )
 
     async def ready() -> None:
         await registry.view()
         state.audit.check()
+        if state.shared is not None:
+            await state.shared.check()
 
     control = Starlette(
         routes=[
@@ -225,7 +270,8 @@ def _build_generation(process: Process, settings: Settings, last: Generation | N
                     device_limits=process.device_limits,
                 )
             ),
-            *session_routes(declare, settings.public_url, scopes),
+            *session_routes(declare, listing, settings.public_url, scopes),
+            *minting_routes(operations),
             *health_routes(ready, process.draining.is_set, settings.public_url),
         ],
         exception_handlers=plain_refusals(settings.public_url),
@@ -248,7 +294,7 @@ def _build_generation(process: Process, settings: Settings, last: Generation | N
     )
 
 
-def _server(upstream: Upstream, server: HttpServer | StdioServer) -> Server:
+def _server(upstream: Upstream, server: HttpServer | StdioServer | LibraryServer) -> Server:
     identified = isinstance(server, HttpServer) and server.identity
     return Server(upstream, server.timeout, frozenset(server.client_requests), identified)
 

@@ -9,6 +9,7 @@ from starlette.routing import Route
 from twogate.adapters.fetch import GuardedFetch
 from twogate.adapters.refusal_log import RefusalLog
 from twogate.adapters.signers.local import LocalSigner
+from twogate.approvals import console_routes
 from twogate.config import Settings
 from twogate.config.client_records import allowed_documents, configured_clients
 from twogate.config.clients import DEFAULT_UNUSED
@@ -214,6 +215,7 @@ def _endpoints(parts: Parts, resources: dict[str, frozenset[str]]) -> tuple[Toke
             GivenAccess(families, consents, directory, (code_store, devices)),
             upstream.logins.providers_of,
         ),
+        *console_routes(state, settings, parts.envelope, persons, pages),
         form_route(INTROSPECT_PATH, introspection.respond, issuer),
         form_route(REVOKE_PATH, revocation.respond, issuer),
         *_registration(parts, removal),
@@ -243,7 +245,7 @@ def _vouched(parts: Parts, tokens: AccessTokens, consents: Consents, users: User
     settings, state, keys = parts.settings, parts.state, parts.issuers.keys
     issuer = settings.public_url
     exchanging = {issuer, *(item.issuer for item in settings.issuers if item.exchange)}
-    subjects = SubjectTokens(issuer, exchangeable(parts.issuers, exchanging), parts.registry, users)
+    subjects = SubjectTokens(issuer, exchangeable(parts.issuers, exchanging), parts.registry, users, state.replay)
     workloads = Workloads(
         issuer,
         {item.issuer: item.trusted for item in settings.workloads},

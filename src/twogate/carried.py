@@ -18,14 +18,17 @@ from twogate.adapters.signers.local import LocalSigner
 from twogate.config import Settings
 from twogate.config.issuer_keys import KeyPlace, key_places
 from twogate.config.issuers import embedded_issuer, trusted_issuer
-from twogate.config.servers import HttpServer, StdioServer
+from twogate.config.secrets import SecretReference
+from twogate.config.servers import HttpServer, LibraryServer, StdioServer
+from twogate.config.tenants import every_role
 from twogate.core.jose.keys import parse_jwks
 from twogate.flows.authserver.jwks import jwks_document
+from twogate.flows.envelope import Envelope
 from twogate.flows.gateway.issuers import FixedKeys, KeySource, RemoteKeys, TrustedIssuer
-from twogate.flows.gateway.limit import AddressLimit, CallRates, Rate, UnderWay
+from twogate.flows.gateway.limit import AddressLimit, CallRates, Rate, SharedBuckets, UnderWay
 from twogate.flows.gateway.upstream import Upstream
 from twogate.sandboxes import sandbox_plan
-from twogate.upstreams import open_upstream
+from twogate.upstreams import open_secrets, open_upstream
 from twogate.web.generation import Generation
 
 log = structlog.get_logger("twogate")
@@ -45,14 +48,14 @@ def carried_limits(settings: Settings, last: Generation | None) -> tuple[Address
     return limit, under_way, streams
 
 
-def carried_rates(settings: Settings, last: Generation | None) -> CallRates:
+def carried_rates(settings: Settings, shared: SharedBuckets | None, last: Generation | None) -> CallRates:
     """How often agents, their tools and tenants may be served, with what is counted already."""
     limits = settings.limits
     agent, tool, tenant = (
         None if rate is None else Rate(rate.rate, rate.burst) for rate in (limits.agent, limits.tool, limits.tenant)
     )
     if last is None:
-        return CallRates(agent=agent, tool=tool, tenant=tenant)
+        return CallRates(agent=agent, tool=tool, tenant=tenant, shared=shared)
     return last.rates.successor(agent=agent, tool=tool, tenant=tenant)
 
 
@@ -64,15 +67,33 @@ def authorities_in_use(settings: Settings) -> dict[Path, bytes]:
 
 
 def carried_upstreams(
-    settings: Settings, clock: SystemClock, authorities: Mapping[Path, bytes], last: Generation | None
+    settings: Settings,
+    clock: SystemClock,
+    authorities: Mapping[Path, bytes],
+    envelope: Envelope,
+    guarded: Mapping[str, Upstream],
+    last: Generation | None,
 ) -> dict[str, Upstream]:
-    """The ways to the servers: those of the last generation where nothing about them changed."""
+    """The ways to the servers: those of the last generation where nothing about them changed.
+
+    `guarded` are those within this process. Those within other processes are left out: they are not served here.
+    """
+    secrets = open_secrets(settings, envelope)
+
     def opened(name: str) -> Upstream:
+        if name in guarded:
+            return guarded[name]
         if last is not None and _same_server(name, settings, authorities, last):
             return last.upstreams[name]
-        return open_upstream(name, settings, clock, lambda server, line: log.info("stdio", server=server, line=line))
+        return open_upstream(
+            name, settings, clock, lambda server, line: log.info("stdio", server=server, line=line), secrets
+        )
 
-    return {name: opened(name) for name in settings.servers}
+    return {
+        name: opened(name)
+        for name, server in settings.servers.items()
+        if name in guarded or not isinstance(server, LibraryServer)
+    }
 
 
 def _same_server(name: str, settings: Settings, authorities: Mapping[Path, bytes], last: Generation) -> bool:
@@ -81,11 +102,17 @@ def _same_server(name: str, settings: Settings, authorities: Mapping[Path, bytes
     per_call = {"timeout", "client_requests", "identity"}
     if before is None or server.model_dump(exclude=per_call) != before.model_dump(exclude=per_call):
         return False
+    if server.credential is not None and _references(name, settings) != _references(name, last.settings):
+        return False
     if isinstance(server, StdioServer) and isinstance(before, StdioServer):
         # Other settings may name a new secret, which its sandbox then has to hide.
         return sandbox_plan(server, settings) == sandbox_plan(before, last.settings)
     ca = server.ca if isinstance(server, HttpServer) else None
     return ca is None or authorities[ca] == last.authorities.get(ca)
+
+
+def _references(server: str, settings: Settings) -> dict[str, SecretReference]:
+    return {name: tenant.secrets[server] for name, tenant in settings.tenants.items() if server in tenant.secrets}
 
 
 def carried_keys(
@@ -123,7 +150,8 @@ def trusted_issuers(settings: Settings, signer: LocalSigner) -> dict[str, Truste
             settings.public_url,
             signer.algorithm,
             settings.tenants,
-            settings.roles,
+            every_role(settings),
             settings.embedded.lifetimes.access_token,
+            one_time=settings.embedded.one_time,
         )
     return trusted

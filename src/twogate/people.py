@@ -91,6 +91,7 @@ def user_admin(state: State) -> UserAdmin:
         frozenset(settings.roles),
         frozenset(settings.groups),
         relying_party(settings.public_url) is not None,
+        {name: frozenset(tenant.roles) for name, tenant in settings.tenants.items()},
     )
     return UserAdmin(
         terms,

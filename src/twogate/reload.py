@@ -30,6 +30,7 @@ from twogate.core.audit.record import AuditEvent, EventKind
 from twogate.core.errors import GateError
 from twogate.flows.authserver.directory import check_clients
 from twogate.flows.registry import check_definitions
+from twogate.policies import check_policies
 from twogate.sandboxes import check_sandboxes
 from twogate.state import State
 from twogate.web.generation import Generation
@@ -45,6 +46,9 @@ _FIXED: Final[dict[str, Callable[[Settings], object]]] = {
     "store": lambda settings: settings.store,
     "store_password": lambda settings: settings.store_password,
     "store_ca": lambda settings: settings.store_ca,
+    "shared": lambda settings: settings.shared,
+    "shared_password": lambda settings: settings.shared_password,
+    "shared_ca": lambda settings: settings.shared_ca,
     "state": lambda settings: settings.state_directory,
     "limits.body": lambda settings: settings.limits.body,
     "limits.connections": lambda settings: settings.limits.connections,
@@ -62,8 +66,14 @@ class StoppingError(Exception):
 
 
 def tls_files(settings: Settings) -> TlsFiles | None:
-    """The server's certificate and key, if any are configured."""
-    return None if settings.tls is None else TlsFiles(certificate=settings.tls.certificate, key=settings.tls.key)
+    """The server's certificate and key, and whose client certificates it asks for, if any are configured."""
+    tls = settings.tls
+    if tls is None:
+        return None
+    required = tls.client_certificate == "required"
+    return TlsFiles(
+        certificate=tls.certificate, key=tls.key, client_ca=tls.client_ca, client_certificate_required=required
+    )
 
 
 def warn_if_observing(settings: Settings) -> None:
@@ -168,6 +178,7 @@ class Reloader:
             raise RestartNeededError(self._config, tuple(problems))
         files = tls_files(settings)
         context = None if files is None else server_context(files)
+        check_policies(self._config, settings)
         check_sandboxes(self._config, settings)
         return self._app.build_next(settings), context
 

@@ -14,8 +14,10 @@ from twogate.adapters.clock import SystemClock
 from twogate.adapters.rng import SystemRng
 from twogate.config import Settings
 from twogate.config.policy import configured_agents
+from twogate.flows.authserver.clients import ReplayStore
 from twogate.flows.authserver.directory import check_clients
 from twogate.flows.registry import Registry, check_definitions
+from twogate.stores.shared.opening import Shared, open_shared
 from twogate.stores.sql.clients import SqlClientStore
 from twogate.stores.sql.migrate import current_version, upgrade
 from twogate.stores.sql.opening import OpenRevision, open_engine, open_revision
@@ -34,13 +36,17 @@ class Store:
     registry_store: SqlRegistryStore
     sessions: SqlSessionStore
     clients: SqlClientStore
-    replay: SqlReplayStore
+    replay: ReplayStore
+    shared: Shared | None
+    """What replicas share beside the database; None if that is the database itself."""
     registry: Registry
     clock: SystemClock
     rng: SystemRng
 
     async def close(self) -> None:
         """Let go of the database."""
+        if self.shared is not None:
+            await self.shared.aclose()
         await self.revision.aclose()
         await self.engine.dispose()
 
@@ -61,9 +67,11 @@ async def open_store(settings: Settings) -> Store:
     """Open the store, brought up to this version.
 
     Raises:
-        GateError: STORE_UNAVAILABLE; REQUEST_MALFORMED if configuration and store define the same agent or binding.
+        GateError: STORE_UNAVAILABLE; REQUEST_MALFORMED if configuration and store define the same agent or binding;
+            SHARED_UNAVAILABLE if what a Redis or Valkey server needs is missing here. It is not asked yet.
     """
     clock, rng = SystemClock(), SystemRng()
+    shared = open_shared(settings, clock, rng)
     engine = open_engine(settings.store, password=settings.store_password, ca=settings.store_ca)
     try:
         await upgrade(engine)
@@ -82,7 +90,8 @@ async def open_store(settings: Settings) -> Store:
         registry_store=registry_store,
         sessions=SqlSessionStore(engine),
         clients=SqlClientStore(engine),
-        replay=SqlReplayStore(engine),
+        replay=SqlReplayStore(engine) if shared is None else shared.replay,
+        shared=shared,
         registry=Registry(registry_store, revision, agents, bindings),
         clock=clock,
         rng=rng,

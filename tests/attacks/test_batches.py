@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from harness.issuer import TestIssuer
-from harness.stack import Stack, tool_call
+from harness.stack import FRONTS, Stack, tool_call
 from harness.upstream import RecordingUpstream
+
+pytestmark = pytest.mark.parametrize("front", FRONTS, indirect=True)
 
 BATCHES = {"mcp_protocol_version": "2025-03-26"}
 

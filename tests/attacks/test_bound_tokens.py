@@ -17,8 +17,10 @@ import pytest
 
 from dpoplab import Prover
 from harness.issuer import TestIssuer
-from harness.stack import Stack, tool_call
+from harness.stack import FRONTS, Stack, tool_call
 from harness.upstream import RecordingUpstream
+
+pytestmark = pytest.mark.parametrize("front", FRONTS, indirect=True)
 
 
 class Holder:

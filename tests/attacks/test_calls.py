@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from harness.issuer import TestIssuer
-from harness.stack import Stack, free_port, running, settings_for, tool_call
+from harness.stack import FRONTS, Stack, free_port, running, settings_for, tool_call
 from harness.upstream import RecordingUpstream
+
+pytestmark = pytest.mark.parametrize("front", FRONTS, indirect=True)
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,10 @@ import httpx2
 import pytest
 
 from harness.issuer import TestIssuer
-from harness.stack import Stack, free_port, running, settings_for, tool_call
+from harness.stack import FRONTS, Stack, free_port, running, settings_for, tool_call
 from harness.upstream import RecordingUpstream
+
+pytestmark = pytest.mark.parametrize("front", FRONTS, indirect=True)
 
 VERSION = {"mcp_protocol_version": "2025-11-25"}
 MODERN = "2026-07-28"

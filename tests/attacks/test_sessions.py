@@ -9,8 +9,10 @@ import httpx2
 import pytest
 
 from harness.issuer import TestIssuer
-from harness.stack import Stack, free_port, running, settings_for
+from harness.stack import FRONTS, Stack, free_port, running, settings_for
 from harness.upstream import RecordingUpstream
+
+pytestmark = pytest.mark.parametrize("front", FRONTS, indirect=True)
 
 
 async def declare(stack: Stack, token: str, task: object, **extra: object) -> httpx2.Response:

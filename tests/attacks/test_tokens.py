@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, hmac, serialization
 from joserfc.jwk import RSAKey
 
 from harness.issuer import TestIssuer, new_key, sign
-from harness.stack import Stack
+from harness.stack import FRONTS, Stack
 from harness.upstream import RecordingUpstream
 
 Forge = Callable[[TestIssuer, str], str]
@@ -165,6 +165,24 @@ async def test_a_bad_token_is_refused_and_the_upstream_sees_nothing(
     assert token not in response.text
 
 
+@pytest.mark.parametrize("front", ["library"], indirect=True)
+async def test_every_bad_token_is_refused_by_a_server_that_guards_itself(
+    stack: Stack, issuer: TestIssuer, upstream: RecordingUpstream
+) -> None:
+    for name, forge, status, _ in TRICKS:
+        response = await stack.call(forge(issuer, stack.resource()), "look")
+        assert (name, response.status_code) == (name, status)
+        assert 'error="invalid_token"' in response.headers["www-authenticate"]
+    assert upstream.seen == []
+    # Many of one address are written together, so the trail may lack the last ones still.
+    assert set(stack.reasons()) <= {trick[3] for trick in TRICKS}
+    assert stack.reasons()[0] == TRICKS[0][3]
+
+
+both = pytest.mark.parametrize("front", FRONTS, indirect=True)
+
+
+@both
 async def test_a_good_token_passes(stack: Stack, issuer: TestIssuer, upstream: RecordingUpstream) -> None:
     response = await stack.call(issuer.token(stack.resource()), "look")
     assert response.status_code == 200
@@ -176,6 +194,7 @@ async def test_an_audience_list_with_ours_passes(stack: Stack, issuer: TestIssue
     assert response.status_code == 200
 
 
+@both
 async def test_a_token_for_one_server_fails_at_another_with_a_warm_cache(
     stack: Stack, issuer: TestIssuer, other_upstream: RecordingUpstream
 ) -> None:
@@ -233,6 +252,7 @@ async def test_other_credentials_are_refused_not_ignored(
     assert upstream.seen == []
 
 
+@both
 async def test_a_token_in_the_query_is_refused(stack: Stack, issuer: TestIssuer, upstream: RecordingUpstream) -> None:
     token = issuer.token(stack.resource())
     response = await stack.http.post(
@@ -242,6 +262,7 @@ async def test_a_token_in_the_query_is_refused(stack: Stack, issuer: TestIssuer,
     assert upstream.seen == []
 
 
+@both
 async def test_the_callers_token_never_goes_upstream(
     stack: Stack, issuer: TestIssuer, upstream: RecordingUpstream
 ) -> None:

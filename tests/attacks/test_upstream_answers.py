@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from rawlab import Authority, Peer, RawServer, Script, answering, http_answer, silent_after, until
+from twogate.adapters.upstream.answer_head import MAX_HEAD, MAX_HEADERS, MAX_SESSION_ID
 from twogate.adapters.upstream.http import HttpUpstream, HttpUpstreamLimits
-from twogate.adapters.upstream.http_connection import MAX_HEAD, MAX_HEADERS, MAX_SESSION_ID
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.principal import PrincipalKey
 from twogate.flows.gateway.upstream import UpstreamRequest

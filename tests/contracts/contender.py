@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from pathlib import Path
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -71,6 +72,27 @@ async def main(url: str, work: str, number: int, count: int) -> None:
     print(json.dumps(results))  # noqa: T201 - read by the test that started this
 
 
+async def redeem_shared(url: str, count: int) -> None:
+    """The race for one value on Valkey; see `contracts.shared.shared_url`."""
+    # Here, because every other race would start later for it.
+    from twogate.adapters.clock import SystemClock
+    from twogate.adapters.rng import SystemRng
+    from twogate.config.shared_url import shared_address
+    from twogate.stores.shared.redis_link import RedisLink
+    from twogate.stores.shared.redis_replay import RedisReplayStore
+
+    server, password, public_url = url.split(" ")
+    link = RedisLink(shared_address(server), SystemClock(), password=Path(password))
+    replay = RedisReplayStore(link, public_url, SystemRng())
+    await replay.remember()
+    _wait_for_start()
+    results = await asyncio.gather(
+        *(replay.redeem("jti", "client-1", "the-one", NOW + 60, NOW) for _ in range(count)), return_exceptions=True
+    )
+    await link.aclose()
+    print(json.dumps([result if isinstance(result, bool) else repr(result) for result in results]))  # noqa: T201
+
+
 async def _use_grant(engine: AsyncEngine, work: str, secret: str) -> bool:
     if work == "code":
         return await SqlCodeStore(engine).redeem("the-one", None, NOW)
@@ -93,4 +115,7 @@ def _wait_for_start() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))
+    if sys.argv[1].startswith("redis://"):
+        asyncio.run(redeem_shared(sys.argv[1], int(sys.argv[4])))
+    else:
+        asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import json
+import shutil
+import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+from harness.database import open_migrated
 from twogate.adapters.clock import SystemClock
 from twogate.adapters.rng import SystemRng
 from twogate.core.principal import Agent, AgentId, Binding, Method, PrincipalKey, UserId
@@ -21,8 +27,7 @@ from twogate.flows.registry import RegistryStore, Revision
 from twogate.flows.sessions import SessionStore
 from twogate.stores.sql.clients import SqlClientStore
 from twogate.stores.sql.device_codes import SqlDeviceStore
-from twogate.stores.sql.migrate import upgrade
-from twogate.stores.sql.opening import open_engine, open_revision
+from twogate.stores.sql.opening import open_revision
 from twogate.stores.sql.registrations import SqlRegistrationStore
 from twogate.stores.sql.registry import SqlRegistryStore
 from twogate.stores.sql.replay import SqlReplayStore
@@ -33,6 +38,8 @@ SQLITE = "sqlite"
 POSTGRESQL = "postgresql"
 LEASED = "postgresql with a lease"
 KINDS = [SQLITE, POSTGRESQL, LEASED]
+VALKEY = "valkey"
+"""Of what it can hold, which is not everything."""
 
 NOW = 1_800_000_000
 ALICE = UserId("https://idp.example", "alice")
@@ -66,9 +73,8 @@ class Stores:
 @asynccontextmanager
 async def open_stores(url: str, *, leased: bool = False) -> AsyncIterator[Stores]:
     """The stores of a database, migrated; closed at the end. `leased`: as a replica that serves has them."""
-    engine = open_engine(url)
+    engine = await open_migrated(url)
     try:
-        await upgrade(engine)
         revision = open_revision(engine, url, SystemClock(), SystemRng())
         if leased:
             revision.start()
@@ -113,37 +119,39 @@ def session(
 
 async def race(url: str, work: str, processes: int = 2, each: int = 25) -> list[object]:
     """What `each` tasks in each of several processes got from `work`, all let go at one moment."""
-    script = Path(__file__).with_name("contender.py")
-    running = [
-        await asyncio.create_subprocess_exec(
-            sys.executable,
-            str(script),
-            url,
-            work,
-            str(number),
-            str(each),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-        )
-        for number in range(processes)
-    ]
     results: list[object] = []
-    try:
-        async with asyncio.timeout(60):
-            for process in running:
-                assert process.stdout is not None
-                assert await process.stdout.readline() == b"ready\n"
-            for process in running:
-                assert process.stdin is not None
-                process.stdin.write(b"go\n")
-                await process.stdin.drain()
-            for process in running:
-                output, _ = await process.communicate()
-                assert process.returncode == 0
-                results += json.loads(output)
-    finally:
-        for process in running:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
+    async with asyncio.timeout(60), AsyncExitStack() as stack:
+        running = [await _contender(stack, url, work, number, each) for number in range(processes)]
+        for reader, _ in running:
+            assert await reader.readline() == b"ready\n"
+        for _, writer in running:
+            writer.write(b"go\n")
+        for reader, _ in running:
+            results += json.loads(await reader.read())
     return results
+
+
+async def _contender(stack: AsyncExitStack, *arguments: object) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """The standard output and input of a new process."""
+    reader, writer = await asyncio.open_unix_connection(_starter())
+    stack.callback(writer.close)
+    writer.write(json.dumps(arguments).encode() + b"\n")
+    return reader, writer
+
+
+@cache
+def _starter() -> Path:
+    """The socket of this test process's starter, which lives as long."""
+    directory = Path(tempfile.mkdtemp(prefix="twogate-race-"))
+    path = directory / "socket"
+    command = [sys.executable, str(Path(__file__).with_name("starter.py")), str(path)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def end() -> None:
+        process.communicate(timeout=30)
+        shutil.rmtree(directory)
+
+    atexit.register(end)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    return path

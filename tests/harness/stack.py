@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
+import uvicorn
 
 from twogate.adapters.clock import SystemClock
 from twogate.app import Application, build_app, edge_limits
+from twogate.asgi import Twogate
 from twogate.config.file import load_settings, parse_settings
+from twogate.reload import tls_files
 from twogate.state import State, open_state
 from twogate.web.listen import hosts_of, serve
+from twogate.web.tls import ServerTls
 
+from .database import place_database
 from .issuer import TestIssuer
+from .upstream import BY_URL
+
+FRONTS = ("gateway", "library")
+front = "gateway"
+"""What the stacks of the running test are: a gateway before an HTTP server, or one around an ASGI application."""
 
 CLASSES = {"look": "read", "find": "search", "change": "write", "wipe": "configure"}
 
@@ -114,8 +128,6 @@ def settings_for(directory: Path, port: int, servers: Mapping[str, Any], issuer:
 
 def free_port() -> int:
     """A port nobody listens on right now."""
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -123,23 +135,76 @@ def free_port() -> int:
 
 
 @asynccontextmanager
+async def in_library_mode(path: Path, settings: Mapping[str, Any]) -> AsyncIterator[Stack]:
+    """The server `files` guarded within its process, which is served by plain uvicorn; the others as ever."""
+    files = dict(settings["servers"]["files"])
+    upstream = BY_URL[files.pop("url")]
+    servers = {**settings["servers"], "files": {**files, "library": True}}
+    path.write_text(json.dumps({**settings, "servers": servers}))  # noqa: ASYNC240 - as in `running`
+    async with guarded(Twogate(upstream.asgi, config=path, server="files"), settings["public_url"]) as stack:
+        yield stack
+
+
+@cache
+def any_tls() -> ssl.SSLContext:
+    """One context for every client that calls no TLS: each would else load the system's authorities for itself."""
+    return ssl.create_default_context()
+
+
+@asynccontextmanager
+async def guarded(app: Twogate, url: str) -> AsyncIterator[Stack]:
+    """A guarded application served by plain uvicorn, with its lifespan, until the block ends."""
+    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on")
+    server = uvicorn.Server(config)
+    config.load()
+    server.lifespan = config.lifespan_class(config)
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("127.0.0.1", urlsplit(url).port or 0))
+        await server.startup(sockets=[sock])
+        assert server.started
+        assert app.application is not None
+        state = app.application.state
+        directory = state.settings.state_directory.parent
+        try:
+            async with httpx2.AsyncClient(timeout=20, trust_env=False, verify=any_tls()) as http:
+                yield Stack(url, state, directory, http, app.application)
+        finally:
+            await server.shutdown(sockets=[sock])
+
+
+@asynccontextmanager
 async def running(
-    directory: Path, settings: Mapping[str, Any], clock: SystemClock | None = None
+    directory: Path,
+    settings: Mapping[str, Any],
+    clock: SystemClock | None = None,
+    client_tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Stack]:
-    """Write the configuration and serve it, by this clock if one is given, until the block ends."""
+    """Write the configuration and serve it, by this clock if one is given, until the block ends.
+
+    `client_tls` is the TLS of the client `http`, for a configuration with TLS.
+    """
     path = directory / "twogate.yaml"
+    if front == "library":
+        assert clock is None
+        assert client_tls is None
+        async with in_library_mode(path, settings) as stack:
+            yield stack
+        return
     path.write_text(json.dumps(settings))  # JSON is YAML
     loaded = load_settings(path)
+    place_database(directory / "state" / "twogate.db")
     state = await open_state(loaded)
     if clock is not None:
         state = replace(state, clock=clock)
     stop, ready = asyncio.Event(), asyncio.Event()
     app = build_app(state)
+    files = tls_files(loaded)
     server = asyncio.create_task(
         serve(
             app,
             listen=loaded.listen,
-            tls=None,
+            tls=None if files is None else ServerTls(files),
             limits=edge_limits(loaded),
             allowed_hosts=hosts_of(loaded.public_url),
             on_refusal=app.on_refusal,
@@ -154,7 +219,7 @@ async def running(
     if server.done():
         server.result()
     try:
-        async with httpx2.AsyncClient(timeout=20, trust_env=False) as http:
+        async with httpx2.AsyncClient(timeout=20, trust_env=False, verify=client_tls or any_tls()) as http:
             yield Stack(loaded.public_url, state, directory, http, app)
     finally:
         stop.set()

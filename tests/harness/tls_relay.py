@@ -76,6 +76,36 @@ async def relaying(socket: Path, server: Path | None) -> AsyncIterator[Relay]:
             await asyncio.gather(*running)
 
 
+@asynccontextmanager
+async def terminating(port: int, server: Path) -> AsyncIterator[int]:
+    """A TLS front for a server on a loopback port that speaks none; the port of the front."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(server)
+    running: set[asyncio.Task[None]] = set()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        running.add(task)
+        try:
+            from_server, to_server = await asyncio.open_connection("127.0.0.1", port)
+            try:
+                with suppress(OSError):
+                    await asyncio.gather(_copy(reader, to_server), _copy(from_server, writer))
+            finally:
+                to_server.close()
+        finally:
+            writer.close()
+
+    listening = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=context)
+    try:
+        yield listening.sockets[0].getsockname()[1]
+    finally:
+        listening.close()
+        async with asyncio.timeout(30):
+            await asyncio.gather(*running)
+
+
 async def _serve(
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,

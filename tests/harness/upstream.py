@@ -25,6 +25,10 @@ class Seen:
         return message
 
 
+BY_URL: dict[str, RecordingUpstream] = {}
+"""Those that run."""
+
+
 @dataclass
 class RecordingUpstream:
     """Answers initialize, discover, lists and calls; `sse` makes every answer an event stream."""
@@ -41,10 +45,12 @@ class RecordingUpstream:
     async def __aenter__(self) -> RecordingUpstream:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/mcp"
+        BY_URL[self.url] = self
         return self
 
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
+        BY_URL.pop(self.url, None)
         self._server.close()
         for writer in list(self._writers):
             writer.close()
@@ -76,6 +82,20 @@ class RecordingUpstream:
         finally:
             self._writers.discard(writer)
             writer.close()
+
+    async def asgi(self, scope: Any, receive: Any, send: Any) -> None:
+        """The same server as an ASGI application, for a gateway in its process."""
+        assert scope["type"] == "http", "it has no lifespan"
+        assert scope["path"] == "/mcp"
+        body = (await receive())["body"]
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        seen = Seen(scope["method"], headers, body)
+        self.seen.append(seen)
+        head, _, answer = self._answer(seen).partition(b"\r\n\r\n")
+        line, *fields = head.split(b"\r\n")
+        pairs = [(name.lower(), value.strip()) for name, _, value in (field.partition(b":") for field in fields)]
+        await send({"type": "http.response.start", "status": int(line.split(b" ")[1]), "headers": pairs})
+        await send({"type": "http.response.body", "body": answer})
 
     def _answer(self, seen: Seen) -> bytes:
         if self.raw_answer is not None:

@@ -18,6 +18,7 @@ import httpx2
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
+from certlab import Certificate
 from dpoplab import Prover
 from harness.issuer import PrivateKey, new_key
 from peers.peers import NODE, NODE_PEERS, require
@@ -29,7 +30,10 @@ LIFETIME = 3600
 """Seconds that its access tokens live."""
 
 OPAQUE, LOGIN = "opaque", "login"
-"""The client whose access tokens are opaque, and the one where people log in.
+"""The client whose access tokens are opaque, and the one where people log in."""
+
+CERTIFIED, CERTIFIED_OPAQUE = "certified", "certified-opaque"
+"""The clients whose access tokens, JWTs and opaque ones, are bound to the certificate that they show.
 
 Each other client is named by the algorithm of its tokens.
 """
@@ -122,13 +126,15 @@ class OidcProvider:
             token: str = self._redeem(http, client, form)["access_token"]
         return token
 
-    def bound_token(self, client: str, resource: str, prover: Prover) -> str:
-        """The same, bound to a key by a proof (RFC 9449)."""
+    def bound_token(
+        self, client: str, resource: str, prover: Prover | None, certificate: Certificate | None = None
+    ) -> str:
+        """The same, bound to a key by a proof (RFC 9449), and to the certificate that a client shows."""
         form = {"grant_type": "client_credentials", "scope": "mcp:read", "resource": resource}
-        proof = prover.proof(int(time.time()), htu=f"{self.issuer}/token")
-        with self._http() as http:
-            tokens = self._redeem(http, client, form, {"DPoP": proof})
-        assert tokens["token_type"] == "DPoP"
+        proof = None if prover is None else {"DPoP": prover.proof(int(time.time()), htu=f"{self.issuer}/token")}
+        with self._http(certificate) as http:
+            tokens = self._redeem(http, client, form, proof)
+        assert tokens["token_type"] == ("Bearer" if prover is None else "DPoP")
         token: str = tokens["access_token"]
         return token
 
@@ -165,8 +171,10 @@ class OidcProvider:
             tokens = self._redeem(http, LOGIN, {**form, "redirect_uri": REDIRECT, "resource": resource})
         return tokens["access_token"], tokens["id_token"]
 
-    def _http(self) -> httpx2.Client:
+    def _http(self, certificate: Certificate | None = None) -> httpx2.Client:
         context = ssl.create_default_context(cafile=str(self.ca))
+        if certificate is not None:
+            context.load_cert_chain(certificate.certificate_file, certificate.key_file)
         return httpx2.Client(base_url=self.issuer, verify=context, trust_env=False, timeout=PATIENCE)
 
     def _redeem(
@@ -210,6 +218,8 @@ class OidcProvider:
             "clients": [
                 *clients,
                 {"id": OPAQUE, "alg": None, "jwks": jwks},
+                {"id": CERTIFIED, "alg": "ES256", "jwks": jwks, "certificate": True},
+                {"id": CERTIFIED_OPAQUE, "alg": None, "jwks": jwks, "certificate": True},
                 {"id": LOGIN, "alg": "ES256", "jwks": jwks, "redirect": REDIRECT},
             ],
             "resources": self.resources,

@@ -49,6 +49,8 @@ def call(  # noqa: C901, PLR0912, PLR0915 - one flat list of tricks
             result = descriptors()
         case "seen":
             result = {"seen": list(seen)}
+        case "read":
+            result = {"text": Path(arguments["path"]).read_text()}
         case "hold":  # answered by "release", latest first
             held.append((identifier, arguments, token))
             if token is not None:

@@ -125,7 +125,7 @@ def test_the_generation_follows_the_meaning_not_the_text(load: Load) -> None:
     ("old", "new", "expected"),
     [
         # Unknown settings, and those of later versions.
-        ("tls: {", "tls: {client_ca: a.pem, ", "3 tls.client_ca: is not a setting"),
+        ("tls: {", "tls: {client_crl: a.pem, ", "3 tls.client_crl: is not a setting"),
         ("issuers:\n", "shared: sql\nissuers:\n", "5 shared: is not a setting"),
         ("issuers:\n", "enforcement: off\nissuers:\n", "5 enforcement: must be one of 'enforce' or 'observe'"),
         ("issuers:\n", "enforcement: observe\nissuers:\n", "1 observe_until: is missing"),
@@ -135,7 +135,7 @@ def test_the_generation_follows_the_meaning_not_the_text(load: Load) -> None:
         ("issuers:\n", "observe_until: 2026-13-01\nissuers:\n", "5 observe_until: is no date"),
         ("class: write}", "class: write, approval: {by: [x]}}", "17 tools.git.git_commit.approval: is not a setting"),
         ("/srv/repo]}", "/srv/repo], sandbox: {net: none}}", "14 servers.git.sandbox.net: is not a setting"),
-        ("[files, git]}", "[files, git], secrets: {}}", "31 tenants.acme.secrets: is not a setting"),
+        ("[files, git]}", "[files, git], secret: {}}", "31 tenants.acme.secret: is not a setting of this version (did"),
         ("max_lifetime: 1h", "max_lifetme: 1h", "11 issuers[0].max_lifetme: is not a setting of this version (did you"),
         ("mcp}", "mcp, cwd: /}", "13 servers.files.cwd: is not a setting of this version (known here: url, "),
         ("/azp,", "/azp, name: /n,", "10 issuers[0].claims.name: is not a setting"),
@@ -212,6 +212,9 @@ def test_the_generation_follows_the_meaning_not_the_text(load: Load) -> None:
         ("issuer: https://login", "issuer: https://mcp", "6 issuers[0].issuer: is public_url"),
         ("tenants:\n  acme: {", "embedded: {enabled: false}\ntenants:\n  acme: {", "27 agents.acme/reporter.bi"),
         ("https://mcp.example.com", "http://localhost", "3 tls: contradicts public_url"),
+        ("tls: {", "tls: {client_certificate: required, ", "3 tls: client_certificate needs `client_ca`"),
+        ("tls: {", "tls: {client_ca: a.pem, ", "3 tls.client_ca: "),
+        ("tls: {", "tls: {client_ca: a.pem, client_certificate: maybe, ", "3 tls.client_certificate: must be one of"),
         ("https://mcp.example.com", "http://localhost", "2 listen: must be a loopback address"),
         ("tls: {certificate: server.pem, key: server.key}\n", "", "1 tls: is missing"),
         ("certificate: server.pem", "certificate: x.pem", "3 tls.certificate: "),
@@ -235,7 +238,7 @@ def test_all_mistakes_are_reported_at_once_in_the_order_of_the_file(problems: Pr
     text = CONFIG
     for old, new in (
         ("listen: 0.0.0.0:8443", "listen: nowhere"),
-        ("tls: {", "tls: {client_ca: x, "),
+        ("tls: {", "tls: {client_crl: x, "),
         ("  git:   {", "  Git:   {"),
         ("servers: [files, git]", "servers: [files, gut]"),
         ("role: analyst, tasks", "role: analist, tasks"),
@@ -245,7 +248,7 @@ def test_all_mistakes_are_reported_at_once_in_the_order_of_the_file(problems: Pr
     found = problems(text)
     assert [item.split(":")[0] for item in found] == [
         "2 listen",
-        "3 tls.client_ca",
+        "3 tls.client_crl",
         "14 servers.Git",
         "16 tools.git.git_log",
         "17 tools.git.git_commit",

@@ -15,13 +15,15 @@ import msgspec
 import typer
 
 from twogate.adapters.clock import SystemClock
+from twogate.adapters.rng import SystemRng
 from twogate.cli.output import printable
 from twogate.config import Settings
 from twogate.core.errors import GateError
 from twogate.flows.gateway.catalogue_fetch import fetch_tools
 from twogate.flows.gateway.tool_list import NO_TOOLS, Tool
 from twogate.flows.gateway.upstream import Upstream
-from twogate.upstreams import open_upstream
+from twogate.flows.secrets import TenantSecrets
+from twogate.upstreams import GuardedElsewhereError, command_secrets, open_upstream
 
 AT_ONCE: Final = 8
 """Servers that are asked at the same time."""
@@ -58,11 +60,12 @@ async def _ask_all(settings: Settings, pairs: Sequence[tuple[str, str]]) -> list
     said: dict[str, deque[str]] = {server: deque(maxlen=LAST_WORDS) for _, server in pairs}
     places = asyncio.Semaphore(AT_ONCE)
     waiting: set[str] = set()
+    secrets = command_secrets(settings, SystemRng())
 
     async with AsyncExitStack() as stack:
         upstreams: dict[str, Upstream | Failure] = {}
         for server in said:
-            upstreams[server] = opened = _open(server, settings, clock, said)
+            upstreams[server] = opened = _open(server, settings, clock, said, secrets)
             if not isinstance(opened, Failure):
                 stack.push_async_callback(opened.aclose)
 
@@ -89,9 +92,17 @@ async def _ask_all(settings: Settings, pairs: Sequence[tuple[str, str]]) -> list
     return [item if item.failure is None else _with_last_words(item, said[item.server]) for item in asked]
 
 
-def _open(server: str, settings: Settings, clock: SystemClock, said: Mapping[str, deque[str]]) -> Upstream | Failure:
+def _open(
+    server: str,
+    settings: Settings,
+    clock: SystemClock,
+    said: Mapping[str, deque[str]],
+    secrets: TenantSecrets,
+) -> Upstream | Failure:
     try:
-        return open_upstream(server, settings, clock, lambda name, line: said[name].append(line))
+        return open_upstream(server, settings, clock, lambda name, line: said[name].append(line), secrets)
+    except GuardedElsewhereError as error:
+        return Failure("library", str(error))
     except OSError as error:
         return Failure("system", f"{error.filename or server}: {error.strerror or type(error).__name__}")
 

@@ -9,6 +9,7 @@ from typing import Annotated, Final
 import typer
 
 from twogate.adapters.clock import SystemClock
+from twogate.cli.explain_policies import Circumstances, Judgement, judge, parse_arguments, parse_moment
 from twogate.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from twogate.cli.output import CommandError, print_json, print_table, print_text
 from twogate.cli.state import known_agents
@@ -30,6 +31,7 @@ from twogate.core.errors import ErrorCode
 from twogate.core.principal import Agent, AgentId, Binding, Method, Principal, UserId
 from twogate.core.resource_pattern import irregularity, is_template
 from twogate.core.session import MAX_LIFETIME, Session
+from twogate.policies import check_policies
 
 # The steps of `core.access.decide`, in its order, with the codes by which each refuses.
 STEPS: Final[tuple[tuple[str, frozenset[ErrorCode]], ...]] = (
@@ -40,7 +42,9 @@ STEPS: Final[tuple[tuple[str, frozenset[ErrorCode]], ...]] = (
     ("user", frozenset({ErrorCode.USER_NOT_PERMITTED})),
     ("task", frozenset({ErrorCode.TASK_NOT_PERMITTED})),
     ("scope", frozenset({ErrorCode.SCOPE_INSUFFICIENT})),
+    ("policies", frozenset({ErrorCode.POLICY_DENIED})),
 )
+_SCOPE: Final = 6  # its place among them
 
 
 def hypothetical_principal(
@@ -50,6 +54,7 @@ def hypothetical_principal(
     scopes: Sequence[str],
     groups: Sequence[str] = (),
     user_roles: Sequence[str] = (),
+    posture: Sequence[str] = (),
 ) -> Principal:
     """The principal that gate one would prove for this agent. Only for explaining: nothing was proven.
 
@@ -69,6 +74,7 @@ def hypothetical_principal(
         credential="hypothetical",
         session_id=None,
         expires_at=0,
+        posture=frozenset(posture),
     )
 
 
@@ -103,7 +109,7 @@ def register(app: typer.Typer) -> None:
     app.command("explain")(explain)
 
 
-def explain(
+def explain(  # noqa: PLR0913, PLR0917 - one per option
     agent: Annotated[str, typer.Option("--agent", metavar="TENANT/NAME", help="The agent that calls.")],
     tool: Annotated[
         str,
@@ -119,31 +125,54 @@ def explain(
     user_role: Annotated[
         list[str] | None, typer.Option("--user-role", help="A role of the user's own (repeatable).")
     ] = None,
+    arguments: Annotated[
+        str | None, typer.Option("--arguments", metavar="JSON|@FILE", help="The call's arguments, for policies.")
+    ] = None,
+    address: Annotated[
+        str, typer.Option("--address", help="The address that it comes from, for policies; none if left out.")
+    ] = "",
+    at: Annotated[
+        str | None, typer.Option("--at", metavar="TIME", help="When it is made (RFC 3339); now if left out.")
+    ] = None,
+    device: Annotated[
+        list[str] | None, typer.Option("--device", help="What its token says of the device (repeatable).")
+    ] = None,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:
     """Say whether a call would be allowed under the configuration, and why."""
     settings = load_settings(config)
+    check_policies(config, settings)
+    assumed = Circumstances(parse_arguments(arguments), address)
     policy = compile_policy(settings)
     agents, bindings = known_agents(settings)
     found = _find_agent(agent, agents)
+    policy = policy.of(found.id.tenant)
     task = task if task is not None else found.default_task
     principal = hypothetical_principal(
-        found, bindings, scopes=scope or (), groups=group or (), user_roles=user_role or ()
+        found, bindings, scopes=scope or (), groups=group or (), user_roles=user_role or (), posture=device or ()
     )
-    now = SystemClock().now()
+    now = parse_moment(at, SystemClock().now())
     session = hypothetical_session(principal, task, policy, now)
     # Declaring a task that the agent lacks is refused before any call is decided.
     missing = ErrorCode.SESSION_REQUIRED if task is None else ErrorCode.TASK_UNKNOWN
     server = tool.partition(".")[0]
     decision = decide(principal, session, server, tool, policy, observing=policy.observing(now), missing=missing)
-    code = _reason(decision)
+    entry = policy.classify(tool)
+    judged = judge(
+        settings, decision, principal, session, tool, None if entry is None else entry.entry, assumed, now
+    )
+    decision, code = judged.decision, _reason(judged.decision)
     failed = _failed_step(decision, code, principal, tool, policy)
     steps = [
         {"step": name, "result": _result(index, failed, decision), "because": fact}
-        for index, (name, fact) in enumerate(_facts(settings, policy, principal, session, task, tool))
+        for index, (name, fact) in enumerate(
+            _facts(settings, policy, principal, session, task, tool, judged)
+        )
     ]
     text = _sentence(decision, code, failed, shown_moment(settings.observe_until))
+    if code is ErrorCode.POLICY_DENIED:
+        text = judged.because
     if as_json:
         document: dict[str, object] = {"agent": agent, "task": task, "tool": tool, "decision": verdict(decision)}
         document |= {"reason": code.value if code else None, "text": text, "steps": steps}
@@ -187,7 +216,7 @@ def _failed_step(
     role_allows = role is not None and found is not None and role.effect(found.entry, found.tool_class) != Effect.DENY
     if code is ErrorCode.ROLE_NOT_PERMITTED and role_allows:
         # Then it was the last step: scopes are configured and none of them covers the tool.
-        return len(STEPS) - 1
+        return _SCOPE
     return next(index for index, (_, codes) in enumerate(STEPS) if code in codes)
 
 
@@ -200,7 +229,13 @@ def _result(index: int, failed: int | None, decision: Decision) -> str:
 
 
 def _facts(
-    settings: Settings, policy: Policy, principal: Principal, session: Session | None, task: str | None, tool: str
+    settings: Settings,
+    policy: Policy,
+    principal: Principal,
+    session: Session | None,
+    task: str | None,
+    tool: str,
+    judged: Judgement,
 ) -> list[tuple[str, str]]:
     servers = settings.tenants[principal.tenant].servers
     found = policy.classify(tool)
@@ -227,6 +262,7 @@ def _facts(
         ("user", user),
         ("task", f"{holds} among those of role and task"),
         ("scope", scopes),
+        ("policies", judged.because),
     ]
 
 
@@ -262,7 +298,7 @@ def _sentence(decision: Decision, code: ErrorCode | None, failed: int | None, un
         return f"would be denied; observed until {until}: {describe(code)}"
     if isinstance(decision, Deny) and decision.scopes:
         return f"the token has none of the scopes that cover the tool: {', '.join(decision.scopes)}"
-    if failed == len(STEPS) - 1:
+    if failed == _SCOPE:
         return "scopes are configured and none of them covers the tool (scopes)"
     return describe(code)
 

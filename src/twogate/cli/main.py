@@ -7,30 +7,14 @@ import sys
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import typer
 from typer.core import TyperGroup
 
 from twogate import __version__
-from twogate.cli import (
-    agent,
-    audit,
-    check,
-    client,
-    demo,
-    explain,
-    init,
-    login,
-    reload,
-    serve,
-    session,
-    token,
-    tool,
-    user,
-)
+from twogate.cli.nouns import Nouns
 from twogate.cli.output import CommandError, print_error
-from twogate.config import ConfigError
 from twogate.core.errors import GateError
 
 FAILED = 1
@@ -40,6 +24,10 @@ class Frame(TyperGroup):
     """Turns what a command raises into one clear message and an exit code, as JSON if `--json` was given."""
 
     _as_json = False
+
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401 - handed on to Typer
+        super().__init__(**{**options, "commands": None})
+        self.commands = cast("Any", Nouns())
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - the type is private to Typer
         """Note whether errors are to be JSON, then parse."""
@@ -60,12 +48,6 @@ class Frame(TyperGroup):
             raise typer.Exit(error.exit_code) from None
         except CommandError as error:
             self._report(error.code, error.message, error.data)
-        except ConfigError as error:
-            problems = [
-                {"file": str(error.path), "line": item.line, "key": item.key, "message": item.message}
-                for item in error.problems
-            ]
-            self._report("configuration_invalid", str(error), {"problems": problems})
         except GateError as error:
             self._report(error.code.value, error.debug or error.face.text)
         except OSError as error:
@@ -74,11 +56,24 @@ class Frame(TyperGroup):
             place = f"{error.filename}: " if error.filename else ""
             self._report("system", f"{place}{error.strerror or type(error).__name__}")
         except Exception as error:  # noqa: BLE001 - the very edge: say what broke, not its values
+            self._report_other(error)
+        raise typer.Exit(FAILED)
+
+    def _report_other(self, error: Exception) -> None:
+        # Here, because not every command has a configuration to load.
+        from twogate.config import ConfigError  # noqa: PLC0415
+
+        if isinstance(error, ConfigError):
+            problems = [
+                {"file": str(error.path), "line": item.line, "key": item.key, "message": item.message}
+                for item in error.problems
+            ]
+            self._report("configuration_invalid", str(error), {"problems": problems})
+        else:
             frame = traceback.extract_tb(error.__traceback__)[-1]
             self._report(
                 "internal", f"internal error: {type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}"
             )
-        raise typer.Exit(FAILED)
 
     def _report(self, code: str, message: str, data: Mapping[str, object] | None = None) -> None:
         print_error(code, message, data or {}, as_json=self._as_json)
@@ -105,10 +100,6 @@ def _version(asked: bool) -> None:
 def _root(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
 ) -> None: ...
-
-
-for _noun in (init, serve, reload, check, explain, tool, login, agent, client, user, session, token, audit, demo):
-    _noun.register(app)
 
 
 def run() -> None:

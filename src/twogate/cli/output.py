@@ -7,9 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 _PIPE_WIDTH = 240
 """Columns of a table that goes to a file or another program."""
@@ -59,6 +56,11 @@ def print_error(code: str, message: str, data: Mapping[str, object], *, as_json:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table, to stdout; without colours and line breaks when that is not a terminal."""
+    # Here, because few commands print tables.
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
     terminal = sys.stdout.isatty()
     console = Console(
         file=sys.stdout,

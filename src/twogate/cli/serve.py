@@ -17,7 +17,8 @@ from twogate.adapters.serving import Serving, ServingError
 from twogate.adapters.signers.local import KeyFileError
 from twogate.cli.options import DEFAULT_CONFIG, ConfigOption
 from twogate.cli.output import CommandError
-from twogate.config import Settings, load_settings
+from twogate.config import LibraryServer, Settings, load_settings
+from twogate.policies import check_policies
 from twogate.sandboxes import check_sandboxes, unsandboxed
 from twogate.state import State, open_state
 from twogate.web.tls import ServerTls, TlsError
@@ -34,6 +35,7 @@ def serve_command(config: ConfigOption = DEFAULT_CONFIG) -> None:
     from twogate.web.listen import ListenError  # noqa: PLC0415
 
     settings = load_settings(config)
+    check_policies(config, settings)
     check_sandboxes(config, settings)
     configure_logging()
     try:
@@ -50,7 +52,7 @@ async def run_server(settings: Settings, config: Path) -> None:
     """Open the state, serve, close the state. SIGHUP loads `config` anew.
 
     Raises:
-        GateError: STORE_UNAVAILABLE, AUDIT_UNAVAILABLE at the start.
+        GateError: STORE_UNAVAILABLE, AUDIT_UNAVAILABLE, SHARED_UNAVAILABLE at the start.
         KeyFileError: a file of the state directory's keys is open to others or broken.
         ListenError, TlsError: the address or the certificate cannot be used.
         ServingError: another process serves over the state directory.
@@ -62,6 +64,9 @@ async def run_server(settings: Settings, config: Path) -> None:
     try:
         state = await open_state(settings)
         try:
+            if state.shared is not None:
+                # Now, not at the first call: it may be another's, full of what it evicts, or not there.
+                await state.shared.check()
             await _serve(settings, config, state, serving, reload_wanted)
         finally:
             await state.close()
@@ -88,6 +93,9 @@ async def _serve(
         warn_if_observing(settings)
         for warning in unsandboxed(settings):
             log.warning("no_sandbox", message=warning)
+        for name, server in settings.servers.items():
+            if isinstance(server, LibraryServer):
+                log.warning("not_served", server=name, message="it is guarded within its own process (library: true)")
 
     reloading = asyncio.create_task(reloader.run())
     try:

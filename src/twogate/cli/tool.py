@@ -11,6 +11,7 @@ import typer
 from twogate.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from twogate.cli.output import CommandError, print_json, print_table, print_text, printable
 from twogate.config import Settings, load_settings
+from twogate.config.tenants import tenant_tools
 from twogate.core.access import ToolClass
 from twogate.core.entry import parse_entry
 from twogate.core.protocol import tool_target
@@ -89,7 +90,7 @@ def classify(
             raise CommandError(_failed(item, item.failure), code=item.failure.code)
         for tool in item.tools.values():
             target = tool_target(server, tool.name)
-            if target not in settings.tools and _can_be_classified(target):
+            if target not in tenant_tools(settings, item.tenant) and _can_be_classified(target):
                 claims.setdefault(target, tool.claims)
     proposals = [_proposal(target, claims[target]) for target in sorted(claims)]
     if as_json:
@@ -121,17 +122,18 @@ def _ask(settings: Settings, tenant: str | None, server: str | None) -> list[Ask
 def _rows(asked: Asked, settings: Settings) -> Iterator[Row]:
     tenant, server = asked.tenant, asked.server
     listed: set[str] = set()
+    classified = tenant_tools(settings, tenant)
     for tool in sorted(asked.tools.values(), key=lambda tool: tool.name):
         target = tool_target(server, tool.name)
         listed.add(target)
-        given = settings.tools.get(target)
+        given = classified.get(target)
         problem = None
         if tool.fault is not None:
             problem = f"closed to clients of MCP 2026-07-28: {tool.fault}"
         elif not _can_be_classified(target):
             problem = "its name cannot stand in the configuration, so it cannot be classified"
         yield Row(tenant, server, tool.name, target, given.tool_class.value if given else None, True, problem)
-    for target, given in settings.tools.items():
+    for target, given in classified.items():
         name = target.removeprefix(f"{server}.")
         if name != target and target not in listed and not name.startswith(_NO_TOOLS):
             name = name.removeprefix("tool:")

@@ -16,6 +16,7 @@ from twogate.cli.output import CommandError, print_json, print_table, print_text
 from twogate.cli.state import with_state, with_store
 from twogate.config import load_settings
 from twogate.config.values import TenantName
+from twogate.core.approval import Duty
 from twogate.core.user_name import parse_user_name
 from twogate.flows.authserver.links import LinkPurpose
 from twogate.flows.authserver.people import User
@@ -35,6 +36,9 @@ _TENANT: Final[TypeAdapter[str]] = TypeAdapter(TenantName)
 UserArgument = Annotated[str, typer.Argument(metavar="TENANT/NAME", help="The person.")]
 RoleOption = Annotated[list[str] | None, typer.Option("--role", help="A role of theirs; repeat for more.")]
 GroupOption = Annotated[list[str] | None, typer.Option("--group", help="A group that they are in; repeat for more.")]
+DutyOption = Annotated[
+    list[Duty] | None, typer.Option("--duty", help="What they may do in the console; repeat for more.")
+]
 DisplayOption = Annotated[str | None, typer.Option("--display-name", help="How pages call them.")]
 
 app = typer.Typer(help="People: who may log in.", no_args_is_help=True, rich_markup_mode=None)
@@ -50,13 +54,14 @@ def add(
     user: UserArgument,
     role: RoleOption = None,
     group: GroupOption = None,
+    duty: DutyOption = None,
     display_name: DisplayOption = None,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:
     """Add a person; print the one-time link by which they set a password and a passkey."""
     tenant, name = _parse(user)
-    new = NewUser(tenant, name, display_name or "", tuple(role or ()), tuple(group or ()))
+    new = NewUser(tenant, name, display_name or "", tuple(role or ()), tuple(group or ()), tuple(duty or ()))
     added, link, expires_at = _with_admin(config, lambda admin: admin.add(new))
     if as_json:
         print_json({**_described(added), "link": link, "link_expires_at": _iso(expires_at)})
@@ -94,13 +99,14 @@ def list_users(
         print_json({"users": rows})
         return
     print_table(
-        ("User", "Display name", "Roles", "Groups", "State", "Logs in by", "Last login"),
+        ("User", "Display name", "Roles", "Groups", "Duties", "State", "Logs in by", "Last login"),
         (
             (
                 str(row["user"]),
                 str(row["display_name"]),
                 _joined(row["roles"]),
                 _joined(row["groups"]),
+                _joined(row["duties"]),
                 str(row["state"]),
                 _ways(row),
                 str(row["last_login_at"] or "never"),
@@ -138,6 +144,25 @@ def change(
         print_json(_described(changed))
     else:
         print_text(f"{_full_name(changed)} is changed.")
+
+
+@app.command("duties")
+def duties(
+    user: UserArgument,
+    duty: Annotated[list[Duty] | None, typer.Argument(help="All of their duties; none takes them away.")] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Give a person exactly these duties: what they may see and do here as a person; in force from their next click."""
+
+    async def run(admin: UserAdmin) -> User:
+        return await admin.change(await admin.find(*_parse(user)), duties=tuple(duty or ()))
+
+    changed = _with_admin(config, run)
+    if as_json:
+        print_json(_described(changed))
+    else:
+        print_text(f"{_full_name(changed)} has these duties: {', '.join(changed.duties) or 'none'}.")
 
 
 @app.command("link")
@@ -260,6 +285,7 @@ def _described(user: User) -> dict[str, object]:
         "display_name": user.display_name,
         "roles": list(user.roles),
         "groups": list(user.groups),
+        "duties": [duty.value for duty in user.duties],
         "state": "disabled" if user.disabled else "enabled",
         "provider": user.provider,
     }

@@ -46,4 +46,6 @@ class Embedded(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     enabled: bool = True
+    # Whether each of its access tokens is good for one request.
+    one_time: bool = False
     lifetimes: Lifetimes = Lifetimes()

@@ -84,6 +84,8 @@ def _client(name: str, client: ClientSettings) -> Client:
         name=client.name or "",
         redirect_uris=client.redirect_uris,
         may_act=client.may_act,
+        agents=frozenset(parse_agent_id(name) for name in client.agents),
+        tools=frozenset(client.tools),
         jwks_uri=client.jwks_uri if client.auth is ClientAuth.PRIVATE_KEY_JWT else None,
         source=ClientSource.CONFIGURED,
     )

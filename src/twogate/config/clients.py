@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from twogate.config.values import AgentKey, Duration, FetchedUrl, FilePath, NonEmpty, TenantName, matching
+from twogate.config.values import AgentKey, Duration, Entries, FetchedUrl, FilePath, NonEmpty, TenantName, matching
 from twogate.core.oauth.cimd import MAX_CLIENT_ID, DomainRule, check_host, parse_client_id_url
 from twogate.core.oauth.client_metadata import check_name
 from twogate.core.oauth.grant_type import GrantType
@@ -96,6 +96,9 @@ class ClientSettings(BaseModel):
     redirect_uris: NonEmpty[RedirectUriText] = ()
     # The one other client that may exchange the tokens of its people.
     may_act: ClientId | None = None
+    # Of an authorizer: the agents and tools that it may issue operation tokens for.
+    agents: NonEmpty[AgentKey] = ()
+    tools: Entries = ()
     # Left out: what the kind usually needs.
     grants: NonEmpty[GrantName] = ()
 
@@ -107,6 +110,12 @@ class ClientSettings(BaseModel):
             raise ValueError(f"a client of kind {self.kind.value} has no `agent`")
         if self.agent is not None and self.agent.partition("/")[0] != self.tenant:
             raise ValueError("`agent` belongs to another tenant")
+        if self.kind is ClientKind.AUTHORIZER and not (self.agents and self.tools):
+            raise ValueError("a client of kind authorizer lists the `agents` and `tools` that it decides about")
+        if self.kind is not ClientKind.AUTHORIZER and (self.agents or self.tools):
+            raise ValueError(f"a client of kind {self.kind.value} has neither `agents` nor `tools`")
+        if any(name.partition("/")[0] != self.tenant for name in self.agents):
+            raise ValueError("one of `agents` belongs to another tenant")
         keys = [self.jwks_file, self.jwks_uri]
         secrets = [self.secret_file, self.secret_digest_file]
         if sum(item is not None for item in keys) != (self.auth is ClientAuth.PRIVATE_KEY_JWT):

@@ -13,10 +13,12 @@ from typing import Any, Final, cast, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from twogate.config.approval import ApprovalSettings
 from twogate.config.document import Document, KeyPath, read_document
 from twogate.config.files import file_problems
-from twogate.config.references import Found, References
-from twogate.config.servers import HttpServer, StdioServer
+from twogate.config.references import References
+from twogate.config.references_names import Found
+from twogate.config.servers import HttpServer, LibraryServer, StdioServer
 from twogate.config.settings import Settings
 from twogate.config.values import Base
 
@@ -32,7 +34,13 @@ _PLACEHOLDERS: Final[dict[str, Any]] = {
 _NAMED_SECTIONS: Final = frozenset(
     {"servers", "tools", "roles", "tasks", "agents", "clients", "groups", "scopes", "tenants"}
 )
-_TAGGED: Final[dict[str, type[BaseModel]]] = {"<url>": HttpServer, "<command>": StdioServer}
+_TAGGED: Final[dict[str, type[BaseModel]]] = {
+    "<url>": HttpServer,
+    "<command>": StdioServer,
+    "<library>": LibraryServer,
+    "<rule>": ApprovalSettings,
+    "<rules>": ApprovalSettings,
+}
 
 
 @dataclass(frozen=True, order=True)

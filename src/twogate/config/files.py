@@ -8,7 +8,7 @@ from pathlib import Path
 
 from twogate.config.client_records import client_file_problems
 from twogate.config.document import KeyPath
-from twogate.config.servers import HttpServer
+from twogate.config.servers import HttpServer, LibraryServer
 from twogate.config.settings import Settings
 
 Found = tuple[KeyPath, str]
@@ -19,8 +19,11 @@ def file_problems(settings: Settings, broken: frozenset[KeyPath]) -> Iterator[Fo
     if settings.tls is not None and ("tls",) not in broken:
         yield from _present(settings.tls.certificate, ("tls", "certificate"))
         yield from _secret(settings.tls.key, ("tls", "key"))
+        yield from _present(settings.tls.client_ca, ("tls", "client_ca"))
     yield from _secret(settings.store_password, ("store_password",))
     yield from _present(settings.store_ca, ("store_ca",))
+    yield from _secret(settings.shared_password, ("shared_password",))
+    yield from _present(settings.shared_ca, ("shared_ca",))
     yield from _issuers(settings)
     yield from _logins(settings)
     yield from _clients(settings)
@@ -59,6 +62,8 @@ def _servers(settings: Settings) -> Iterator[Found]:
     for name, server in settings.servers.items():
         if isinstance(server, HttpServer):
             yield from _present(server.ca, ("servers", name, "ca"))
+            continue
+        if isinstance(server, LibraryServer):
             continue
         shown: list[tuple[KeyPath, Path]] = [] if server.cwd is None else [(("servers", name, "cwd"), server.cwd)]
         for key in ("readable", "writable") if server.sandbox is not None else ():

@@ -77,6 +77,15 @@ class Claims(_Model):
     groups: Pointer | None = None
     scope: Pointer | None = "/scope"
     session: Pointer | None = None
+    device: Pointer | None = None
+
+    @field_validator("agent", "user")
+    @classmethod
+    def _current_actor(cls, pointer: str | None) -> str | None:
+        # RFC 8693 section 4.1: earlier actors "are not to be considered in access control decisions".
+        if pointer is not None and pointer.startswith("/act/act/"):
+            raise ValueError("points at an earlier actor, who decides nothing; the current one is at /act/sub")
+        return pointer
 
 
 class Issuer(_Model):
@@ -100,6 +109,8 @@ class Issuer(_Model):
     # What it calls a resource where it cannot call it by its URL.
     audiences: Mapping[ResourcePath, Identifier] = Field(default_factory=dict)
     max_lifetime: Annotated[Duration, Field(ge=1, le=86400)] = 3600
+    # Whether each of its tokens is good for one request; they need a `jti` then.
+    one_time: bool = False
     # Whether its users' tokens may be exchanged for ours.
     exchange: bool = False
 

@@ -24,12 +24,19 @@ def trusted_issuer(issuer: Issuer, public_url: str) -> TrustedIssuer:
         max_lifetime=issuer.max_lifetime,
         signed=issuer.validation != "introspect",
         asked=issuer.validation != "jwt",
+        one_time=issuer.one_time,
         audiences=MappingProxyType({public_url + path: name for path, name in issuer.audiences.items()}),
     )
 
 
 def embedded_issuer(
-    issuer: str, algorithm: Algorithm, tenants: Iterable[str], roles: Iterable[str], max_lifetime: int
+    issuer: str,
+    algorithm: Algorithm,
+    tenants: Iterable[str],
+    roles: Iterable[str],
+    max_lifetime: int,
+    *,
+    one_time: bool = False,
 ) -> TrustedIssuer:
     """What the gateway lets the embedded authorization server say; `max_lifetime` of its tokens is in seconds."""
     return TrustedIssuer(
@@ -52,4 +59,5 @@ def embedded_issuer(
         ),
         max_lifetime=max_lifetime,
         revocable=True,
+        one_time=one_time,
     )

@@ -5,24 +5,52 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from twogate.config.settings import EMBEDDED, Settings
-from twogate.core.access import Group, Policy, Role, Tenant
+import msgspec
+
+from twogate.config.settings import EMBEDDED, RoleSettings, Settings, Task, Tool
+from twogate.core.access import Group, Policy, Role, Tenant, ToolClass
 from twogate.core.principal import Agent, AgentId, Binding, Method
 
 
 def compile_policy(settings: Settings) -> Policy:
-    """The policy of one configuration generation."""
+    """The policy of one configuration generation, with that of each tenant that has something of its own."""
+    shared = _shared(settings)
+    by_tenant = {
+        name: msgspec.structs.replace(
+            shared,
+            classes=MappingProxyType({**shared.classes, **_classes(tenant.tools)}),
+            roles=MappingProxyType({**shared.roles, **_roles(tenant.roles)}),
+            tasks=MappingProxyType({**shared.tasks, **_tasks(tenant.tasks)}),
+            tenants=MappingProxyType({name: shared.tenants[name]}),
+        )
+        for name, tenant in settings.tenants.items()
+        if tenant.tools or tenant.roles or tenant.tasks
+    }
+    return msgspec.structs.replace(shared, by_tenant=MappingProxyType(by_tenant)) if by_tenant else shared
+
+
+def _classes(tools: Mapping[str, Tool]) -> dict[str, ToolClass]:
+    return {target: tool.tool_class for target, tool in tools.items()}
+
+
+def _roles(roles: Mapping[str, RoleSettings]) -> dict[str, Role]:
+    return {
+        name: Role(name, frozenset(role.allow), frozenset(role.token), frozenset(role.deny))
+        for name, role in roles.items()
+    }
+
+
+def _tasks(tasks: Mapping[str, Task]) -> dict[str, frozenset[str]]:
+    return {name: frozenset(task.tools) for name, task in tasks.items()}
+
+
+def _shared(settings: Settings) -> Policy:
     return Policy(
         generation=settings.generation,
         observe_until=settings.observe_until if settings.enforcement == "observe" else None,
-        classes=MappingProxyType({target: tool.tool_class for target, tool in settings.tools.items()}),
-        roles=MappingProxyType(
-            {
-                name: Role(name, frozenset(role.allow), frozenset(role.token), frozenset(role.deny))
-                for name, role in settings.roles.items()
-            }
-        ),
-        tasks=MappingProxyType({name: frozenset(task.tools) for name, task in settings.tasks.items()}),
+        classes=MappingProxyType(_classes(settings.tools)),
+        roles=MappingProxyType(_roles(settings.roles)),
+        tasks=MappingProxyType(_tasks(settings.tasks)),
         scopes=MappingProxyType({name: frozenset(entries) for name, entries in settings.scopes.items()}),
         groups=MappingProxyType(
             {name: Group(group.role, frozenset(group.scopes)) for name, group in settings.groups.items()}

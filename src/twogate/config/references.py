@@ -2,51 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from twogate.config.document import KeyPath
 from twogate.config.issuer import Issuer
+from twogate.config.references_approvals import approval_problems
 from twogate.config.references_authserver import AuthserverReferences
 from twogate.config.references_clients import client_problems
+from twogate.config.references_names import Found, Names, hint
+from twogate.config.references_policies import policy_problems
 from twogate.config.references_sandbox import sandbox_problems
+from twogate.config.references_shared import shared_problems
+from twogate.config.references_tenants import TenantReferences
 from twogate.config.references_workloads import workload_problems
-from twogate.config.settings import EMBEDDED, AgentSettings, BindingSettings, Settings
+from twogate.config.settings import EMBEDDED, AgentSettings, BindingSettings
 from twogate.config.store_url import is_postgresql
 from twogate.config.values import UnixAddress, is_loopback
 from twogate.config.workloads import Workloads
-from twogate.core.access import ToolClass
 from twogate.core.entry import Entries
 from twogate.core.principal import PUBLIC_CLIENT
 from twogate.flows.authserver.clients import ClientKind
 
-Found = tuple[KeyPath, str]
-"""A problem: where, and what to do."""
 
-_MAX_SHOWN = 8
-
-
-class References:
+class References(Names):
     """Finds every problem between settings.
 
     `broken` are the places that could not be read themselves and were left out of `settings`; they are reported
     already, so a name that refers to one of them is not reported again.
     """
 
-    def __init__(self, settings: Settings, broken: frozenset[KeyPath] = frozenset()) -> None:
-        self._settings = settings
-        self._broken = broken
-
     def problems(self) -> Iterator[Found]:
         """Every problem, in the order of the sections."""
         yield from self._edge()
         yield from self._store()
+        yield from shared_problems(self._settings, self._broken)
         yield from sandbox_problems(self._settings, self._broken)
         yield from self._issuers()
         yield from workload_problems(self._settings, self._broken)
         yield from self._enforcement()
         yield from self._tools()
+        yield from approval_problems(self._settings, self._broken)
+        yield from policy_problems(self._settings, self._broken)
         yield from self._roles()
         yield from self._tasks()
         yield from self._agents()
@@ -55,9 +52,7 @@ class References:
         yield from AuthserverReferences(self._settings, self._broken).problems()
         for name, entries in self._settings.scopes.items():
             yield from self._entries(("scopes", name), entries)
-        for name, tenant in self._settings.tenants.items():
-            for index, server in enumerate(tenant.servers):
-                yield from self._name("servers", server, "server", ("tenants", name, "servers", index))
+        yield from TenantReferences(self._settings, self._broken).problems()
 
     def _edge(self) -> Iterator[Found]:
         settings = self._settings
@@ -109,7 +104,7 @@ class References:
             for at, tenant in enumerate(issuer.tenants):
                 yield from self._name("tenants", tenant, "tenant", (*place, "tenants", at))
             for at, role in enumerate(issuer.roles):
-                yield from self._name("roles", role, "role", (*place, "roles", at))
+                yield from self._own_name("roles", issuer.tenants, role, "role", (*place, "roles", at))
             yield from self._audiences(issuer, (*place, "audiences"))
 
     def _audiences(self, issuer: Issuer, place: KeyPath) -> Iterator[Found]:
@@ -164,9 +159,9 @@ class References:
             place: KeyPath = ("agents", name)
             tenant, _, own_name = name.partition("/")
             yield from self._name("tenants", tenant, "tenant", place)
-            yield from self._name("roles", agent.role, "role", (*place, "role"))
+            yield from self._own_name("roles", (tenant,), agent.role, "role", (*place, "role"))
             for index, task in enumerate(agent.tasks):
-                yield from self._name("tasks", task, "task", (*place, "tasks", index))
+                yield from self._own_name("tasks", (tenant,), task, "task", (*place, "tasks", index))
             if agent.default_task is not None and agent.default_task not in agent.tasks:
                 yield (*place, "default_task"), f"{agent.default_task!r} is not among this agent's tasks; add it there"
             if agent.bindings and own_name == PUBLIC_CLIENT:
@@ -207,7 +202,7 @@ class References:
         allowed = [item.tenants for item in known if item.issuer == binding.issuer]
         if not allowed:
             names = [EMBEDDED, *(item.issuer for item in known)]
-            yield place, f"unknown issuer {binding.issuer!r}{_hint(binding.issuer, names)}"
+            yield place, f"unknown issuer {binding.issuer!r}{hint(binding.issuer, names)}"
         elif not any(tenant in tenants for tenants in allowed):
             yield place, f"{binding.issuer} may not assert the tenant {tenant!r}; add it to the issuer's tenants"
 
@@ -217,47 +212,3 @@ class References:
                 yield from self._name("roles", group.role, "role", ("groups", name, "role"))
             for index, scope in enumerate(group.scopes):
                 yield from self._name("scopes", scope, "scope", ("groups", name, "scopes", index))
-
-    def _entries(self, place: KeyPath, entries: tuple[str, ...]) -> Iterator[Found]:
-        classes = [item.value for item in ToolClass]
-        for index, entry in enumerate(entries):
-            if (
-                entry in classes
-                or not self._has("tools")
-                or entry in self._settings.tools
-                or self._is_broken("tools", entry)
-            ):
-                continue
-            server, dot, _ = entry.partition(".")
-            at = (*place, index)
-            if not dot:
-                yield at, f"{entry!r} is neither a class nor an entry of tools{_hint(entry, classes)}"
-            elif self._has("servers") and not self._knows("servers", server):
-                yield at, f"unknown server {server!r} in {entry!r}{_hint(server, self._settings.servers)}"
-            else:
-                known = [target for target in self._settings.tools if target.startswith(f"{server}.")]
-                yield at, f"{entry!r} is not classified; add `{entry}: {{class: …}}` to tools{_hint(entry, known)}"
-
-    def _name(self, section: str, name: str, noun: str, place: KeyPath) -> Iterator[Found]:
-        if self._has(section) and not self._knows(section, name):
-            known: Mapping[str, object] = getattr(self._settings, section)
-            yield place, f"unknown {noun} {name!r}; add it to {section}{_hint(name, known)}"
-
-    def _has(self, section: str) -> bool:
-        return (section,) not in self._broken
-
-    def _is_broken(self, section: str, name: str) -> bool:
-        return (section, name) in self._broken
-
-    def _knows(self, section: str, name: str) -> bool:
-        return self._is_broken(section, name) or name in getattr(self._settings, section)
-
-
-def _hint(name: str, known: Iterable[str]) -> str:
-    names = list(known)
-    close = get_close_matches(name, names, n=1)
-    if close:
-        return f" (did you mean {close[0]!r}?)"
-    if names and len(names) <= _MAX_SHOWN:
-        return f" (known: {', '.join(names)})"
-    return ""

@@ -6,15 +6,19 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from twogate.config.document import KeyPath
+from twogate.config.tenants import tenant_tools
+from twogate.core.access import ToolClass
 from twogate.core.principal import PUBLIC_CLIENT
 from twogate.flows.authserver.clients import ClientKind
 
 if TYPE_CHECKING:
+    from twogate.config.clients import ClientSettings
     from twogate.config.settings import Settings
 
 Found = tuple[KeyPath, str]
 
 _EMBEDDED: Final = "embedded"
+_CLASSES: Final = frozenset(item.value for item in ToolClass)
 
 
 def client_problems(settings: Settings, broken: frozenset[KeyPath]) -> Iterator[Found]:
@@ -45,6 +49,7 @@ class _Clients:
                 yield from self._owner(name, client.agent, place)
                 continue
             yield from self._unbound(name, place, f"must have kind agent and `agent: {self._bound.get(name)}`")
+            yield from self._authorizer(client, place)
             if client.agent is not None:
                 yield from self._known_agent(client.agent, (*place, "agent"))
             elif client.kind is not ClientKind.AUTHORIZER:
@@ -85,6 +90,16 @@ class _Clients:
     def _known_agent(self, agent: str, place: KeyPath) -> Iterator[Found]:
         if not {("agents",), ("agents", agent)} & self._broken and agent not in self._settings.agents:
             yield place, f"unknown agent {agent!r}; add it to agents"
+
+    def _authorizer(self, client: ClientSettings, place: KeyPath) -> Iterator[Found]:
+        for index, agent in enumerate(client.agents):
+            yield from self._known_agent(agent, (*place, "agents", index))
+        if {("tools",), ("tenants",), ("tenants", client.tenant)} & self._broken:
+            return
+        known = tenant_tools(self._settings, client.tenant)
+        for index, tool in enumerate(client.tools):
+            if tool not in _CLASSES and tool not in known and ("tools", tool) not in self._broken:
+                yield (*place, "tools", index), f"{tool!r} is neither a class nor an entry of tools; add it there"
 
     def _owner(self, client_id: str, agent: str, place: KeyPath) -> Iterator[Found]:
         """That the client's tokens will be the agent's: the gateway goes by the bindings."""

@@ -18,7 +18,15 @@ from twogate.config.values import UnixAddress
 Found = tuple[KeyPath, str]
 
 SECRET_FIELDS: Final = frozenset(
-    {"key", "store_password", "secret_file", "client_secret_file", "private_key_file", "secret_digest_file"}
+    {
+        "key",
+        "shared_password",
+        "store_password",
+        "secret_file",
+        "client_secret_file",
+        "private_key_file",
+        "secret_digest_file",
+    }
 )
 """The settings that name files with secrets, by their last word."""
 
@@ -31,6 +39,10 @@ _REPLACED: Final = tuple(map(Path, ("/dev", "/proc", "/sys")))
 def private_directories(settings: Settings) -> frozenset[Path]:
     """Where Twogate's state, store, socket and secrets lie: directories that no sandboxed server sees into."""
     found = {settings.state_directory, *(path.parent for path in _secrets(settings))}
+    for reference in (reference for tenant in settings.tenants.values() for reference in tenant.secrets.values()):
+        if reference.path is not None:
+            # A link may lead elsewhere; both places have it.
+            found |= {reference.path.parent, reference.path.resolve().parent}
     if settings.store_path is not None:
         found.add(settings.store_path.parent)
     if isinstance(settings.listen, UnixAddress):

@@ -16,15 +16,21 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from twogate.config.approval import ApprovalChoice, ApprovalSettings
+from twogate.config.arguments import Arguments
 from twogate.config.authserver import Embedded
 from twogate.config.clients import ClientId, ClientSettings, DocumentSettings, RegistrationSettings
 from twogate.config.enforcement import ObserveUntil
 from twogate.config.issuer import Issuer
 from twogate.config.logins import LoginProvider
+from twogate.config.policy_files import Policies
+from twogate.config.secrets import Reference
 from twogate.config.servers import Server
+from twogate.config.shared_url import SQL, SharedUrl
 from twogate.config.store_url import SQLITE, StoreUrl, is_postgresql
 from twogate.config.values import (
     AgentKey,
+    Duration,
     Entries,
     FilePath,
     GroupName,
@@ -42,6 +48,9 @@ from twogate.config.values import (
 )
 from twogate.config.workloads import IdentityAssertions, Workloads
 from twogate.core.access import ToolClass
+from twogate.core.operation import DEFAULT_LIFETIME as DEFAULT_TOKEN_LIFETIME
+from twogate.core.operation import MAX_LIFETIME as MAX_TOKEN_LIFETIME
+from twogate.core.approval import Duty
 
 EMBEDDED: Final = "embedded"
 """How a binding names the embedded authorization server, whose issuer is `public_url`."""
@@ -52,16 +61,38 @@ class _Model(BaseModel):
 
 
 class Tls(_Model):
-    """The server's certificate (PEM, with its intermediates) and private key."""
+    """The server's certificate (PEM, with its intermediates) and private key.
+
+    `client_ca` holds the authorities of client certificates; without it none is asked for.
+    """
 
     certificate: FilePath
     key: FilePath
+    client_ca: FilePath | None = None
+    # With client_ca: "optional" if it is left out.
+    client_certificate: Literal["optional", "required"] | None = None
+
+    @model_validator(mode="after")
+    def _client_certificates(self) -> Tls:
+        if self.client_certificate is not None and self.client_ca is None:
+            raise ValueError("client_certificate needs `client_ca`, the authorities that issue client certificates")
+        return self
 
 
 class Tool(_Model):
-    """How a tool, a prompt, or what a resource entry names is classified."""
+    """How a tool, a prompt, or what a resource entry names is classified, and what of its arguments policies see."""
 
     tool_class: ToolClass = Field(alias="class")
+    arguments: Arguments | None = None
+    # How long an operation token for it is good, in seconds.
+    token_lifetime: Annotated[Duration, Field(ge=5, le=MAX_TOKEN_LIFETIME)] = DEFAULT_TOKEN_LIFETIME
+    # One rule, or several of which the first that counts is taken; without any, nobody is asked.
+    approval: ApprovalChoice = ()
+
+    @property
+    def approvals(self) -> tuple[ApprovalSettings, ...]:
+        """The rules, in their order."""
+        return self.approval if isinstance(self.approval, tuple) else (self.approval,)
 
 
 class RoleSettings(_Model):
@@ -133,9 +164,16 @@ class GroupSettings(_Model):
 
 
 class TenantSettings(_Model):
-    """The servers that a tenant's agents may reach; none if the list is left out."""
+    """The servers that a tenant's agents may reach; none if the list is left out.
+
+    `tools`, `roles` and `tasks` are its own, beside the shared ones. `secrets` says where those for its servers are.
+    """
 
     servers: NonEmpty[ServerName] = ()
+    tools: Mapping[Target, Tool] = Field(default_factory=dict)
+    roles: Mapping[Name, RoleSettings] = Field(default_factory=dict)
+    tasks: Mapping[Name, Task] = Field(default_factory=dict)
+    secrets: Mapping[ServerName, Reference] = Field(default_factory=dict)
 
 
 class RateSettings(_Model):
@@ -193,6 +231,10 @@ class Settings(_Model):
     # Of PostgreSQL: the file that holds the user's password, and the CAs trusted instead of the system's.
     store_password: FilePath | None = None
     store_ca: FilePath | None = None
+    # Where replicas share used values and limits; of Redis and Valkey: the same two files.
+    shared: SharedUrl = SQL
+    shared_password: FilePath | None = None
+    shared_ca: FilePath | None = None
     tenants: Annotated[Mapping[TenantName, TenantSettings], Field(min_length=1)]
     tls: Tls | None = None
     state: FilePath | None = None
@@ -212,7 +254,10 @@ class Settings(_Model):
     cimd: Annotated[tuple[DocumentSettings, ...], Field(min_length=1)] = ()
     registration: RegistrationSettings | None = None
     groups: Mapping[GroupName, GroupSettings] = Field(default_factory=dict)
+    # What people of a group may do in the console, beside their own duties.
+    duties: Mapping[GroupName, Annotated[tuple[Duty, ...], Field(min_length=1)]] = Field(default_factory=dict)
     scopes: Mapping[ScopeName, Entries] = Field(default_factory=dict)
+    policies: Policies | None = None
     allowed_origins: NonEmpty[Origin] = ()
     limits: Limits = Limits()
     audit: Audit = Audit()

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from enum import IntEnum, StrEnum
 from functools import cached_property
+from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
@@ -89,7 +90,8 @@ class Policy(msgspec.Struct, frozen=True, dict=True):
 
     `classes` maps each entry (`core.entry`: a tool, prompt or resource, or a pattern of resources) to its class; a
     target that no entry classifies is denied. `tasks` and `scopes` map a name to what a role's lists hold: classes and
-    entries. `observe_until` is Unix seconds: before it, gate two is observed and not enforced.
+    entries. `observe_until` is Unix seconds: before it, gate two is observed and not enforced. `by_tenant` holds the
+    whole policy of each tenant that has tools, roles or tasks of its own beside these; it knows no other tenant.
     """
 
     generation: str
@@ -100,6 +102,7 @@ class Policy(msgspec.Struct, frozen=True, dict=True):
     groups: Mapping[str, Group]
     tenants: Mapping[str, Tenant]
     observe_until: int | None = None
+    by_tenant: Mapping[str, Policy] = msgspec.field(default_factory=lambda: MappingProxyType[str, Policy]({}))
 
     def __post_init__(self) -> None:
         """Work out now what is derived, and not within the first call.
@@ -109,6 +112,10 @@ class Policy(msgspec.Struct, frozen=True, dict=True):
         """
         for derived in ("own", "token_names"):
             getattr(self, derived)
+
+    def of(self, tenant: str) -> Policy:
+        """The policy that holds for a tenant's callers: this one, unless the tenant has something of its own."""
+        return self.by_tenant.get(tenant, self) if self.by_tenant else self
 
     @cached_property
     def entries(self) -> Entries:
@@ -191,7 +198,7 @@ def session_targets(policy: Policy, role: str, task: str) -> frozenset[str]:
     """What a new session holds for good: the entries in both role and task (DESIGN decision 5).
 
     Beside its patterns stand the entries that it withholds from them (`Entries.around`). Unknown roles and tasks give
-    nothing.
+    nothing. `policy` is that of the session's tenant (`Policy.of`).
     """
     rules, names = policy.roles.get(role), policy.tasks.get(task)
     if rules is None or names is None:
@@ -224,7 +231,9 @@ def decide(
 
     `observing` (`Policy.observing`) turns a refusal by 1, 4, 5 or 6 into `Observed`, if 2, 3 and 7 hold and no role
     asks for an operation token for this entry or its class: else who may not even ask for a token would need none.
+    What holds is the policy of the principal's tenant (`Policy.of`).
     """
+    policy = policy.of(principal.tenant)
     # 1.
     if session is None:
         return _refusal(missing, principal, server, target, policy, observing=observing)

@@ -74,6 +74,18 @@ class ErrorCode(StrEnum):
     SCOPE_INSUFFICIENT = "scope_insufficient"
     POLICY_DENIED = "policy_denied"
     OPERATION_TOKEN_REQUIRED = "operation_token_required"
+    OPERATION_TOKEN_INVALID = "operation_token_invalid"
+    OPERATION_TOKEN_MISMATCH = "operation_token_mismatch"
+    OPERATION_TOKEN_USED = "operation_token_used"
+    OPERATION_OUTCOME_UNKNOWN = "operation_outcome_unknown"
+    MINT_REFUSED = "mint_refused"
+    # People who decide.
+    APPROVAL_PENDING = "approval_pending"
+    APPROVAL_DENIED = "approval_denied"
+    APPROVAL_EXPIRED = "approval_expired"
+    APPROVAL_CANCELLED = "approval_cancelled"
+    APPROVAL_DECIDED = "approval_decided"
+    APPROVER_REFUSED = "approver_refused"
     # Sessions.
     SESSION_REQUIRED = "session_required"
     SESSION_UNKNOWN = "session_unknown"

@@ -153,6 +153,37 @@ FACES: Final[Mapping[ErrorCode, Face]] = MappingProxyType(
         ErrorCode.OPERATION_TOKEN_REQUIRED: Face(
             TOKEN_NEEDED, "operation_token_required", "This call needs an operation token; nothing was run."
         ),
+        ErrorCode.OPERATION_TOKEN_INVALID: Face(
+            TOKEN_NEEDED, "operation_token_invalid", "The operation token is not valid here; nothing was run."
+        ),
+        ErrorCode.OPERATION_TOKEN_MISMATCH: Face(
+            TOKEN_NEEDED, "operation_token_mismatch", "The operation token is for another call; nothing was run."
+        ),
+        ErrorCode.OPERATION_TOKEN_USED: Face(
+            TOKEN_NEEDED,
+            "operation_token_used",
+            "The operation token was used before, and its call may have run; nothing was run now.",
+        ),
+        ErrorCode.OPERATION_OUTCOME_UNKNOWN: Face(
+            TOKEN_NEEDED,
+            "operation_outcome_unknown",
+            "The call of this operation token may have run, and nobody knows how it ended; nothing was run now.",
+        ),
+        ErrorCode.MINT_REFUSED: Face(GATE_TWO, "mint_refused", "You may not issue an operation token for this call."),
+        ErrorCode.APPROVAL_PENDING: Face(
+            TOKEN_NEEDED, "approval_pending", "A person must approve this call; nothing was run. Send it again later."
+        ),
+        ErrorCode.APPROVAL_DENIED: Face(TOKEN_NEEDED, "approval_denied", "A person denied this call; nothing was run."),
+        ErrorCode.APPROVAL_EXPIRED: Face(
+            TOKEN_NEEDED, "approval_expired", "Nobody approved this call in time; nothing was run."
+        ),
+        ErrorCode.APPROVAL_CANCELLED: Face(
+            TOKEN_NEEDED, "approval_cancelled", "The call may not run any more; nothing was run."
+        ),
+        ErrorCode.APPROVAL_DECIDED: Face(
+            INVALID_REQUEST, "approval_decided", "This call was decided already, or waits no longer."
+        ),
+        ErrorCode.APPROVER_REFUSED: Face(GATE_TWO, "approver_refused", "You may not decide this call."),
         ErrorCode.SESSION_REQUIRED: Face(
             GATE_TWO, "session_required", "Declare a task first: POST it to /sessions and send the session you get."
         ),

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any, Final, cast
 
 import msgspec
+import rfc8785
 
 from twogate.core import strict_json
 from twogate.core.errors import FACES, ErrorCode, GateError
@@ -53,7 +54,10 @@ class Kind(StrEnum):
 
 
 class Message(msgspec.Struct, frozen=True):
-    """One JSON-RPC message. `params` is empty when absent; `payload` is a response's `result` or `error` object."""
+    """One JSON-RPC message. `params` is empty when absent; `payload` is a response's `result` or `error` object.
+
+    A `canonical` one is written in RFC 8785 form, byte by byte as somebody signed for it (`core.operation`).
+    """
 
     kind: Kind
     id: str | int | None
@@ -61,6 +65,7 @@ class Message(msgspec.Struct, frozen=True):
     params: dict[str, Any]
     payload: Any = None
     is_error: bool = False
+    canonical: bool = False
 
 
 # Controls, and the invisible characters that break or reorder a line where a person reads the name.
@@ -218,7 +223,7 @@ def encode_message(message: Message) -> bytes:
         envelope["method"] = message.method
         if message.params:
             envelope["params"] = message.params
-    return strict_json.encode(envelope)
+    return rfc8785.dumps(envelope) if message.canonical else strict_json.encode(envelope)
 
 
 def encode_result(identifier: str | int, result: Mapping[str, Any]) -> bytes:

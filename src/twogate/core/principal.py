@@ -73,6 +73,8 @@ class Principal(msgspec.Struct, frozen=True, dict=True):
     `credential` is a short keyed digest that names the credential in the audit trail without revealing it.
     `session_id` is the session named by the credential itself, if any. `expires_at` is Unix seconds.
     `user_roles` are the roles that the issuer asserts of the user; as with groups, the mildest of them counts.
+    `posture` is what the issuer says of the device that the caller uses.
+    `one_time` names the credential at its issuer if it is good for one request; who lets the principal in uses it up.
     """
 
     tenant: str
@@ -86,6 +88,8 @@ class Principal(msgspec.Struct, frozen=True, dict=True):
     credential: str
     session_id: str | None
     expires_at: int
+    one_time: str | None = None
+    posture: frozenset[str] = frozenset()
 
     @cached_property
     def key(self) -> PrincipalKey:

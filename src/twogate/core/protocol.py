@@ -87,7 +87,7 @@ def method_kind(version: str, method: str) -> MethodKind | None:
     return _METHODS.get(version, {}).get(method)
 
 
-RESERVED: Final = ("resource:", "prompt:", "tool:")
+RESERVED: Final = ("resource:", "prompt:", "tool:", "instructions:")
 """How other kinds of target begin. No tool's may read like one, or a right to one would be a right to the other."""
 
 
@@ -104,6 +104,11 @@ def resource_target(server: str, uri: str) -> str:
 def prompt_target(server: str, name: str) -> str:
     """`server.prompt:name`."""
     return f"{server}.prompt:{name}"
+
+
+def instructions_target(server: str) -> str:
+    """`server.instructions:`, what a server tells every client of itself. No entry names it; a pin does."""
+    return f"{server}.instructions:"
 
 
 class ListMember(NamedTuple):

@@ -135,6 +135,7 @@ class AgentAdmin:
 def _checked(new: NewAgent, policy: Policy) -> Agent:
     if new.id.tenant not in policy.tenants:
         raise _wrong(f"there is no tenant {new.id.tenant!r}; tenants: {', '.join(sorted(policy.tenants))}")
+    policy = policy.of(new.id.tenant)
     if new.role is None or new.role not in policy.roles:
         raise _wrong(f"--role must be one of: {', '.join(sorted(policy.roles))}")
     unknown = [task for task in new.tasks if task not in policy.tasks]

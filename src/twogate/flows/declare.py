@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 import msgspec
 
 from twogate.core.errors import ErrorCode, GateError
+from twogate.core.oauth.confirmation import ClientCertificate
 from twogate.core.principal import Principal
 from twogate.core.session import Session
 from twogate.core.strict_json import decode
@@ -14,7 +15,7 @@ from twogate.flows.audit import Refusals
 from twogate.flows.environment import Clock
 from twogate.flows.gateway.authenticate import Authenticator
 from twogate.flows.gateway.credential import parse_credential
-from twogate.flows.gateway.possession import Possession
+from twogate.flows.gateway.possession import Possession, proven_by
 from twogate.flows.gateway.record import refused_event
 from twogate.flows.registry import Registry
 from twogate.flows.sessions import Sessions
@@ -54,16 +55,22 @@ class DeclareTask:
         self._clock = clock
 
     async def respond(
-        self, headers: Mapping[str, str], read_body: Callable[[], Awaitable[bytes]], address: str
+        self,
+        headers: Mapping[str, str],
+        read_body: Callable[[], Awaitable[bytes]],
+        address: str,
+        certificate: ClientCertificate | None = None,
     ) -> Session:
         """The principal's session for the declared task. The body is read after gate one only.
+
+        `certificate` is the client's, of the TLS connection.
 
         Raises:
             GateError: any code of gate one, of the message, TASK_UNKNOWN, TASK_LIMIT, SESSION_ENDED. It is recorded.
         """
         now = self._clock.now()
         try:
-            principal = await self._authenticate(headers, now)
+            principal = await self._authenticate(headers, certificate, now)
             task = _parse(headers, await read_body()).task
         except GateError as error:
             at = self._clock.now_us()
@@ -71,14 +78,15 @@ class DeclareTask:
             raise
         return await self._sessions.declare(task, principal, now, address)
 
-    async def _authenticate(self, headers: Mapping[str, str], now: int) -> Principal:
+    async def _authenticate(
+        self, headers: Mapping[str, str], certificate: ClientCertificate | None, now: int
+    ) -> Principal:
         bearer = parse_credential(headers)
         proof = self._possession.verify(bearer, "POST", self._resource, now)
         view = await self._registry.view()
-        proven_key = None if proof is None else proof.thumbprint
-        principal = await self._authenticator.authenticate(bearer, self._resource, view, now, proven_key)
-        if proof is not None:
-            await self._possession.redeem(proof, now)
+        proven = proven_by(proof, certificate)
+        principal = await self._authenticator.authenticate(bearer, self._resource, view, now, proven)
+        await self._possession.redeem(proof, principal, now)
         return principal
 
 

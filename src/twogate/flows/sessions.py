@@ -129,7 +129,7 @@ class Sessions:
             id=base64.urlsafe_b64encode(self._rng.token(18)).decode(),
             principal=holder.key,
             task=task,
-            targets=session_targets(self._policy(), holder.agent.role, task),
+            targets=session_targets(self._policy().of(holder.key.tenant), holder.agent.role, task),
             created_at=now,
             deadline=now + MAX_LIFETIME,
         )

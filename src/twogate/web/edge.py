@@ -24,6 +24,10 @@ class Connection(Protocol):
         """End the connection, or refuse its request, if a deadline has passed."""
         ...
 
+    def shutdown(self) -> None:
+        """End the connection, after the answer that is under way."""
+        ...
+
 
 class Edge:
     """What the connections of one process share: rules, counts, and the sweep that holds them to their deadlines."""
@@ -34,6 +38,8 @@ class Edge:
         self.on_refusal = on_refusal
         self.draining = False
         """Whether every answer closes its connection, because the process is about to end."""
+        self.trust = 0
+        """Counts up when other client certificates are good: each connection had its own checked under one count."""
         self.now = 0.0
         self._clock = clock
         self._open: set[Connection] = set()
@@ -63,6 +69,12 @@ class Edge:
             count = self._by_address.pop(key) - 1
             if count:
                 self._by_address[key] = count
+
+    def distrust(self) -> None:
+        """End every open connection, none before its answer: who may connect is decided by a handshake from now on."""
+        self.trust += 1
+        for connection in list(self._open):
+            connection.shutdown()
 
     def after(self, seconds: float) -> float:
         """A deadline at least that far away; `now` is as old as the last sweep."""

@@ -27,9 +27,13 @@ class Refusal(msgspec.Struct, frozen=True):
     code: ErrorCode
     text: str
 
+    def body(self) -> bytes:
+        """The answer's body, as JSON."""
+        return msgspec.json.encode({"error": FACES[self.code].reason, "error_description": self.text})
+
     def answer(self, extra_headers: list[tuple[bytes, bytes]]) -> bytes:
         """The whole HTTP/1.1 answer, after which the connection ends."""
-        body = msgspec.json.encode({"error": FACES[self.code].reason, "error_description": self.text})
+        body = self.body()
         return b"".join(
             (
                 b"HTTP/1.1 %d %s\r\n" % (self.status.value, self.status.phrase.encode("ascii")),

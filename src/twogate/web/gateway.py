@@ -17,7 +17,7 @@ from twogate.flows.gateway.pipeline import Pipeline
 from twogate.flows.gateway.possession import NONCE
 from twogate.web.errors import http_status, www_authenticate
 from twogate.web.legacy import MESSAGES_PATH, OPEN_PATH, LegacyStreams
-from twogate.web.peer import peer_address
+from twogate.web.peer import peer_address, peer_certificate
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -32,7 +32,8 @@ _ALWAYS: Final = ((b"x-content-type-options", b"nosniff"),)
 _CORS_METHODS: Final = b"GET, POST, DELETE, OPTIONS"
 _CORS_HEADERS: Final = (
     b"authorization, content-type, accept, mcp-protocol-version, mcp-session-id, mcp-method, mcp-name, "
-    b"last-event-id, twogate-session, twogate-task, dpop"
+    b"last-event-id, twogate-session, twogate-task, "
+    b"twogate-operation-token, dpop"
 )
 _CORS_EXPOSED: Final = b"mcp-session-id, www-authenticate, dpop-nonce"
 
@@ -74,6 +75,7 @@ class GatewayApp:
             headers=headers,
             query=scope["query_string"],
             address=peer_address(scope),
+            certificate=peer_certificate(scope),
         )
         exchange = _AsgiExchange(self, head, receive, send)
         origin = headers.get("origin")

@@ -106,6 +106,8 @@ async def serve(  # noqa: PLR0913 - what a process gives its listener
     sock, url, own_hosts = await _bind(listen, plain=context is None)
     try:
         protocol = protocol_class(limits, allowed_hosts | own_hosts, on_refusal, clock)
+        if tls is not None:
+            tls.distrust = protocol.edge.distrust
         config = uvicorn.Config(
             app,
             http=protocol,

@@ -30,6 +30,10 @@ COOKIE_BYTES: Final = 32
 _COOKIE_LENGTH: Final = 43
 
 _HERE: Final = Path(__file__).parent
+# One for all, because it keeps each template that it has compiled, from one configuration to the next.
+_TEMPLATES: Final = Environment(
+    loader=FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=StrictUndefined, auto_reload=False
+)
 _ASSETS: Final = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
 
 
@@ -63,9 +67,6 @@ class Pages:
         self._rng = rng
         self._secure = public_url.startswith("https://")
         self._base = {**security_headers(public_url), "Cache-Control": "no-store"}
-        self._templates = Environment(
-            loader=FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=StrictUndefined, auto_reload=False
-        )
 
     def cookie_name(self, name: str) -> str:
         """A cookie's full name: `__Host-` keeps other hosts and plain HTTP from setting it (RFC 6265bis 4.1.3.2)."""
@@ -94,7 +95,7 @@ class Pages:
 
         Browsers hold a form's redirects to the policy's `form-action` too, so a consent page must name its client's.
         """
-        html = self._templates.get_template(template).render(
+        html = _TEMPLATES.get_template(template).render(
             form_token=self._form_token(browser), form_field=CSRF_FIELD, public_url=self._public_url, **context
         )
         headers = {

@@ -71,6 +71,15 @@ class RootApp:
         elif path in ("/healthz", "/readyz") or await self._may_enter(generation, scope, receive, send):
             await generation.control(scope, receive, send)
 
+    async def open(self) -> None:
+        """Begin to serve: the lifespan's beginning."""
+        await self._start()
+
+    async def close(self) -> None:
+        """Close every connection, and what the process started: the lifespan's end."""
+        await self._close_all()
+        await self._stop()
+
     def adopt(self, generation: Generation) -> None:
         """Let a generation answer every request from now on.
 
@@ -129,11 +138,10 @@ class RootApp:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
-                await self._start()
+                await self.open()
                 await send({"type": "lifespan.startup.complete"})
             else:
-                await self._close_all()
-                await self._stop()
+                await self.close()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 

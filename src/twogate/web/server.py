@@ -26,10 +26,7 @@ from twogate.web.edge import Edge, OnRefusal
 from twogate.web.edge_limits import EdgeLimits
 from twogate.web.framing import CHUNKED, ChunkGuard, Refusal, Refused, RequestLine
 from twogate.web.parser_events import ParserEvents
-from twogate.web.peer import UNIX_PEER
-
-PEER_CERTIFICATE: Final = "twogate.peer_certificate"
-"""Key in `scope["extensions"]`: the client certificate of the TLS connection (leaf, DER bytes), or None."""
+from twogate.web.peer import PEER_CERTIFICATE, UNIX_PEER
 
 # What a connection's deadline is for. Plain numbers, since an enum's members are slow to reach in Python 3.11.
 WAIT_FIRST_BYTE: Final = 0
@@ -62,6 +59,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self._key: str | None = None
         self._admitted = False
         self._extensions: dict[str, bytes | None] = {}
+        self._trust = self.edge.trust
         self._raw_line = b""
         self._line = RequestLine("", b"", "", b"", "")
         self._held = b""  # the beginning of a head, or requests that came ahead of their turn
@@ -272,7 +270,7 @@ class EdgeProtocol(HttpToolsProtocol):
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
             expect_100_continue=False,
-            keep_alive=self._events.keep_alive and line.version != "1.0" and not self.edge.draining,
+            keep_alive=self._events.keep_alive and line.version != "1.0" and not self._is_last(),
             on_response=self.on_response_complete,
         )
         self._waiting_cycle = cycle
@@ -309,10 +307,14 @@ class EdgeProtocol(HttpToolsProtocol):
             data, self._held = self._held, b""
             self._advance(data)
 
+    def _is_last(self) -> bool:
+        return self.edge.draining or self._trust != self.edge.trust
+
     def shutdown(self) -> None:
         """Answer what is under way, and what arrives within a moment: closing at once would lose a request on its way.
 
-        Called when the process begins to end; each answer closes its connection from then on.
+        Called when the process begins to end, or the handshake was one under an earlier trust configuration; each
+        answer closes its connection from then on.
         """
         if self._answering:
             self.cycle.keep_alive = False

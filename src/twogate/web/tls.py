@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -73,7 +74,11 @@ def server_context(files: TlsFiles) -> ssl.SSLContext:
 
 
 class ServerTls:
-    """The TLS of a listener. A new certificate holds for every handshake after `adopt`; open connections go on."""
+    """The TLS of a listener. A new certificate holds for every handshake after `adopt`; open connections go on.
+
+    Where client certificates are asked for, before or after, open connections end instead, none before its answer:
+    theirs was checked by the authorities of before.
+    """
 
     def __init__(self, files: TlsFiles) -> None:
         """Load the files.
@@ -83,16 +88,21 @@ class ServerTls:
         """
         self.context = server_context(files)
         """What the listener is given; it stays the same."""
+        self.distrust: Callable[[], None] = lambda: None
+        """Ends the open connections; set by whoever listens."""
         self._current = self.context
         # Called in each handshake, without a server name too.
         self.context.sni_callback = self._choose
 
     def adopt(self, context: ssl.SSLContext) -> None:
         """Serve what `server_context` made of other files, or of the same files anew."""
+        asking = {self.context.verify_mode, context.verify_mode} != {ssl.CERT_NONE}
         # Whether a client certificate is asked for is read from the listener's context, before the callback.
         self.context.verify_mode = context.verify_mode
         self.context.minimum_version = context.minimum_version
         self._current = context
+        if asking:
+            self.distrust()
 
     def _choose(self, connection: ssl.SSLSocket | ssl.SSLObject, _name: str, _context: ssl.SSLContext) -> None:
         connection.context = self._current

@@ -12,9 +12,10 @@ const people = new Map(Object.entries({ [setup.user.id]: {}, ...setup.people }))
 
 const provider = new Provider(setup.issuer, {
   jwks: setup.jwks,
-  clients: setup.logins.concat(setup.clients.map(({ id, jwks, redirect }) => ({
+  clients: setup.logins.concat(setup.clients.map(({ id, jwks, redirect, certificate }) => ({
     client_id: id,
     jwks,
+    tls_client_certificate_bound_access_tokens: certificate === true,
     token_endpoint_auth_method: 'private_key_jwt',
     id_token_signed_response_alg: 'ES256',
     grant_types: [redirect ? 'authorization_code' : 'client_credentials'],
@@ -37,6 +38,12 @@ const provider = new Provider(setup.issuer, {
     introspection: { enabled: true, allowedPolicy: () => true },
     revocation: { enabled: true },
     dPoP: { enabled: true },
+    // Tokens are bound to the certificate of the connection, whoever issued it; the clients authenticate by other means.
+    mTLS: {
+      enabled: true,
+      certificateBoundAccessTokens: true,
+      getCertificate: (ctx) => ctx.socket.getPeerX509Certificate(),
+    },
     resourceIndicators: {
       enabled: true,
       getResourceServerInfo(ctx, resource, client) {
@@ -76,5 +83,7 @@ provider.use(async (ctx, next) => {
   ctx.redirect(await provider.interactionResult(ctx.req, ctx.res, result, { mergeWithLastSubmission: true }));
 });
 
-const tls = { cert: readFileSync(setup.certificate), key: readFileSync(setup.key) };
+const tls = {
+  cert: readFileSync(setup.certificate), key: readFileSync(setup.key), requestCert: true, rejectUnauthorized: false,
+};
 createServer(tls, provider.callback()).listen(setup.port, '127.0.0.1', () => console.log('ready'));

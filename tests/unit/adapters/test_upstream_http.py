@@ -15,8 +15,9 @@ import uvicorn
 import uvloop
 
 from rawlab import Authority, Peer, RawServer, answering, breaking_off, http_answer, silent_after, until
+from twogate.adapters.upstream.answer_head import READ_AHEAD
 from twogate.adapters.upstream.http import HttpUpstream, HttpUpstreamLimits
-from twogate.adapters.upstream.http_connection import READ_AHEAD, HttpConnection
+from twogate.adapters.upstream.http_connection import HttpConnection
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.principal import PrincipalKey
 from twogate.flows.gateway.upstream import Upstream, UpstreamAnswer, UpstreamRequest

@@ -13,8 +13,8 @@ import pytest
 import uvloop
 
 from rawlab import Peer, RawServer, Script, answering, breaking_off, http_answer, silent_after, until
+from twogate.adapters.upstream.answer_head import READ_AHEAD
 from twogate.adapters.upstream.http import HttpUpstream, HttpUpstreamLimits
-from twogate.adapters.upstream.http_connection import READ_AHEAD
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.principal import PrincipalKey
 from twogate.flows.gateway.upstream import UpstreamAnswer, UpstreamRequest

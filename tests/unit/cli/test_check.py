@@ -152,6 +152,15 @@ def test_many_tasks_and_unexpanded_variables_draw_warnings(check: Check) -> None
     assert any(note.startswith("servers.git: ${NAME} is not expanded") for note in notes)
 
 
+def test_what_replicas_share_is_said_without_asking_it(check: Check) -> None:
+    assert document(check)["shared"] == "sql"
+    told = CONFIG + "shared: rediss://valkey.invalid\n"
+    assert document(check, told)["shared"] == "rediss://valkey.invalid:6379/0"
+    code, out, _ = check(told)
+    assert code == 0
+    assert "shared by rediss://valkey.invalid:6379/0 (not asked now)." in out
+
+
 def test_people_get_a_table_without_colours_when_it_is_no_terminal(
     check: Check, monkeypatch: pytest.MonkeyPatch
 ) -> None:

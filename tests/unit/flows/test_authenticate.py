@@ -15,9 +15,10 @@ from twogate.core.errors import ErrorCode, GateError
 from twogate.core.jose.keys import Algorithm, VerificationKey, parse_jwks
 from twogate.core.principal import Agent, AgentId, Binding, Method, Principal, UserId
 from twogate.flows.gateway import authenticate
-from twogate.flows.gateway.authenticate import CACHE_SECONDS, LEEWAY, MAX_AUDIENCES, Authenticator
+from twogate.flows.gateway.authenticate import CACHE_SECONDS, Authenticator
 from twogate.flows.gateway.credential import BearerToken
 from twogate.flows.gateway.issuers import ClaimPointers, Issuers, TrustedIssuer
+from twogate.flows.gateway.verify_token import LEEWAY, MAX_AUDIENCES
 from twogate.flows.registry import RegistryView
 
 KEY, OTHER_KEY, STRANGER_KEY = new_key(), new_key(), new_key()
@@ -107,8 +108,9 @@ DEFECTS: list[tuple[str, dict[str, Any], Any, dict[str, Any], ErrorCode]] = [
     ("8 subject", {}, None, {"sub": None}, ErrorCode.CLAIM_MISSING),
     ("9 tenant", {}, None, {"tenant": "evil"}, ErrorCode.TENANT_REFUSED),
     ("9 role", {}, None, {"role": "admin"}, ErrorCode.ROLE_REFUSED),
-    ("10 bound", {}, None, {"cnf": {"jkt": "x"}}, ErrorCode.TOKEN_BINDING_REFUSED),
-    ("11 unbound", {}, None, {"azp": "nobody"}, ErrorCode.AGENT_UNBOUND),
+    ("10 actor", {}, None, {"act": {"sub": "another"}}, ErrorCode.ACTOR_REFUSED),
+    ("11 bound", {}, None, {"cnf": {"jkt": "x"}}, ErrorCode.TOKEN_BINDING_REFUSED),
+    ("13 unbound", {}, None, {"azp": "nobody"}, ErrorCode.AGENT_UNBOUND),
 ]
 
 
@@ -367,7 +369,7 @@ async def test_a_role_that_the_issuer_may_not_assert_is_refused_with_a_user_too(
 
 
 async def test_there_is_a_user_only_where_the_operator_points_at_one() -> None:
-    claims = {"sub": "alice", "preferred_username": "alice", "email": "alice@example.com", "act": {"sub": "robot"}}
+    claims = {"sub": "alice", "preferred_username": "alice", "email": "alice@example.com"}
     assert (await Gate().ask(token(claims=claims))).user is None
     assert (await Gate(user="/preferred_username").ask(token(claims=claims))).user == UserId(ISSUER, "alice")
     assert (await Gate(user="/missing", user_optional=True).ask(token(claims=claims))).user is None

@@ -60,7 +60,13 @@ def test_a_token_of_the_dpop_scheme_comes_with_its_proof() -> None:
     assert refusal.value.code is ErrorCode.CREDENTIAL_MISSING
 
 
-@pytest.mark.parametrize("name", ["signature", "signature-input", "x-forwarded-client-cert", "x-api-key"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "signature", "signature-input", "x-forwarded-client-cert", "client-cert", "client-cert-chain",
+        "ssl-client-cert", "x-ssl-client-cert", "x-client-cert", "x-api-key",
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("token", [{}, {"authorization": "Bearer abc"}], ids=["alone", "beside a token"])
 def test_another_credential_or_proof_is_refused_not_ignored(name: str, token: dict[str, str]) -> None:
     with pytest.raises(GateError) as refusal:

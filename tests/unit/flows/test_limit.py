@@ -47,6 +47,16 @@ def test_what_a_narrow_limit_refuses_uses_up_nothing_of_the_wider_ones() -> None
     assert rates.take(OTHER, "git.b", 0.0) > 0
 
 
+def test_what_a_wide_limit_refuses_uses_up_nothing_of_the_narrower_ones() -> None:
+    rates = CallRates(tool=Rate(1, 3), agent=TWO, tenant=Rate(2, 2))
+    assert rates.take(ROBOT, "git.a", 0.0) == rates.take(OTHER, "git.a", 0.0) == 0.0
+    # The tenant's turn comes back first; had the others been used up by these, they would refuse then.
+    assert all(rates.take(ROBOT, "git.a", 0.0) for _ in range(50))
+    assert rates.take(ROBOT, "git.a", 0.5) == 0.0
+    assert rates.take(ROBOT, "git.a", 0.5) == 0.5
+    assert rates.take(ROBOT, "git.b", 1.0) == 0.0
+
+
 def test_a_reload_frees_nobody_unless_the_rate_itself_changed() -> None:
     rates = CallRates(tool=ONE, agent=ONE, tenant=ONE)
     assert rates.take(ROBOT, "git.a", 0.0) == 0.0

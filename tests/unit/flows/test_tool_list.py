@@ -10,6 +10,7 @@ import pytest
 
 from cataloguelab import annotated, tool
 from twogate.core.errors import ErrorCode, GateError
+from twogate.core.pins import changed_members
 from twogate.flows.gateway.tool_list import (
     MAX_FAULT,
     MAX_MIRRORED,
@@ -41,11 +42,11 @@ def test_a_tool_is_kept_by_its_name_and_entries_that_nobody_could_call_are_not()
     assert list(kept(*entries)) == ["look", "find it"]
 
 
-def test_the_digest_covers_what_tells_of_the_tool_and_nothing_else() -> None:
+def test_the_digest_covers_everything_that_a_server_says_of_a_tool() -> None:
     plain = tool("look", description="Look at it", title="Look", outputSchema={}, annotations={"readOnlyHint": True})
     digest = one(plain).digest
     expected = json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()
-    assert digest == hashlib.sha256(b"twogate-tool-v1\n" + expected).digest()
+    assert digest == hashlib.sha256(b"twogate-pin-v1\n" + expected).digest()
     changes: list[dict[str, Any]] = [
         {"name": "Look"},
         {"description": "Look at it "},
@@ -53,14 +54,16 @@ def test_the_digest_covers_what_tells_of_the_tool_and_nothing_else() -> None:
         {"inputSchema": {"type": "object", "additionalProperties": False}},
         {"outputSchema": None},
         {"annotations": {"readOnlyHint": False}},
+        {"_meta": {"x": 1}},
+        {"icons": []},
     ]
     digests = {one({**plain, **change}).digest for change in changes}
     assert len(digests | {digest}) == len(changes) + 1
-    # An icon or `_meta` tells no model what the tool does, and the order of members tells nobody anything.
-    assert one({**plain, "_meta": {"x": 1}, "icons": []}).digest == digest
+    # The order of members tells nobody anything.
     assert one(dict(reversed(plain.items()))).digest == digest
     without = {name: value for name, value in plain.items() if name != "title"}
     assert one(without).digest != digest
+    assert changed_members(one(plain).shape, one(without).shape) == ("title",)
 
 
 def test_annotated_arguments_are_found_at_any_depth_of_properties() -> None:

@@ -16,9 +16,11 @@ from twogate.core.errors import ErrorCode, GateError
 from twogate.stores.sql.engine import reading, writing
 from twogate.stores.sql.migrate import current_version, latest_version, upgrade
 from twogate.stores.sql.opening import open_engine
+from twogate.stores.sql.tables_approvals import approvals
 from twogate.stores.sql.tables_gates import pins
 
-metadata = pins.metadata  # complete: whoever holds the last tables has loaded the others
+metadata = pins.metadata  # the same for all; complete, because every module of tables is loaded here
+assert approvals.metadata is metadata
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

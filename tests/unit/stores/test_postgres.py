@@ -23,11 +23,12 @@ from twogate.config import parse_settings
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.principal import Agent, AgentId, PrincipalKey
 from twogate.state import open_store, store_exists
+from twogate.stores.password_file import read_password
 from twogate.stores.sql.clients import SqlClientStore
 from twogate.stores.sql.engine import exclude, reading, writing
 from twogate.stores.sql.migrate import upgrade
 from twogate.stores.sql.opening import open_engine
-from twogate.stores.sql.postgres import WRITERS, open_postgres, read_password
+from twogate.stores.sql.postgres import WRITERS, open_postgres
 from twogate.stores.sql.registry import SqlRegistryStore
 from twogate.stores.sql.replay import PURGE_EVERY, SqlReplayStore
 from twogate.stores.sql.revision import changing

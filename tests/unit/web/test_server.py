@@ -25,7 +25,7 @@ from twogate.adapters.clock import SystemClock
 from twogate.config.values import TcpAddress
 from twogate.web.edge_limits import EdgeLimits
 from twogate.web.listen import ListenError, hosts_of, serve
-from twogate.web.server import PEER_CERTIFICATE
+from twogate.web.peer import PEER_CERTIFICATE
 from twogate.web.tls import TlsError, TlsFiles, server_context
 
 CLOSE = b"Connection: close"
@@ -223,6 +223,32 @@ def test_other_authorities_of_client_certificates_hold_for_new_connections(serve
             assert edge.app.scope["extensions"] == {PEER_CERTIFICATE: agent.der}
         edge.server_tls.adopt(server_context(plain))
         assert edge.exchange(request(b"GET", b"/", CLOSE)).startswith(b"HTTP/1.1 200")
+
+
+def test_connections_end_when_other_client_certificates_are_good(server: Identity, agent: Identity) -> None:
+    plain = TlsFiles(certificate=server.certificate, key=server.key)
+    first = TlsFiles(certificate=server.certificate, key=server.key, client_ca=agent.certificate)
+    second = TlsFiles(certificate=server.certificate, key=server.key, client_ca=server.certificate)
+    limits = EdgeLimits(sweep_seconds=0.05)
+    with running_edge(limits, tls=plain, client_tls=client_context(server, agent)) as edge:
+        assert edge.server_tls is not None
+        for files, mid_head in ((first, False), (second, True)):
+            with edge.connect() as idle, edge.connect() as busy:
+                for sock in (idle, busy):
+                    sock.sendall(request(b"GET", b"/"))
+                    assert answer(sock).status == 200
+                # The edge has read this beginning once another connection that came later was answered.
+                whole = request(b"POST", b"/", body=b"hello")
+                busy.sendall(whole[:40] if mid_head else whole[:-1])
+                edge.exchange(request(b"GET", b"/", CLOSE))
+                edge.server_tls.adopt(server_context(files))
+                assert read_to_end(idle) == b""
+                # What was under way is answered, and no more.
+                busy.sendall((whole[40:] if mid_head else whole[-1:]) + request(b"GET", b"/more"))
+                last = read_to_end(busy)
+                assert (last.count(b"HTTP/1.1 200"), b"onnection: close" in last) == (1, True)
+        # The certificate of before is not good any more.
+        assert _answered_over(edge) == b""
 
 
 def test_unusable_tls_files_are_named(server: Identity, agent: Identity, tmp_path: Path) -> None:

@@ -29,12 +29,15 @@ _NOT_ALLOWED: Final = FixedAnswer(405)
 _CONFLICT: Final = FixedAnswer(409)
 
 _Key = tuple[PrincipalKey, bool, str]
+_STALE: Final = "#"
+"""Stands in the key of a slot that only ends what it began, and in no session's id."""
 
 
 class _Slot:
     """A place for a link: the one that runs, its stream, and when the next may be started if the last one failed.
 
-    `leaving` is set while the client has ended its session, and something else still uses the link.
+    `leaving` is set while the client has ended its session, and something else still uses the link; `stale` when no new
+    call comes to it, so that it ends with the calls it has.
     """
 
     def __init__(self, session: ClientSession | None) -> None:
@@ -42,6 +45,7 @@ class _Slot:
         self.link: Link | None = None
         self.stream: Mailbox | None = None
         self.leaving = False
+        self.stale = False
         self.started_at = 0.0
         self.backoff = 0.0
         self.not_before = 0.0
@@ -95,11 +99,11 @@ class DuplexUpstream:
         if request.http_method != "POST" or message is None:
             return _NOT_ALLOWED
         if message.kind is not Kind.REQUEST:
-            link = slot.link if (slot := self._slots.get(key)) is not None else None
-            if link is not None and message.kind is Kind.NOTIFICATION:
-                link.notify(message)
-            elif link is not None:
-                await link.respond(message, request.timeout)
+            for link in self._links(key):
+                if message.kind is Kind.NOTIFICATION:
+                    link.notify(message)
+                else:
+                    await link.respond(message, request.timeout)
             return _ACCEPTED
         loop = asyncio.get_running_loop()
         until = loop.time() + request.timeout
@@ -130,6 +134,16 @@ class DuplexUpstream:
                     del self._slots[key]
             elif slot.link.idle and now - slot.link.last_used >= self._limits.idle:
                 self._retire(slot)
+
+    def renew(self, tenant: str) -> None:
+        """Let nothing more begin on the links that a tenant has now; each ends when what is under way on it has."""
+        for key, slot in list(self._slots.items()):
+            if key[0].tenant == tenant and slot.link is not None:
+                # Under another name, which no session has, so that it counts and is ended like any other.
+                del self._slots[key]
+                self._slots[key[0], key[1], f"{key[2]}{_STALE}{next(self._serials):x}"] = slot
+                slot.leaving = slot.stale = True
+                self._settle(slot)
 
     # Streams and sessions.
 
@@ -171,10 +185,18 @@ class DuplexUpstream:
         return _ENDED
 
     def _settle(self, slot: _Slot) -> None:
-        if slot.leaving and (slot.link is None or slot.link.idle):
+        if slot.leaving and (slot.link is None or slot.link.idle or (slot.stale and slot.link.spare)):
             self._retire(slot)
 
     # Links.
+
+    def _links(self, key: _Key) -> list[Link]:
+        """The link of a session, and those that only end what they began; each knows what is its own."""
+        return [
+            slot.link
+            for (owner, modern, session), slot in self._slots.items()
+            if slot.link is not None and (owner, modern, session.partition(_STALE)[0]) == key
+        ]
 
     async def _link(self, key: _Key, session: ClientSession | None) -> Link:
         while True:

@@ -106,7 +106,7 @@ class Conversation:
         params = message.params
         if call.token is not None:
             params = {**params, "_meta": {**params["_meta"], "progressToken": number}}
-        return call, encode_message(Message(Kind.REQUEST, number, message.method, params))
+        return call, encode_message(Message(Kind.REQUEST, number, message.method, params, canonical=message.canonical))
 
     def abandon(self, call: OpenCall) -> bool:
         """The caller has gone. If the call is still open, which is returned, the server is told so."""

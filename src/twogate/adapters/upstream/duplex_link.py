@@ -154,7 +154,7 @@ class Link:
         else:
             self.calls -= 1
         self.last_used = self._clock.monotonic()
-        if self.idle:
+        if self.spare:
             self._on_idle()
 
     async def _exchange(self, message: Message, silence: float | None) -> UpstreamAnswer:

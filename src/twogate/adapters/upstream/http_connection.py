@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import re
 import select
 import socket
 from collections.abc import Callable, Iterable
@@ -18,35 +17,29 @@ from typing import Final, cast
 
 import httptools
 
+from twogate.adapters.upstream.answer_head import (
+    FINAL,
+    MAX_HEAD,
+    MAX_HEADERS,
+    READ_AHEAD,
+    READ_HEADERS,
+    RefusedError,
+    check_codings,
+    parse_media_type,
+    parse_session_id,
+)
 from twogate.adapters.upstream.http_answer import HttpAnswer
 from twogate.core.errors import ErrorCode, GateError
 
-MAX_HEAD: Final = 64 * 1024
-"""Bytes of an answer's head, interim answers included, and of anything later that is not body (chunk framing)."""
-MAX_HEADERS: Final = 100
-MAX_SESSION_ID: Final = 1024
-READ_AHEAD: Final = 256 * 1024
-"""Unread body bytes above which no more is read from the socket."""
 EAGER_BODY: Final = 64 * 1024
 """Up to this `Content-Length` an answer is told when it is complete, not when its head is."""
 TRUSTED_IDLE: Final = 1.0
 """Seconds of idleness after which a connection is asked whether the other side has closed it."""
 
-_READ_HEADERS: Final = frozenset(
-    {b"content-type", b"content-length", b"content-encoding", b"transfer-encoding", b"mcp-session-id"}
-)
 _SWITCHING_PROTOCOLS: Final = int(HTTPStatus.SWITCHING_PROTOCOLS)
 _OK: Final = int(HTTPStatus.OK)
 _NO_CONTENT: Final = int(HTTPStatus.NO_CONTENT)
 _INTERIM: Final = 1
-_FINAL: Final = frozenset({2, 4, 5})
-"""Classes of status codes (RFC 9110 section 15); redirects are not followed, so they are no answer."""
-_SESSION_ID: Final = re.compile(rb"[\x21-\x7e]{1,%d}" % MAX_SESSION_ID)
-_MEDIA_TYPE: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]{1,127}/[!#$%&'*+.^_`|~0-9a-z-]{1,127}")
-
-
-class _RefusedError(Exception):
-    """The answer breaks a rule that httptools does not hold; the text is for the audit trail."""
 
 
 class HttpConnection(asyncio.Protocol):
@@ -173,7 +166,7 @@ class HttpConnection(asyncio.Protocol):
         told, self._grown = self._head_done, 0
         try:
             self._feed(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade, _RefusedError) as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade, RefusedError) as error:
             self._refuse(answer, error)
             return
         if self._complete:
@@ -186,13 +179,13 @@ class HttpConnection(asyncio.Protocol):
         if not self._head_done and len(data) > self._room:
             self._parser.feed_data(data[: self._room])
             if not self._head_done:
-                raise _RefusedError("the head is too large")
+                raise RefusedError("the head is too large")
             data = data[self._room :]
         self._parser.feed_data(data)
         if not self._grown:
             self._room -= len(data)
             if self._room <= 0 and not self._complete:
-                raise _RefusedError("too much that is not body")
+                raise RefusedError("too much that is not body")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
@@ -243,19 +236,19 @@ class HttpConnection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """An answer begins."""
         if self._complete:
-            raise _RefusedError("an answer that nobody asked for")
+            raise RefusedError("an answer that nobody asked for")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header field."""
         if self._head_done:
-            raise _RefusedError("trailers")
+            raise RefusedError("trailers")
         self._headers += 1
         if self._headers > MAX_HEADERS:
-            raise _RefusedError("too many header fields")
+            raise RefusedError("too many header fields")
         name = name.lower()
-        if name in _READ_HEADERS:
+        if name in READ_HEADERS:
             if name in self._seen:
-                raise _RefusedError(f"{name.decode('ascii')} twice")
+                raise RefusedError(f"{name.decode('ascii')} twice")
             self._seen[name] = value.strip(b" \t")
 
     def on_headers_complete(self) -> None:
@@ -267,25 +260,22 @@ class HttpConnection(asyncio.Protocol):
         if kind == _INTERIM and status != _SWITCHING_PROTOCOLS:
             self._interim = True
             return
-        if kind not in _FINAL:
-            raise _RefusedError(f"status {status}")
+        if kind not in FINAL:
+            raise RefusedError(f"status {status}")
         seen = self._seen
         coding, length = seen.get(b"transfer-encoding"), seen.get(b"content-length")
-        if coding is not None and coding.lower() != b"chunked":
-            raise _RefusedError("transfer-encoding other than chunked")
-        if seen.get(b"content-encoding", b"identity").lower() != b"identity":
-            raise _RefusedError("content-encoding, though identity was asked for")
+        check_codings(seen)
         answer = self._answer
         if answer is None:
-            raise _RefusedError("an answer that nobody asked for")
+            raise RefusedError("an answer that nobody asked for")
         answer.status = status
-        answer.content_type = _parse_media_type(seen.get(b"content-type"))
-        answer.session_id = _parse_session_id(seen.get(b"mcp-session-id"))
+        answer.content_type = parse_media_type(seen.get(b"content-type"))
+        answer.session_id = parse_session_id(seen.get(b"mcp-session-id"))
         self._until_close = coding is None and length is None and status != _NO_CONTENT
         if self._until_close and self._tls:
             # asyncio does not say whether TLS ended with its goodbye, so a body cut short by somebody between the two
             # would look complete (RFC 9112 section 9.8).
-            raise _RefusedError("with TLS a body must say where it ends")
+            raise RefusedError("with TLS a body must say where it ends")
         self._hold = length is not None and int(length) <= EAGER_BODY
         self._endless = self._stream and status == _OK and answer.content_type == "text/event-stream"
         self._head_done = True
@@ -307,24 +297,3 @@ class HttpConnection(asyncio.Protocol):
             return
         self._complete = True
         self._reusable = self._parser.should_keep_alive()
-
-
-def _parse_media_type(value: bytes | None) -> str:
-    """The media type in lower case without parameters; empty when absent (RFC 9110 section 8.3)."""
-    if value is None:
-        return ""
-    if value == b"application/json":
-        return "application/json"
-    media_type = value.partition(b";")[0].rstrip(b" \t").lower()
-    if not _MEDIA_TYPE.fullmatch(media_type):
-        raise _RefusedError("content-type")
-    return media_type.decode("ascii")
-
-
-def _parse_session_id(value: bytes | None) -> str | None:
-    """The session id: "MUST only contain visible ASCII characters" (MCP, Streamable HTTP, session management)."""
-    if value is None:
-        return None
-    if not _SESSION_ID.fullmatch(value):
-        raise _RefusedError("mcp-session-id")
-    return value.decode("ascii")

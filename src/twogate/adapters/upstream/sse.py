@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
@@ -30,7 +30,7 @@ _NO_SUCH_VERSION: Final = {
 class SseUpstream(DuplexUpstream):
     """Implements `flows.gateway.upstream.Upstream` over HTTP+SSE. The arguments are those of `HttpOrigin`.
 
-    `log` takes the server's name and a line.
+    `log` takes the server's name and a line. `credential` makes the header that a tenant's requests bring, each anew.
 
     Raises:
         ValueError, OSError: as `HttpOrigin`.
@@ -46,12 +46,13 @@ class SseUpstream(DuplexUpstream):
         limits: SseLimits | None = None,
         extra_headers: tuple[Header, ...] = (),
         name: str = "",
+        credential: Callable[[str], Awaitable[Header]] | None = None,
     ) -> None:
         origin = HttpOrigin(url, ca_file, extra_headers)
         bounds = limits or SseLimits()
         self._pool = pool = origin.pool(HttpUpstreamLimits(streams=bounds.links))
         super().__init__(
-            lambda _: SseChannel.open(origin, pool, bounds),
+            lambda owner: SseChannel.open(origin, pool, bounds, _of(owner.tenant, credential)),
             limits=bounds,
             clock=clock,
             log=lambda line: log(name or origin.host, line),
@@ -74,3 +75,7 @@ class SseUpstream(DuplexUpstream):
         """End every link and close every connection."""
         # Together, so that a link that is still waiting for its server to say something ends too.
         await asyncio.gather(super().aclose(), self._pool.aclose())
+
+
+def _of(tenant: str, credential: Callable[[str], Awaitable[Header]] | None) -> Callable[[], Awaitable[Header]] | None:
+    return None if credential is None else lambda: credential(tenant)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
 from twogate.adapters.upstream.duplex_channel import DuplexLimits
 from twogate.adapters.upstream.http_answer import HttpAnswer
-from twogate.adapters.upstream.http_origin import HttpOrigin
+from twogate.adapters.upstream.http_origin import Header, HttpOrigin
 from twogate.adapters.upstream.http_pool import HttpPool
 from twogate.adapters.upstream.sse_endpoint import endpoint_target
 from twogate.core.errors import ErrorCode, GateError
@@ -40,11 +40,19 @@ class SseLimits(DuplexLimits, frozen=True, kw_only=True):
 class SseChannel:
     """Implements `duplex_channel.Channel`: the server writes events, we post every message to its endpoint."""
 
-    def __init__(self, answer: HttpAnswer, origin: HttpOrigin, pool: HttpPool, limits: SseLimits) -> None:
+    def __init__(
+        self,
+        answer: HttpAnswer,
+        origin: HttpOrigin,
+        pool: HttpPool,
+        limits: SseLimits,
+        credential: Callable[[], Awaitable[Header]] | None = None,
+    ) -> None:
         self._answer = answer
         self._origin = origin
         self._pool = pool
         self._limits = limits
+        self._credential = credential
         self._parser = SseParser(limits.message_bytes)
         self._unread = memoryview(b"")
         self._arrived: deque[SseEvent] = deque()
@@ -55,22 +63,32 @@ class SseChannel:
         self._ended = False
 
     @classmethod
-    async def open(cls, origin: HttpOrigin, pool: HttpPool, limits: SseLimits) -> SseChannel:
-        """Connect and learn where to post.
+    async def open(
+        cls,
+        origin: HttpOrigin,
+        pool: HttpPool,
+        limits: SseLimits,
+        credential: Callable[[], Awaitable[Header]] | None = None,
+    ) -> SseChannel:
+        """Connect and learn where to post. `credential` makes a header for each request.
 
         Raises:
-            GateError: UPSTREAM_UNAVAILABLE; UPSTREAM_INVALID if what answers is no such server, or its endpoint
-                elsewhere.
+            GateError: SECRET_UNAVAILABLE; UPSTREAM_UNAVAILABLE; UPSTREAM_INVALID if what answers is no such server, or
+                its endpoint elsewhere.
         """
         try:
             answer = await pool.open_stream(
-                origin.head("GET") + b"accept: text/event-stream\r\ncache-control: no-store\r\n\r\n", limits.start
+                origin.head("GET")
+                + b"accept: text/event-stream\r\ncache-control: no-store\r\n"
+                + await _line(credential)
+                + b"\r\n",
+                limits.start,
             )
         except GateError as error:
             if error.code in (ErrorCode.UPSTREAM_TIMEOUT, ErrorCode.UPSTREAM_BROKEN):  # no call was sent yet
                 raise GateError(ErrorCode.UPSTREAM_UNAVAILABLE, error.debug) from error
             raise
-        channel = cls(answer, origin, pool, limits)
+        channel = cls(answer, origin, pool, limits, credential)
         try:
             await channel._greet()
         except BaseException:
@@ -125,11 +143,12 @@ class SseChannel:
         """Post one message and wait until the server has accepted it.
 
         Raises:
-            GateError: UPSTREAM_UNAVAILABLE (nothing was sent), UPSTREAM_TIMEOUT, UPSTREAM_BROKEN; UPSTREAM_INVALID
-                if the server refuses it.
+            GateError: SECRET_UNAVAILABLE, UPSTREAM_UNAVAILABLE (nothing was sent), UPSTREAM_TIMEOUT, UPSTREAM_BROKEN;
+                UPSTREAM_INVALID if the server refuses it.
         """
-        head = b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(message)
-        answer = await self._pool.send(self._post_head + head + message, _POST_SECONDS)
+        head = b"content-type: application/json\r\ncontent-length: %d\r\n" % len(message)
+        credential = await _line(self._credential)
+        answer = await self._pool.send(self._post_head + head + credential + b"\r\n" + message, _POST_SECONDS)
         try:
             if answer.status // 100 != _SUCCESS:
                 raise GateError(ErrorCode.UPSTREAM_INVALID, f"status {answer.status} to a message")
@@ -178,3 +197,8 @@ class SseChannel:
         self.end_soon(now=now)
         if posting is not None:
             await asyncio.gather(posting, return_exceptions=True)
+
+
+async def _line(credential: Callable[[], Awaitable[Header]] | None) -> bytes:
+    """The header line of a credential, if there is one; its value has no line break (`flows.secrets.parse_secret`)."""
+    return b"" if credential is None else b"%b: %b\r\n" % await credential()

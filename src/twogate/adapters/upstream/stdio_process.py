@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import fcntl
 import os
 import shutil
 import signal
@@ -48,6 +50,18 @@ class StdioLimits(DuplexLimits, frozen=True, kw_only=True):
     grace: float = 2.0
 
 
+class StdioCredential(msgspec.Struct, frozen=True):
+    """A secret for one process: in the environment variable, or else in a file that the variable names."""
+
+    variable: str
+    value: str
+    as_file: bool
+
+    def __repr__(self) -> str:
+        """Never the value."""
+        return f"StdioCredential({self.variable!r})"
+
+
 class StdioCommand(msgspec.Struct, frozen=True):
     """How to start a server. `environment` is added to a minimal one; nothing of Twogate's own is inherited.
 
@@ -59,6 +73,7 @@ class StdioCommand(msgspec.Struct, frozen=True):
     cwd: Path | None
     environment: Mapping[str, str]
     home: Path | None = None
+    credential: StdioCredential | None = None
 
 
 def as_line(message: bytes) -> bytes:
@@ -275,7 +290,14 @@ async def _attach(popen: subprocess.Popen[bytes], control: socket.socket) -> _Pi
 def _spawn(what: StdioCommand, limits: StdioLimits) -> tuple[subprocess.Popen[bytes], socket.socket, Path]:
     home = Path(tempfile.mkdtemp(prefix="twogate-stdio-"))
     ours, theirs = socket.socketpair()
+    passed, environment = (theirs.fileno(),), clean_environment(what.environment, what.home or home)
     try:
+        if what.credential is not None:
+            shown = what.credential.value
+            if what.credential.as_file:
+                passed = (*passed, sealed_file(shown))
+                shown = f"/proc/self/fd/{passed[-1]}"
+            environment[what.credential.variable] = shown
         popen = subprocess.Popen(  # noqa: S603 - the configured command, no shell
             [
                 *(sys.executable, "-I", "-S", "-B", stdio_supervisor.__file__),
@@ -286,16 +308,41 @@ def _spawn(what: StdioCommand, limits: StdioLimits) -> tuple[subprocess.Popen[by
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            pass_fds=(theirs.fileno(),),
+            pass_fds=passed,
             start_new_session=True,
             cwd="/",
-            env=clean_environment(what.environment, what.home or home),
+            env=environment,
         )
     except BaseException:
         ours.close()
         shutil.rmtree(home, ignore_errors=True)
         raise
     finally:
+        for descriptor in passed[1:]:
+            os.close(descriptor)
         theirs.close()
     ours.setblocking(False)
     return popen, ours, home
+
+
+def sealed_file(content: str) -> int:
+    """A descriptor of a file in memory that has no name, and that nobody can change any more.
+
+    Whoever inherits the descriptor can open the file by it, also as another user; nobody else can find it.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    if sys.platform != "linux":
+        raise OSError(errno.ENOTSUP, "files in memory need Linux")
+    descriptor = os.memfd_create("twogate", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.write(descriptor, content.encode("ascii"))
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.fchmod(descriptor, 0o444)
+        seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor

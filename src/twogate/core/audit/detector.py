@@ -116,7 +116,10 @@ _FIELDS: Final = (
 )
 """Fields that can hold what a caller sent. The others are ids, codes and digests that Twogate makes."""
 _caller_text: Final[Callable[[AuditEvent], tuple[str, ...]]] = attrgetter(*_FIELDS)
-_TEXT_FIELDS: Final = tuple(field.name for field in msgspec.structs.fields(AuditEvent) if field.default == "")
+_TEXT_FIELDS: Final = tuple(
+    field.name for field in msgspec.structs.fields(AuditEvent) if field.default == "" and field.name != "evidence"
+)
+"""What is cut to MAX_FIELD. Evidence is Twogate's own JSON, capped where it is made: cut, it would prove nothing."""
 
 
 def redact(text: str) -> str:

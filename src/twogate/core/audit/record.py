@@ -52,6 +52,14 @@ class EventKind(StrEnum):
     TOOL_CHANGED = "tool.changed"
     SECRET_SET = "secret.set"
     SECRET_REMOVED = "secret.removed"
+    OPERATION_ISSUED = "operation.issued"
+    OPERATION_REFUSED = "operation.refused"
+    OPERATION_LOST = "operation.lost"
+    APPROVAL_REQUESTED = "approval.requested"
+    APPROVAL_VOTED = "approval.voted"
+    APPROVAL_REFUSED = "approval.refused"
+    APPROVAL_EXPIRED = "approval.expired"
+    APPROVAL_CANCELLED = "approval.cancelled"
     CONFIGURATION_RELOADED = "configuration.reloaded"
     CONFIGURATION_REFUSED = "configuration.refused"
 
@@ -79,7 +87,7 @@ class AuditEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, 
     `credential` and `arguments` are accessors (`core.audit.accessor`): keyed digests that name without revealing.
     `detail` is the exact reason in words for the analyst. `anomaly` marks what an honest agent does not do, such as an
     unauthorized call. `count` is how many refusals a coalesced event stands for. `decision` is `allow`, `deny` or
-    OBSERVED.
+    OBSERVED. `evidence` is what a person signed, as JSON: enough to verify it offline (`core.approval`).
     """
 
     kind: EventKind
@@ -110,3 +118,4 @@ class AuditEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, 
     count: int = 0
     anomaly: bool = False
     enforcement: str = ""
+    evidence: str = ""

@@ -9,6 +9,7 @@ from twogate.core.errors import ErrorCode, GateError
 
 MAX_STRING: Final = 1024
 MAX_LIST: Final = 1000
+MAX_FLAGS: Final = 100
 
 
 def resolve_pointer(claims: Mapping[str, Any], pointer: str) -> Any:  # noqa: ANN401 - a claim may be any JSON value
@@ -53,6 +54,31 @@ def strings_at(claims: Mapping[str, Any], pointer: str | None, *, spaced: bool) 
     if not all(isinstance(item, str) and len(item) <= MAX_STRING for item in items):
         raise GateError(ErrorCode.CLAIM_INVALID, f"claim {pointer} holds something else than short strings")
     return tuple(cast("list[str]", items))
+
+
+def flags_at(claims: Mapping[str, Any], pointer: str | None) -> frozenset[str]:
+    """A set of flags: a string, a list of strings, or an object; empty where absent.
+
+    Of an object, a member that is true is its name, and one that is a string is `name=value`; false and null are none.
+
+    Raises:
+        GateError: CLAIM_INVALID if the claim is anything else.
+    """
+    value: object = None if pointer is None else resolve_pointer(claims, pointer)
+    if isinstance(value, str):
+        value = [value]
+    elif isinstance(value, dict):
+        members = cast("dict[str, object]", value).items()
+        # Anything else stays what it is, to be refused with the list.
+        value = [
+            name if item is True else f"{name}={item}" if isinstance(item, str) else item
+            for name, item in members
+            if item is not False and item is not None
+        ]
+    flags = strings_at({"flags": value}, "/flags", spaced=False)
+    if len(flags) > MAX_FLAGS:
+        raise GateError(ErrorCode.CLAIM_INVALID, f"claim {pointer} holds more than {MAX_FLAGS} flags")
+    return frozenset(flags)
 
 
 def time_at(claims: Mapping[str, Any], name: str) -> int | None:

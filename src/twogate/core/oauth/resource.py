@@ -11,6 +11,8 @@ from twogate.core.jose.dpop import ALGORITHMS
 WELL_KNOWN: Final = "/.well-known/oauth-protected-resource"
 SESSIONS_PATH: Final = "/sessions"
 OPERATIONS_PATH: Final = "/operations"
+TOKENS_PATH: Final = "/operations/tokens"
+"""Where operation tokens are issued, to holders of a token for the resource `/operations`."""
 
 
 def server_path(server: str) -> str:

@@ -35,7 +35,10 @@ _MAX_DEPTH: Final = 8
 
 
 class NewClient(msgspec.Struct, frozen=True):
-    """What an operator asks for. `grants` empty: what the kind usually needs. `jwks` is a JWK set as it was given."""
+    """What an operator asks for. `grants` empty: what the kind usually needs. `jwks` is a JWK set as it was given.
+
+    `agents` and `tools` are an authorizer's.
+    """
 
     client_id: str
     tenant: str
@@ -47,6 +50,8 @@ class NewClient(msgspec.Struct, frozen=True):
     grants: frozenset[GrantType] = frozenset()
     jwks: bytes | None = None
     may_act: str | None = None
+    agents: frozenset[AgentId] = frozenset()
+    tools: frozenset[str] = frozenset()
 
 
 class ClientCredentials(msgspec.Struct, frozen=True):
@@ -109,8 +114,11 @@ class ClientAdmin:
         tenants: Collection[str],
         configured: Collection[str],
         bound: Mapping[Binding, AgentId],
+        known_tools: Collection[str] = (),
     ) -> ClientCredentials:
         """Add a client to the store. `configured` and `bound` are the clients and bindings of the configuration.
+
+        `known_tools` are the classes and entries that its tenant has, for an authorizer.
 
         Raises:
             GateError: REQUEST_MALFORMED with what is wrong; STORE_UNAVAILABLE, AUDIT_UNAVAILABLE.
@@ -128,6 +136,7 @@ class ClientAdmin:
         except ValueError as error:
             raise _wrong(str(error)) from None
         agent = await self._agent(new)
+        await self._check_lists(new, known_tools)
         binding = Binding(Method.JWT, self._issuer, new.client_id)
         owner = bound.get(binding)
         if owner is not None and (new.kind is not ClientKind.AGENT or owner != agent):
@@ -154,6 +163,8 @@ class ClientAdmin:
             grants=grants,
             name=name,
             redirect_uris=new.redirect_uris,
+            agents=new.agents,
+            tools=new.tools,
         )
         await self._record(EventKind.CLIENT_ADDED, client, f"{new.kind.value}, {new.auth.value}")
         bindings = [binding] if new.kind is ClientKind.AGENT and owner is None else []
@@ -212,6 +223,22 @@ class ClientAdmin:
                 remedy = "`twogate agent list` shows them"
             raise _wrong(f"there is no agent {agent}; {remedy}")
         return agent
+
+    async def _check_lists(self, new: NewClient, known_tools: Collection[str]) -> None:
+        if new.kind is not ClientKind.AUTHORIZER:
+            if new.agents or new.tools:
+                raise _wrong(f"--authorize-agent and --authorize-tool do not go with --kind {new.kind.value}")
+            return
+        if not (new.agents and new.tools):
+            raise _wrong("--kind authorizer needs --authorize-agent and --authorize-tool: what it may decide about")
+        for agent in sorted(new.agents):
+            if agent.tenant != new.tenant:
+                raise _wrong(f"{agent} is an agent of another tenant")
+            if await self._agents.agent(agent) is None:
+                raise _wrong(f"there is no agent {agent}; `twogate agent list` shows them")
+        for tool in sorted(new.tools):
+            if tool not in known_tools:
+                raise _wrong(f"{tool!r} is neither a class nor an entry of `tools`")
 
     async def _record(self, kind: EventKind, client: Client, detail: str) -> None:
         agent = "" if client.agent is None else client.agent.agent

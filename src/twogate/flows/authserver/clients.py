@@ -75,6 +75,7 @@ class Client(msgspec.Struct, frozen=True):
     `secret_digests` are for CLIENT_SECRET, `jwks` or `jwks_uri` for PRIVATE_KEY_JWT; a client has only its method's.
     `may_act` is the one other client that may exchange the tokens of its people (RFC 8693 section 4.4).
     `agent` is whom it acts as: None for an authorizer, which calls nothing. `grants` are the only ones it may use.
+    `agents` and `tools` (classes and entries) are all that an authorizer may issue operation tokens for.
     """
 
     client_id: str
@@ -93,6 +94,8 @@ class Client(msgspec.Struct, frozen=True):
     source: ClientSource = ClientSource.ADDED
     expires_at: int | None = None
     may_act: str | None = None
+    agents: frozenset[AgentId] = frozenset()
+    tools: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         """Refuse a client of another tenant than its agent's, and one whose keys do not fit its method."""
@@ -100,6 +103,10 @@ class Client(msgspec.Struct, frozen=True):
             raise ValueError("a client has an id, and its agent's tenant")
         if (self.agent is None) != (self.kind is ClientKind.AUTHORIZER):
             raise ValueError("every client acts as an agent but an authorizer")
+        if (self.agents or self.tools) and self.kind is not ClientKind.AUTHORIZER:
+            raise ValueError("only an authorizer has agents and tools")
+        if any(agent.tenant != self.tenant for agent in self.agents):
+            raise ValueError("an authorizer is for agents of its own tenant")
         built_in = self.agent is not None and self.agent.agent == PUBLIC_CLIENT
         if self.kind is not ClientKind.HOST and built_in != (self.kind is ClientKind.PUBLIC):
             raise ValueError(f"public clients, and no agents, are {PUBLIC_CLIENT}")

@@ -137,20 +137,22 @@ class ConsentViews:
         return "server", path.removeprefix(server_path(""))
 
     def _tools(self, agent: Agent, task: str, server: str) -> tuple[ToolWords, ...]:
-        role = self._policy.roles.get(agent.role)
+        policy = self._policy.of(agent.id.tenant)
+        role = policy.roles.get(agent.role)
         if role is None:
             return ()
-        held = sorted(session_targets(self._policy, agent.role, task))
+        held = sorted(session_targets(policy, agent.role, task))
         return tuple(
-            self._words(role, name, server)
+            _words(policy, role, name, server)
             for name in held
             if not name.startswith(WITHHELD) and (not server or parse_entry(name).server == server)
         )
 
-    def _words(self, role: Role, name: str, server: str) -> ToolWords:
-        tool_class = self._policy.classes[name]
-        label = name.removeprefix(f"{server}.") if server else name
-        return ToolWords(label, tool_class.value, role.effect(name, tool_class) is Effect.TOKEN)
+
+def _words(policy: Policy, role: Role, name: str, server: str) -> ToolWords:
+    tool_class = policy.classes[name]
+    label = name.removeprefix(f"{server}.") if server else name
+    return ToolWords(label, tool_class.value, role.effect(name, tool_class) is Effect.TOKEN)
 
 
 def in_words(seconds: int) -> str:

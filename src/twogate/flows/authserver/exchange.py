@@ -57,7 +57,7 @@ class TokenExchange:
 
         1. the exchanger authenticates and acts as an agent; 2. the subject token is good, and the exchanger's to
         exchange; 3. an actor token is of that agent too; 4. what is asked for is the client's to ask and no more than
-        the subject token has; 5. the user has consented.
+        the subject token has; 5. the user has consented; 6. a subject token that is good once was not used before.
 
         Raises:
             GateError: CLIENT_UNAUTHORIZED, REQUEST_MALFORMED, RESOURCE_INVALID, SCOPE_INVALID, DETAILS_INVALID; any
@@ -95,6 +95,9 @@ class TokenExchange:
         # 5.
         with told_as(ErrorCode.REQUEST_MALFORMED, _NO_CONSENT):
             await self._verify_consent(authorization, client, subject)
+        # 6.
+        with told_as(ErrorCode.REQUEST_MALFORMED, _REFUSED):
+            await self._subjects.redeem(subject, call.now)
         issued = await self._tokens.issue(
             authorization,
             client,

@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from typing import Final, Protocol
 
 from twogate.core.errors import FACES, UNAVAILABLE, ErrorCode, GateError
+from twogate.core.oauth.confirmation import parse_confirmation
 from twogate.flows.authserver.clients import Client, ClientAuth
 from twogate.flows.authserver.form import Answer, ClientCall, FormRequest, Forms, JsonAnswer
 from twogate.flows.authserver.people import People
-from twogate.flows.gateway.authenticate import principal_of, require_unrevoked, verify_claims, verify_signed
+from twogate.flows.gateway.authenticate import principal_of, require_unrevoked
 from twogate.flows.gateway.issuers import Issuers
+from twogate.flows.gateway.verify_token import verify_claims, verify_signed
 from twogate.flows.registry import RegistryView
 
 ACCESS_TOKEN_DOTS: Final = 2
@@ -103,7 +105,9 @@ class IntrospectionEndpoint:
         if token.user is not None and not await self._is_welcome(token.tenant, token.user.subject):
             return INACTIVE
         told = {name: signed.claims[name] for name in _TOLD if name in signed.claims}
-        return {"active": True, "token_type": "DPoP" if "cnf" in told else "Bearer", **told}
+        # A token that is bound to a certificate alone is a bearer token to HTTP (RFC 8705 section 3).
+        kind = "Bearer" if parse_confirmation(told).key is None else "DPoP"
+        return {"active": True, "token_type": kind, **told}
 
     async def _refresh_token(self, unverified: str, client: Client, now: int) -> Mapping[str, object]:
         told = await self._refresh_tokens.describe(unverified, client, now)

@@ -18,7 +18,9 @@ DEFAULT_TARGET: Final = "/account"
 LoginMethod = Literal["password", "passkey", "upstream"]
 
 _HANDLE: Final = re.compile(r"[A-Za-z0-9_-]{43}")
-_TARGET: Final = re.compile(r"/account|/device|/authorize/consent\?request=[A-Za-z0-9_-]{43}")
+_TARGET: Final = re.compile(
+    r"/account|/device|/authorize/consent\?request=[A-Za-z0-9_-]{43}|/console(/[a-z]{1,20})?|/approvals/[A-Za-z0-9_-]{22}"
+)
 
 
 class Login(msgspec.Struct, frozen=True):

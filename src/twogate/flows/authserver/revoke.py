@@ -18,8 +18,8 @@ from twogate.flows.authserver.form import Answer, ClientCall, FormRequest, Forms
 from twogate.flows.authserver.introspect import ACCESS_TOKEN_DOTS, CurrentView
 from twogate.flows.authserver.revocations import Revocations
 from twogate.flows.environment import Clock
-from twogate.flows.gateway.authenticate import VerifiedToken, verify_claims, verify_signed
 from twogate.flows.gateway.issuers import Issuers
+from twogate.flows.gateway.verify_token import VerifiedToken, verify_claims, verify_signed
 
 RATE: Final = 10.0
 """Tokens that one client may revoke a second, on average: every gateway reads its view anew for each of them."""

@@ -9,6 +9,7 @@ The steps run in this order and the first failure is the reason:
 5. what it is bound to was proven
 6. it is not for operations, its own agent is not disabled, and if it is ours, gate one would let it in
 7. the user is one of ours
+8. it was not used before, if its issuer's tokens are good for one request: an exchange is one (`redeem`)
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from twogate.core.oauth.confirmation import verify_confirmation
 from twogate.core.oauth.exchange import parse_actors, require_named, task_of
 from twogate.core.oauth.resource import OPERATIONS_PATH
 from twogate.core.principal import Agent, UserId
-from twogate.flows.authserver.clients import Client
+from twogate.flows.authserver.clients import Client, ReplayStore
 from twogate.flows.authserver.people import User
-from twogate.flows.gateway.authenticate import VerifiedToken, principal_of, verify_claims, verify_signed
+from twogate.flows.gateway.authenticate import principal_of
 from twogate.flows.gateway.issuers import Issuers
+from twogate.flows.gateway.possession import redeem_token
+from twogate.flows.gateway.verify_token import VerifiedToken, verify_claims, verify_signed
 from twogate.flows.registry import RegistryView
 
 
@@ -59,7 +62,7 @@ class SubjectToken(msgspec.Struct, frozen=True):
     """What a good subject token lets its exchanger do. `expires_at` is Unix seconds.
 
     `user` is our own subject of the person. `actors` are those who act for that person already, as an `act` claim has
-    them. `task` and `grant_id` are those of a token of ours.
+    them. `task` and `grant_id` are those of a token of ours. `one_time` is its issuer and `jti` if it is good once.
     """
 
     user: str
@@ -69,16 +72,21 @@ class SubjectToken(msgspec.Struct, frozen=True):
     task: str | None
     grant_id: str | None
     authenticated_at: int | None
+    one_time: tuple[str, str] | None
 
 
 class SubjectTokens:
     """Verifies subject tokens. `issuers` are our own, named `issuer`, and those that may give subject tokens."""
 
-    def __init__(self, issuer: str, issuers: Issuers, agents: Agents, identities: Identities) -> None:
+    def __init__(
+        self, issuer: str, issuers: Issuers, agents: Agents, identities: Identities, replay: ReplayStore
+    ) -> None:
+        """`replay` knows the tokens that were good once."""
         self._issuer = issuer
         self._issuers = issuers
         self._agents = agents
         self._identities = identities
+        self._replay = replay
 
     async def verify(
         self, unverified_token: str, client: Client, agent: Agent, proof: str | None, now: int
@@ -116,7 +124,18 @@ class SubjectTokens:
             task=task_of(claims) if ours else None,
             grant_id=string_at(claims, "/grant_id") if ours else None,
             authenticated_at=time_at(claims, "auth_time"),
+            one_time=None if token.one_time is None else (issuer.issuer, token.one_time),
         )
+
+    async def redeem(self, subject: SubjectToken, now: int) -> None:
+        """Step 8: use the token up if it is good once; not before nothing else stands against the exchange.
+
+        Raises:
+            GateError: TOKEN_USED, STORE_UNAVAILABLE.
+        """
+        if subject.one_time is not None:
+            issuer, jti = subject.one_time
+            await redeem_token(self._replay, issuer, jti, subject.expires_at, now)
 
     def _verify_usable(self, token: VerifiedToken, view: RegistryView, *, ours: bool) -> None:
         if self._issuer + OPERATIONS_PATH in token.audiences:

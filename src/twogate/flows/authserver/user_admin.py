@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 import msgspec
 
+from twogate.core.approval import Duty
 from twogate.core.audit.record import EventKind
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.user_name import MAX_NAME
@@ -41,12 +42,16 @@ class Doors(Protocol):
 
 
 class Terms(msgspec.Struct, frozen=True):
-    """What the configuration lets people be: its tenants, roles and groups, and whether passkeys can work."""
+    """What the configuration lets people be: its tenants, roles and groups, and whether passkeys can work.
+
+    `own_roles` are those that only people of a tenant can have.
+    """
 
     tenants: Collection[str]
     roles: Collection[str]
     groups: Collection[str]
     passkeys: bool
+    own_roles: Mapping[str, Collection[str]] = msgspec.field(default_factory=dict[str, Collection[str]])
 
 
 class NewUser(msgspec.Struct, frozen=True):
@@ -57,6 +62,7 @@ class NewUser(msgspec.Struct, frozen=True):
     display_name: str = ""
     roles: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
+    duties: tuple[Duty, ...] = ()
 
 
 class UserAdmin:
@@ -108,9 +114,10 @@ class UserAdmin:
             subject=new_subject(self._rng),
             name=new.name,
             display_name=_checked_display(new.display_name),
-            roles=self._checked_roles(new.roles),
+            roles=self._checked_roles(new.roles, new.tenant),
             groups=self._checked_groups(new.groups),
             created_at=self._clock.now(),
+            duties=_sorted(new.duties),
         )
         # The store refuses it too, but by then the trail would say that the person was added.
         if (other := await self._store.by_name(new.tenant, new.name)) is not None:
@@ -128,8 +135,11 @@ class UserAdmin:
         display_name: str | None = None,
         roles: tuple[str, ...] | None = None,
         groups: tuple[str, ...] | None = None,
+        duties: tuple[Duty, ...] | None = None,
     ) -> User:
-        """Change what a person is called and may do; None leaves it as it is. In force from the next token on.
+        """Change what a person is called and may do; None leaves it as it is.
+
+        Roles and groups are in force from the next token on, duties from the next request of a page.
 
         Raises:
             GateError: REQUEST_MALFORMED with what is wrong; STORE_UNAVAILABLE, AUDIT_UNAVAILABLE.
@@ -139,11 +149,12 @@ class UserAdmin:
         changed = msgspec.structs.replace(
             user,
             display_name=user.display_name if display_name is None else _checked_display(display_name),
-            roles=user.roles if roles is None else self._checked_roles(roles),
+            roles=user.roles if roles is None else self._checked_roles(roles, user.tenant),
             groups=user.groups if groups is None else self._checked_groups(groups),
+            duties=user.duties if duties is None else _sorted(duties),
         )
         await self._trail.done(EventKind.USER_CHANGED, changed, detail=_described(changed))
-        await self._store.describe(changed)
+        await self._store.change(changed)
         return changed
 
     async def link(self, user: User, purpose: LinkPurpose) -> tuple[str, int]:
@@ -196,10 +207,11 @@ class UserAdmin:
             # Else a person whom the provider removed could go on logging in.
             raise _wrong(f"{user.tenant}/{user.name} logs in at {user.provider}, and has neither password nor passkey")
 
-    def _checked_roles(self, roles: tuple[str, ...]) -> tuple[str, ...]:
+    def _checked_roles(self, roles: tuple[str, ...], tenant: str) -> tuple[str, ...]:
+        known = {*self._terms.roles, *self._terms.own_roles.get(tenant, ())}
         for role in roles:
-            if role not in self._terms.roles:
-                raise _wrong(f"there is no role {role!r}; roles: {', '.join(sorted(self._terms.roles))}")
+            if role not in known:
+                raise _wrong(f"there is no role {role!r}; roles: {', '.join(sorted(known))}")
         return tuple(dict.fromkeys(roles))
 
     def _checked_groups(self, groups: tuple[str, ...]) -> tuple[str, ...]:
@@ -217,7 +229,18 @@ def _checked_display(display_name: str) -> str:
 
 
 def _described(user: User) -> str:
-    return f"{user.name}; roles {', '.join(user.roles) or '(none)'}; groups {', '.join(user.groups) or '(none)'}"
+    return "; ".join(
+        (
+            user.name,
+            f"roles {', '.join(user.roles) or '(none)'}",
+            f"groups {', '.join(user.groups) or '(none)'}",
+            f"duties {', '.join(user.duties) or '(none)'}",
+        )
+    )
+
+
+def _sorted(duties: tuple[Duty, ...]) -> tuple[Duty, ...]:
+    return tuple(duty for duty in Duty if duty in duties)
 
 
 def _taken(user: User) -> GateError:

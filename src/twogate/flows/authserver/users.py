@@ -71,7 +71,17 @@ class UserStore(Protocol):
         ...
 
     async def describe(self, user: User) -> None:
-        """Keep the person's display name, roles and groups as they are here; nothing else changes.
+        """Keep the display name and the groups that the person's provider tells; nothing else changes.
+
+        What an operator gives meanwhile must not be undone by a login.
+
+        Raises:
+            GateError: STORE_UNAVAILABLE.
+        """
+        ...
+
+    async def change(self, user: User) -> None:
+        """Keep what an operator says of a person: display name, roles, groups, duties.
 
         Raises:
             GateError: STORE_UNAVAILABLE.

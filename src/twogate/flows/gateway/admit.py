@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import msgspec
 
-from twogate.core.access import Allow, Deny, NeedsToken, Observed, Policy, decide
+from twogate.core.access import Allow, Decision, Deny, NeedsToken, Observed, Policy, decide
+from twogate.core.conditions import Asked
 from twogate.core.errors import ErrorCode, GateError
-from twogate.core.protocol import MethodKind
+from twogate.core.protocol import MethodKind, resource_target
 from twogate.core.session import Session
 from twogate.flows.gateway.exchange import Header
 from twogate.flows.gateway.read import Call, CallError
+from twogate.flows.operations.started import StartedOperation
 from twogate.flows.sessions import Sessions
 
 SESSION_HEADER = "twogate-session"
 TASK_HEADER = "twogate-task"
+
+_TELLS_TASK = "tasks/update"
 
 
 class Admitted(msgspec.Struct, frozen=True):
     """A call that both gates let through. `target` is empty for methods that name none (lists, discovery).
 
     `observing` says that gate two is observed and not enforced; `observed` is what the call would be refused for
-    otherwise. `param_headers` are the headers that mirror arguments (`param_headers.py`).
+    otherwise. `param_headers` are the headers that mirror arguments (`param_headers.py`). A `gated` one runs only with an
+    `operation`, which a token started (`operation.py`).
     """
 
     call: Call
@@ -29,6 +36,8 @@ class Admitted(msgspec.Struct, frozen=True):
     observing: bool = False
     observed: ErrorCode | None = None
     param_headers: tuple[Header, ...] = ()
+    gated: bool = False
+    operation: StartedOperation | None = None
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -42,12 +51,23 @@ class Refused(msgspec.Struct, frozen=True):
     observing: bool = False
 
 
-async def admit(call: Call, sessions: Sessions, policy: Policy, now: int) -> Admitted | Refused:
+class Conditions(Protocol):
+    """What may forbid a call that the decision lets through, by what is known of this very call; Cedar policies do."""
+
+    def forbidden(self, asked: Asked) -> str | None:
+        """Why it is forbidden, in words for the audit trail; None if it is not."""
+        ...
+
+
+async def admit(
+    call: Call, sessions: Sessions, policy: Policy, now: int, conditions: Conditions | None = None
+) -> Admitted | Refused:
     """Decide one call, in this order.
 
     1. the session: named by the token, the header, the MCP session, the declared or the default task; 2. the method:
     closed ones are refused, open ones and lists need a server of the tenant only (a list's answer is filtered by the
-    same decision); 3. every target that it acts on, by `core.access.decide`.
+    same decision); 3. every target that it acts on, by `core.access.decide` and then by the conditions, which are never
+    only observed. Lists are not narrowed by conditions: what they would be asked is not known yet.
 
     Raises:
         CallError: STORE_UNAVAILABLE, AUDIT_UNAVAILABLE.
@@ -71,7 +91,7 @@ async def admit(call: Call, sessions: Sessions, policy: Policy, now: int) -> Adm
     if call.kind is MethodKind.CLOSED:
         return _refused(call, session, GateError(ErrorCode.METHOD_NOT_PERMITTED, call.message.method), observing)
     # 3.
-    return _decided(call, session, policy, observing, missing)
+    return _decided(call, session, policy, observing, missing, conditions, now)
 
 
 def _refused(call: Call, session: Session | None, error: GateError, observing: bool) -> Refused:
@@ -79,21 +99,67 @@ def _refused(call: Call, session: Session | None, error: GateError, observing: b
 
 
 def _decided(
-    call: Call, session: Session | None, policy: Policy, observing: bool, missing: ErrorCode
+    call: Call,
+    session: Session | None,
+    policy: Policy,
+    observing: bool,
+    missing: ErrorCode,
+    conditions: Conditions | None,
+    now: int,
 ) -> Admitted | Refused:
-    target, observed = call.targets[0] if call.targets else "", None
+    target, observed, gated = call.targets[0] if call.targets else "", None, False
     for one in call.targets:
-        match decide(call.principal, session, call.head.server, one, policy, observing=observing, missing=missing):
+        decision = decide(call.principal, session, call.head.server, one, policy, observing=observing, missing=missing)
+        if conditions is not None and (why := _forbidden(decision, call, session, one, policy, conditions, now)):
+            return Refused(call, session, one, GateError(ErrorCode.POLICY_DENIED, why), observing=observing)
+        match decision:
             case Allow():
                 pass
             case Observed(code):
                 observed, target = observed or code, target if observed else one
-            case NeedsToken():
-                needed = GateError(ErrorCode.OPERATION_TOKEN_REQUIRED)
+            case NeedsToken() if call.kind is MethodKind.LISTEN and one not in _of_tasks(call):
+                # A token is for one target, and these may be many.
+                needed = GateError(ErrorCode.OPERATION_TOKEN_REQUIRED, "a subscription to what needs a token")
                 return Refused(call, session, one, needed, observing=observing)
+            case NeedsToken():
+                gated, target = gated or _starts_something(call), one
             case Deny(code, scopes):
                 return Refused(call, session, one, GateError(code), scopes, observing)
-    return Admitted(call, session, target, observing, observed)
+    return Admitted(call, session, target, observing, observed, gated=gated)
+
+
+def _starts_something(call: Call) -> bool:
+    """Whether a call does something new, and not only brings what an earlier one began, with its own token, then."""
+    if call.resumed is not None or call.kind is MethodKind.LISTEN:
+        return False
+    # What a waiting task is told may change all that it does.
+    return call.kind is not MethodKind.TASK or call.message.method == _TELLS_TASK
+
+
+def _of_tasks(call: Call) -> frozenset[str]:
+    # Only tools make tasks, and no tool's target reads like a resource's.
+    resources = resource_target(call.head.server, "")
+    return frozenset(target for target in call.targets if not target.startswith(resources))
+
+
+def _forbidden(
+    decision: Decision,
+    call: Call,
+    session: Session | None,
+    target: str,
+    policy: Policy,
+    conditions: Conditions,
+    now: int,
+) -> str | None:
+    if isinstance(decision, Deny):
+        return None
+    found = policy.of(call.principal.tenant).classify(target)
+    if found is None:
+        return "no entry classifies the target"
+    method, params = call.message.method, call.message.params
+    return conditions.forbidden(
+        Asked(call.principal, session, target, found.entry, method, params, call.head.address, now)
+    )
 
 
 async def _session(call: Call, sessions: Sessions, now: int) -> Session | None:

@@ -1,6 +1,6 @@
-"""The tools of each server as each tenant's credential sees them, asked for by the gateway itself and kept for a while.
+"""The tools and prompts of each server as each tenant's credential sees them, asked for by the gateway itself and kept for a while.
 
-Used to check what a call says about itself (`param_headers`). It belongs to one configuration generation: with the
+Used to check what a call says about itself (`param_headers`) and what it calls (`tool_check`). It belongs to one configuration generation: with the
 next one everything is asked anew.
 """
 
@@ -14,7 +14,7 @@ import msgspec
 
 from twogate.core.errors import ErrorCode, GateError
 from twogate.flows.environment import Clock
-from twogate.flows.gateway.catalogue_fetch import fetch_tools
+from twogate.flows.gateway.catalogue_fetch import PROMPTS, TOOLS, fetch_prompts, fetch_tools
 from twogate.flows.gateway.tool_list import ToolList
 from twogate.flows.gateway.upstream import Upstream
 
@@ -59,12 +59,12 @@ class _Entry(msgspec.Struct):
 
 
 class Catalogue:
-    """Every server's tools, by tenant. The caller has made sure that the tenant may reach the server."""
+    """Every server's tools and prompts, by tenant. The caller has made sure that the tenant may reach the server."""
 
     def __init__(self, servers: Mapping[str, Served], clock: Clock) -> None:
         self._servers = servers
         self._clock = clock
-        self._entries: dict[tuple[str, str], _Entry] = {}
+        self._entries: dict[tuple[str, str, str], _Entry] = {}
         self._closed = False
 
     async def tools(self, tenant: str, server: str, *, newer_than: ToolList | None = None) -> ToolList:
@@ -77,20 +77,31 @@ class Catalogue:
         Raises:
             GateError: UPSTREAM_UNAVAILABLE; what was about to be called was not.
         """
-        entry = self._entries.get((tenant, server))
+        return await self._listed(tenant, server, TOOLS, newer_than)
+
+    async def prompts(self, tenant: str, server: str, *, newer_than: ToolList | None = None) -> ToolList:
+        """As `tools`, of its prompts.
+
+        Raises:
+            GateError: as `tools`.
+        """
+        return await self._listed(tenant, server, PROMPTS, newer_than)
+
+    async def _listed(self, tenant: str, server: str, what: str, newer_than: ToolList | None) -> ToolList:
+        entry = self._entries.get((tenant, server, what))
         if entry is None:
-            entry = self._entries[tenant, server] = _Entry()
+            entry = self._entries[tenant, server, what] = _Entry()
         listed, now = entry.listed, self._clock.monotonic()
         age = now - entry.fetched_at
         if listed is None or entry.changed or listed is newer_than or age >= entry.life:
-            return await self._asked(tenant, server, entry, now)
+            return await self._asked(tenant, server, what, entry, now)
         if age >= entry.life * AHEAD:
-            self._ask(tenant, server, entry, now)
+            self._ask(tenant, server, what, entry, now)
         return listed
 
     def note_changed(self, server: str) -> None:
-        """Take note that the server said its tools changed, to whomever: they are asked for before their next use."""
-        for (_, name), entry in self._entries.items():
+        """Take note that the server said its lists changed, to whomever: they are asked for before their next use."""
+        for (_, name, _), entry in self._entries.items():
             if name == server:
                 entry.changed = True
 
@@ -102,8 +113,8 @@ class Catalogue:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _asked(self, tenant: str, server: str, entry: _Entry, now: float) -> ToolList:
-        task = self._ask(tenant, server, entry, now)
+    async def _asked(self, tenant: str, server: str, what: str, entry: _Entry, now: float) -> ToolList:
+        task = self._ask(tenant, server, what, entry, now)
         if task is not None:
             # Waited for, not awaited: the others must get their answer though this caller goes away.
             await asyncio.wait({task})
@@ -111,26 +122,32 @@ class Catalogue:
                 task.result()
         if entry.listed is None or self._clock.monotonic() - entry.fetched_at >= MAX_AGE:
             reason = "the gateway is closing" if entry.failure is None else str(entry.failure)
-            raise GateError(ErrorCode.UPSTREAM_UNAVAILABLE, f"the tools of {server} cannot be listed: {reason}")
+            if entry.failure is not None and entry.failure.code is ErrorCode.SECRET_UNAVAILABLE:
+                raise GateError(ErrorCode.SECRET_UNAVAILABLE, entry.failure.debug)
+            raise GateError(ErrorCode.UPSTREAM_UNAVAILABLE, f"the {what} of {server} cannot be listed: {reason}")
         return entry.listed
 
-    def _ask(self, tenant: str, server: str, entry: _Entry, now: float) -> asyncio.Task[None] | None:
+    def _ask(self, tenant: str, server: str, what: str, entry: _Entry, now: float) -> asyncio.Task[None] | None:
         """The asking under way, or a new one; None if the last one is too short ago."""
         if entry.task is None and not self._closed and (entry.began_at is None or now - entry.began_at >= PAUSE):
             entry.began_at = now
-            entry.task = asyncio.get_running_loop().create_task(self._fetch(tenant, self._servers[server], entry))
+            entry.task = asyncio.get_running_loop().create_task(self._fetch(tenant, self._servers[server], what, entry))
         return entry.task
 
-    async def _fetch(self, tenant: str, served: Served, entry: _Entry) -> None:
+    async def _fetch(self, tenant: str, served: Served, what: str, entry: _Entry) -> None:
         # Cleared before, not after: what changes during the asking may be missing in its answer.
         changed, entry.changed = entry.changed, False
         # After a failure nothing is taken for granted, not even how to ask.
         era = None if entry.listed is None or entry.failure is not None else entry.listed.era
         try:
-            entry.listed = await fetch_tools(served.upstream, tenant, served.timeout, era)
+            fetch = fetch_tools if what == TOOLS else fetch_prompts
+            entry.listed = await fetch(served.upstream, tenant, served.timeout, era)
         except GateError as error:
             entry.failure = error
             entry.changed = entry.changed or changed
+            if error.code is ErrorCode.SECRET_UNAVAILABLE:
+                # Nothing was sent, so there is nobody to be spared; and a secret may be there the next moment.
+                entry.began_at = None
             return
         finally:
             entry.task = None

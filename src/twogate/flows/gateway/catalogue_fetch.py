@@ -1,4 +1,4 @@
-"""Asking a server for its tools, as a client of its own: never with a caller's credential, state or session.
+"""Asking a server what it has, as a client of its own: never with a caller's credential, state or session.
 
 Modern first, then the handshake (MCP 2026-07-28, "Backward Compatibility"): `server/discover` tells the eras apart, as
 the official SDK's client does it. Whatever an answer of the probe is that does not come from a modern server falls
@@ -8,9 +8,12 @@ back; what only says that nothing can be had now (401, 5xx, no connection) does 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, Final, ParamSpec, TypeVar, cast
+
+import msgspec
 
 from twogate import __version__
 from twogate.core import errors
@@ -21,7 +24,7 @@ from twogate.core.protocol import HANDSHAKE_VERSIONS, MODERN_VERSIONS
 from twogate.core.sse import SseParser
 from twogate.flows.gateway.headers import upstream_headers
 from twogate.flows.gateway.meta import CLIENT_CAPABILITIES, PROTOCOL_VERSION
-from twogate.flows.gateway.tool_list import Era, Tool, ToolList, take_page
+from twogate.flows.gateway.tool_list import Era, ToolList, take_entries, take_page, take_prompts
 from twogate.flows.gateway.upstream import Upstream, UpstreamAnswer, UpstreamRequest
 
 MAX_PAGES: Final = 1000
@@ -49,6 +52,13 @@ _CLIENT_ERRORS: Final = range(400, 500)
 # What can go wrong with a server that does not understand the probe.
 _NOT_UNDERSTOOD: Final = frozenset({ErrorCode.UPSTREAM_TIMEOUT, ErrorCode.UPSTREAM_BROKEN, ErrorCode.UPSTREAM_INVALID})
 
+TOOLS: Final = "tools"
+PROMPTS: Final = "prompts"
+"""What lists are called: the member of the result, the capability, and the beginning of the method."""
+
+Take = Callable[[object, MutableMapping[str, Any]], None]
+"""Reads one page's entries into what the pages before it brought."""
+
 T = TypeVar("T")
 Params = ParamSpec("Params")
 
@@ -61,6 +71,14 @@ def owner_of(tenant: str) -> PrincipalKey:
     return PrincipalKey(tenant, "", OWNER, None)
 
 
+class Offer(msgspec.Struct, frozen=True):
+    """Everything that a server shows of itself, as it says it. `instructions` is None if it gives none."""
+
+    tools: Mapping[str, Mapping[str, Any]]
+    prompts: Mapping[str, Mapping[str, Any]]
+    instructions: object = None
+
+
 async def fetch_tools(upstream: Upstream, tenant: str, silence: float, era: Era | None = None) -> ToolList:
     """Ask a server for all its tools, in the tenant's name. `era` is what was learned the last time.
 
@@ -69,7 +87,34 @@ async def fetch_tools(upstream: Upstream, tenant: str, silence: float, era: Era 
     Raises:
         GateError: UPSTREAM_UNAVAILABLE, UPSTREAM_TIMEOUT, UPSTREAM_BROKEN, UPSTREAM_INVALID.
     """
-    asking = _Asking(upstream, owner_of(tenant), silence)
+    asking = _Asking(upstream, owner_of(tenant), silence, {TOOLS: take_page})
+    era = await _asked(asking, era)
+    return ToolList(asking.found[TOOLS], asking.lifetime, era)
+
+
+async def fetch_prompts(upstream: Upstream, tenant: str, silence: float, era: Era | None = None) -> ToolList:
+    """As `fetch_tools`, of its prompts.
+
+    Raises:
+        GateError: as `fetch_tools`.
+    """
+    asking = _Asking(upstream, owner_of(tenant), silence, {PROMPTS: take_prompts})
+    era = await _asked(asking, era)
+    return ToolList(asking.found[PROMPTS], asking.lifetime, era)
+
+
+async def fetch_offer(upstream: Upstream, tenant: str, silence: float) -> Offer:
+    """Ask a server for all that can be pinned of it, in the tenant's name.
+
+    Raises:
+        GateError: as `fetch_tools`.
+    """
+    asking = _Asking(upstream, owner_of(tenant), silence, {TOOLS: take_entries, PROMPTS: take_entries})
+    await _asked(asking, None)
+    return Offer(asking.found[TOOLS], asking.found[PROMPTS], asking.instructions)
+
+
+async def _asked(asking: _Asking, era: Era | None) -> Era | None:
     try:
         async with asyncio.timeout(FETCH_SECONDS):
             if era is not None:
@@ -77,12 +122,12 @@ async def fetch_tools(upstream: Upstream, tenant: str, silence: float, era: Era 
                     return await (asking.modern() if era is Era.MODERN else asking.handshake(era))
             return await _probed(asking)
     except TimeoutError:
-        raise GateError(ErrorCode.UPSTREAM_TIMEOUT, f"no complete list of tools in {FETCH_SECONDS:.0f} s") from None
+        raise GateError(ErrorCode.UPSTREAM_TIMEOUT, f"no complete list in {FETCH_SECONDS:.0f} s") from None
     except _OtherEra as error:
         raise GateError(ErrorCode.UPSTREAM_INVALID, str(error)) from error
 
 
-async def _probed(asking: _Asking) -> ToolList:
+async def _probed(asking: _Asking) -> Era | None:
     remembered: Era | None = Era.HANDSHAKE
     try:
         modern = await asking.is_modern()
@@ -99,12 +144,20 @@ class _OtherEra(Exception):  # noqa: N818 - not a failure but a finding
 
 
 class _Asking:
-    """One conversation with a server."""
+    """One conversation with a server, about the lists that are `wanted`.
 
-    def __init__(self, upstream: Upstream, owner: PrincipalKey, silence: float) -> None:
+    After it `found` has the entries of each by name. `lifetime` is how many seconds the server vouches for all of them.
+    """
+
+    def __init__(self, upstream: Upstream, owner: PrincipalKey, silence: float, wanted: Mapping[str, Take]) -> None:
         self._upstream = upstream
         self._owner = owner
         self._silence = silence
+        self._wanted = wanted
+        self._capabilities: object = None
+        self.found: Mapping[str, dict[str, Any]] = MappingProxyType({})
+        self.lifetime: float | None = None
+        self.instructions: object = None
         self._last_id = 0
         self._bytes = 0
         self._large = False
@@ -122,6 +175,7 @@ class _Asking:
             return False
         payload = cast("dict[str, Any]", answer.payload)
         if not answer.is_error:
+            self._introduced(payload)
             return _names_any(payload.get("supportedVersions"), MODERN_VERSIONS)
         if payload["code"] == errors.UNSUPPORTED_PROTOCOL_VERSION:
             data: object = payload.get("data")
@@ -130,16 +184,17 @@ class _Asking:
                 raise GateError(ErrorCode.UPSTREAM_UNAVAILABLE, "the server speaks no version that is known here")
         return False
 
-    async def modern(self) -> ToolList:
-        """All pages, each request with its envelope (MCP 2026-07-28).
+    async def modern(self) -> Era:
+        """All pages of all that is wanted, each request with its envelope (MCP 2026-07-28).
 
         Raises:
             GateError, _OtherEra
         """
-        return await self._pages(MODERN_VERSIONS[-1], None, Era.MODERN)
+        await self._lists(MODERN_VERSIONS[-1], None)
+        return Era.MODERN
 
-    async def handshake(self, remembered: Era | None) -> ToolList:
-        """All pages within a session of its own, which is ended at once (MCP up to 2025-11-25).
+    async def handshake(self, remembered: Era | None) -> Era | None:
+        """All pages of all that is wanted, within a session of its own, which is ended at once (MCP up to 2025-11-25).
 
         Raises:
             GateError, _OtherEra
@@ -157,35 +212,47 @@ class _Asking:
             if not isinstance(chosen, str) or chosen not in HANDSHAKE_VERSIONS:
                 raise _OtherEra("the server answered neither server/discover nor initialize as MCP has it")
             version = chosen
+            if welcome is not None:
+                self._introduced(welcome.payload)
             await self._notify("notifications/initialized", version, session)
-            return await self._pages(version, session, remembered)
+            await self._lists(version, session)
+            return remembered
         finally:
             if session is not None:
                 await self._farewell(version, session)
 
-    async def _pages(self, version: str, session: str | None, era: Era | None) -> ToolList:
-        tools: dict[str, Tool] = {}
+    def _introduced(self, payload: dict[str, Any]) -> None:
+        self.instructions, self._capabilities = payload.get("instructions"), payload.get("capabilities")
+
+    async def _lists(self, version: str, session: str | None) -> None:
+        # Begun anew each time: what was found in the wrong era is forgotten.
+        self.lifetime = None
+        self.found = {key: await self._pages(key, version, session) for key in self._wanted}
+
+    async def _pages(self, key: str, version: str, session: str | None) -> dict[str, Any]:
+        method, found = f"{key}/list", dict[str, Any]()
         params: dict[str, Any] = {}
-        lifetime: float | None = None
+        if key != TOOLS and isinstance(self._capabilities, dict) and key not in self._capabilities:
+            return found  # many servers answer with an error of any code
         for _ in range(MAX_PAGES):
-            answer = await self._request("tools/list", params, version, session)
+            answer = await self._request(method, params, version, session)
             if answer is None or answer.is_error:
                 code = None if answer is None else answer.payload["code"]
-                if code == errors.METHOD_NOT_FOUND and not tools:
-                    return ToolList(tools, lifetime, era)  # a server without tools
-                raise _OtherEra(f"tools/list was answered with {'no JSON-RPC' if code is None else f'error {code}'}")
+                if code == errors.METHOD_NOT_FOUND and not found:
+                    return found  # a server without any
+                raise _OtherEra(f"{method} was answered with {'no JSON-RPC' if code is None else f'error {code}'}")
             result = cast("dict[str, Any]", answer.payload)
             if result.get("resultType", "complete") != "complete":
-                raise GateError(ErrorCode.UPSTREAM_INVALID, "the result of tools/list is not complete")
-            await self._apart(take_page, result.get("tools"), tools)
-            lifetime = _shorter(lifetime, result.get("ttlMs"))
+                raise GateError(ErrorCode.UPSTREAM_INVALID, f"the result of {method} is not complete")
+            await self._apart(self._wanted[key], result.get(key), found)
+            self.lifetime = _shorter(self.lifetime, result.get("ttlMs"))
             cursor: object = result.get("nextCursor")
             if cursor is None or cursor == "":
-                return ToolList(tools, lifetime, era)
+                return found
             if not isinstance(cursor, str) or len(cursor) > MAX_CURSOR or params.get("cursor") == cursor:
                 raise GateError(ErrorCode.UPSTREAM_INVALID, "nextCursor is no text, too long, or the last one again")
             params = {"cursor": cursor}
-        raise GateError(ErrorCode.UPSTREAM_INVALID, f"more than {MAX_PAGES} pages of tools")
+        raise GateError(ErrorCode.UPSTREAM_INVALID, f"more than {MAX_PAGES} pages of {key}")
 
     async def _request(
         self, method: str, params: Mapping[str, Any], version: str, session: str | None, *, silence: float | None = None

@@ -1,7 +1,8 @@
 """The one authenticating credential of a request (DESIGN decision 3).
 
 An access token in `Authorization` is what exists so far, alone or with a proof of its key. Whatever else could pass for
-a credential or a proof is refused, not ignored: a caller must not believe in a protection that nobody checked.
+a credential or a proof is refused, not ignored: a caller must not believe in a protection that nobody checked. A client
+certificate is taken from the TLS connection and never from a header, by which anybody could claim one.
 """
 
 from __future__ import annotations
@@ -19,7 +20,13 @@ _BEARER: Final = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] ([A-Za-z0-9._~+/-]+=*)")
 # RFC 9449 section 7.1: token68.
 _DPOP: Final = re.compile(r"[Dd][Pp][Oo][Pp] ([A-Za-z0-9._~+/-]+=*)")
 
-_UNSUPPORTED: Final = ("signature", "signature-input", "x-forwarded-client-cert", "x-api-key")
+# RFC 9421; certificates as Envoy, RFC 9440 and nginx forward them; API keys.
+_UNSUPPORTED: Final = frozenset(
+    {
+        "signature", "signature-input", "x-forwarded-client-cert", "client-cert", "client-cert-chain",
+        "ssl-client-cert", "x-ssl-client-cert", "x-client-cert", "x-api-key",
+    }
+)  # fmt: skip
 
 
 class BearerToken(msgspec.Struct, frozen=True):
@@ -39,9 +46,9 @@ def parse_credential(headers: Mapping[str, str]) -> BearerToken:
     Raises:
         GateError: CREDENTIAL_MISSING, CREDENTIAL_AMBIGUOUS.
     """
-    for name in _UNSUPPORTED:
-        if name in headers:
-            raise GateError(ErrorCode.CREDENTIAL_AMBIGUOUS, f"header {name} is a credential or proof not accepted here")
+    if not _UNSUPPORTED.isdisjoint(headers):
+        name = min(_UNSUPPORTED.intersection(headers))
+        raise GateError(ErrorCode.CREDENTIAL_AMBIGUOUS, f"header {name} is a credential or proof not accepted here")
     authorization = headers.get("authorization")
     if authorization is None:
         raise GateError(ErrorCode.CREDENTIAL_MISSING)

@@ -11,18 +11,23 @@ from typing import Protocol
 import msgspec
 
 from twogate.core.errors import GateError
+from twogate.core.oauth.confirmation import ClientCertificate
 
 Header = tuple[bytes, bytes]
 
 
 class Head(msgspec.Struct, frozen=True):
-    """A request's head. Header names are in lower case and each name is there once: the edge saw to it."""
+    """A request's head. Header names are in lower case and each name is there once: the edge saw to it.
+
+    `certificate` is the client's, of the TLS connection; None if it showed none.
+    """
 
     method: str
     server: str
     headers: Mapping[str, str]
     query: bytes
     address: str
+    certificate: ClientCertificate | None = None
 
 
 class Refusal(msgspec.Struct, frozen=True):

@@ -92,6 +92,8 @@ class Forwarder:
             if server.identified:
                 side.identity = identity = (await self._identifier.header(recorded.admitted),)
             answer = await server.upstream.send(_request(server, call, recorded, identity))
+            if recorded.admitted.operation is not None:
+                recorded.admitted.operation.answered()
             await relay.run(answer)
         except asyncio.CancelledError:
             # Nobody is left to be told that the outcome could not be written; the cancellation itself must go on.
@@ -157,4 +159,5 @@ def _request(server: Server, call: Call, recorded: Recorded, identity: tuple[Hea
         timeout=server.timeout,
         session=call.upstream_session,
         stream=call.stream,
+        admitted=recorded.admitted,
     )

@@ -40,6 +40,7 @@ class ClaimPointers(msgspec.Struct, frozen=True):
     groups: str | None = None
     scope: str | None = None
     session: str | None = None
+    device: str | None = None
     # The agent of tokens whose client is bound to none; only our own issuer may say so.
     assigned: str | None = None
 
@@ -50,7 +51,8 @@ class TrustedIssuer(msgspec.Struct, frozen=True):
     `types` are JOSE `typ` values as `media_type` gives them, None standing for tokens without one. `audiences` maps a
     resource of ours to the one other name that the issuer has for it. `revocable` is our own server alone: its tokens
     can be revoked by name, and other issuers' names must not collide with them. `signed`: its tokens are JWTs, verified
-    by `algorithms`; `asked`: it is asked about each, which those that are no JWTs need.
+    by `algorithms`; `asked`: it is asked about each, which those that are no JWTs need. `one_time`: each of its tokens
+    is good for one request.
     """
 
     issuer: str
@@ -64,6 +66,7 @@ class TrustedIssuer(msgspec.Struct, frozen=True):
     revocable: bool = False
     signed: bool = True
     asked: bool = False
+    one_time: bool = False
 
     def __post_init__(self) -> None:
         """Refuse an issuer without algorithms, types or tenants: an empty list must never come to mean "any".

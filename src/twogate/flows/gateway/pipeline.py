@@ -1,8 +1,8 @@
 """One call's way through both gates. Read this first.
 
     head -> address limit -> one credential, its proof -> gate one: authenticate -> read and parse the body, open its
-         handles -> gate two: session and decision -> limits -> header parameters -> audit intent -> upstream
-         -> filtered answer -> audit outcome
+         handles -> gate two: session and decision -> limits -> header parameters -> operation token -> audit intent
+         -> upstream -> filtered answer -> audit outcome
 
 Each stage takes what the stage before gives (`BearerToken`, `Authenticated`, `Call`, `Admitted`, `Recorded`), so that
 leaving one out does not type-check. Nothing of the body is read before gate one, nothing reaches an upstream before
@@ -23,7 +23,7 @@ from twogate.core.message import Kind, Message, encode_message
 from twogate.core.principal import Principal
 from twogate.flows.audit import Refusals
 from twogate.flows.environment import Clock
-from twogate.flows.gateway.admit import Admitted, Refused, admit
+from twogate.flows.gateway.admit import Admitted, Conditions, Refused, admit
 from twogate.flows.gateway.authenticate import Authenticator
 from twogate.flows.gateway.batch import BatchExchange, alone
 from twogate.flows.gateway.caller import Caller
@@ -32,8 +32,9 @@ from twogate.flows.gateway.exchange import Exchange, Head, Refusal
 from twogate.flows.gateway.forward import Forwarder
 from twogate.flows.gateway.limit import AddressLimit, CallRates, UnderWay
 from twogate.flows.gateway.meta import forwarded
+from twogate.flows.gateway.operation import Operations, brings_token, settle, start_operation
 from twogate.flows.gateway.param_headers import Catalogue, param_headers
-from twogate.flows.gateway.possession import Possession
+from twogate.flows.gateway.possession import Possession, proven_by
 from twogate.flows.gateway.read import (
     SESSION_END,
     STREAM,
@@ -68,10 +69,12 @@ class Pipeline:
         registry: Registry,
         sessions: Sessions,
         policy: Policy,
+        conditions: Conditions | None = None,
         catalogue: Catalogue,
         recorder: Recorder,
         seal: Seal,
         forwarder: Forwarder,
+        operations: Operations | None = None,
         clock: Clock,
         max_body: int,
     ) -> None:
@@ -86,10 +89,12 @@ class Pipeline:
         self._registry = registry
         self._sessions = sessions
         self._policy = policy
+        self._conditions = conditions
         self._catalogue = catalogue
         self._recorder = recorder
         self._seal = seal
         self._forwarder = forwarder
+        self._operations = operations
         self._clock = clock
         self._max_body = max_body
 
@@ -155,15 +160,14 @@ class Pipeline:
             raise GateError(ErrorCode.REQUEST_MALFORMED, "a query string")
         bearer, resource = parse_credential(head.headers), self._resource(head.server)
         proof = self._possession.verify(bearer, head.method, resource, self._clock.now())
-        proven_key = None if proof is None else proof.thumbprint
+        proven = proven_by(proof, head.certificate)
 
         async def prove(now: int) -> Principal:
             view = await self._registry.view()
-            return await self._authenticator.authenticate(bearer, resource, view, now, proven_key)
+            return await self._authenticator.authenticate(bearer, resource, view, now, proven)
 
         caller = await Caller.prove(head, prove, self._clock)
-        if proof is not None:
-            await self._possession.redeem(proof, caller.now)
+        await self._possession.redeem(proof, caller.authenticated.principal, caller.now)
         return caller
 
     async def _read(
@@ -202,42 +206,55 @@ class Pipeline:
             return
         under_way = self._streams if call.stream else self._under_way
         if isinstance(decided, Admitted):
-            decided = self._within_limits(decided, under_way)
+            decided = self._begin(decided, under_way)
         if isinstance(decided, Refused):
             await self._refuse(decided, exchange)
             return
         try:
-            decided = await self._mirror(caller, decided)
+            if self._rates.any:
+                decided = await self._within_rates(decided)
+            if isinstance(decided, Admitted):
+                decided = await self._mirror(caller, decided)
             if isinstance(decided, Refused):
                 await self._refuse(decided, exchange)
+            elif decided.gated or brings_token(decided.call):
+                await self._run_once(caller, decided, exchange)
             else:
                 await self._run(caller, decided, exchange)
         finally:
             under_way.end(call.principal.key)
 
-    def _within_limits(self, admitted: Admitted, under_way: UnderWay) -> Admitted | Refused:
-        """Count an allowed call; it is counted in as under way if it is still admitted after this."""
-        call = admitted.call
-        if wait := self._wait(admitted):
-            error = GateError(ErrorCode.RATE_LIMITED, "too many calls a second", data={"retry_after": ceil(wait)})
-        elif not under_way.begin(call.principal.key):
-            error = GateError(ErrorCode.RATE_LIMITED, "too many calls of this agent under way", data={"retry_after": 1})
-        else:
+    def _begin(self, admitted: Admitted, under_way: UnderWay) -> Admitted | Refused:
+        """Count an allowed call in as under way; it was, if it is still admitted after this."""
+        if under_way.begin(admitted.call.principal.key):
             return admitted
-        return Refused(call, admitted.session, admitted.target, error)
+        error = GateError(ErrorCode.RATE_LIMITED, "too many calls of this agent under way", data={"retry_after": 1})
+        return Refused(admitted.call, admitted.session, admitted.target, error)
 
-    def _wait(self, admitted: Admitted) -> float:
-        if not self._rates.any:
-            return 0.0
+    async def _within_rates(self, admitted: Admitted) -> Admitted | Refused:
+        """Count an allowed call by agent, tool and tenant. A shared store may take its time, or be gone."""
+        call, rates = admitted.call, self._rates
         # By its entry, so that what an agent reads by one pattern counts as one, however many URIs it makes up.
-        found = self._policy.classify(admitted.target) if admitted.target else None
-        entry = admitted.call.message.method or "" if found is None else found.entry
-        return self._rates.take(admitted.call.principal.agent.id, entry, self._clock.monotonic())
+        policy = self._policy.of(call.principal.tenant)
+        found = policy.classify(admitted.target) if admitted.target else None
+        entry = call.message.method or "" if found is None else found.entry
+        agent = call.principal.agent.id
+        try:
+            if rates.shared is None:
+                wait = rates.take(agent, entry, self._clock.monotonic())
+            else:
+                wait = await rates.take_shared(agent, entry)
+        except GateError as error:
+            return Refused(call, admitted.session, admitted.target, error)
+        if not wait:
+            return admitted
+        limited = GateError(ErrorCode.RATE_LIMITED, "too many calls a second", data={"retry_after": ceil(wait)})
+        return Refused(call, admitted.session, admitted.target, limited)
 
     async def _admit(self, authenticated: Authenticated, now: int, call: Call) -> Admitted | Refused:
         if authenticated.principal is not call.principal:
             call = msgspec.structs.replace(call, principal=authenticated.principal)
-        return await admit(call, self._sessions, self._policy, now)
+        return await admit(call, self._sessions, self._policy, now, self._conditions)
 
     async def _mirror(self, caller: Caller, admitted: Admitted) -> Admitted | Refused:
         """Check the headers that repeat arguments. The server may have to be asked for its tools, and take its time."""
@@ -253,10 +270,37 @@ class Pipeline:
             return Refused(admitted.call, admitted.session, admitted.target, error)
         return msgspec.structs.replace(admitted, param_headers=params) if params else admitted
 
+    async def _run_once(self, caller: Caller, admitted: Admitted, exchange: Exchange) -> None:
+        """Take a call on that needs an operation token, or brings one: see `operation`."""
+        before = caller.authenticated
+        started = await start_operation(admitted, self._operations)
+        if isinstance(started, Refused):
+            await self._refuse(started, exchange)
+            return
+        try:
+            # The store may have taken its time.
+            again = await self._again(caller, before, admitted)
+            if isinstance(again, Refused):
+                await settle(started)
+                await self._refuse(again, exchange)
+            else:
+                await self._run(caller, started, exchange)
+        finally:
+            await settle(started)
+
+    async def _again(self, caller: Caller, before: Authenticated, admitted: Admitted) -> Admitted | Refused:
+        try:
+            if await caller.current() is before:
+                return admitted
+            return await self._admit(caller.authenticated, caller.now, admitted.call)
+        except GateError as error:
+            return Refused(admitted.call, admitted.session, admitted.target, error)
+
     async def _run(self, caller: Caller, admitted: Admitted, exchange: Exchange) -> None:
         try:
             recorded = await self._record(admitted)
         except GateError as error:
+            await settle(admitted)
             await exchange.refuse(_refusal(admitted.call, error))
             return
 
@@ -267,11 +311,15 @@ class Pipeline:
             return decided
 
         exchange.forwarding()
+        if admitted.operation is not None:
+            admitted.operation.sending()
         await self._forwarder.forward(recorded, exchange, renew)
 
     async def _record(self, admitted: Admitted) -> Recorded:
         # From here on only this re-encoded message exists: the upstream sees what was decided on and nothing else.
-        call = admitted.call
+        call, operation = admitted.call, admitted.operation
+        if operation is not None:
+            return await self._recorder.intent(admitted, operation.message, operation.body)
         message = forwarded(call.message, call.version, self._forwarder.asks(call.head.server))
         body = b"" if message.method in (SESSION_END, STREAM) else encode_message(message)
         return await self._recorder.intent(admitted, message, body)

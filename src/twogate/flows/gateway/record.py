@@ -32,6 +32,8 @@ _ANOMALIES = frozenset(
         ErrorCode.SESSION_CONFLICT,
         ErrorCode.TASK_LIMIT,
         ErrorCode.TASK_UNKNOWN,
+        ErrorCode.OPERATION_TOKEN_INVALID,
+        ErrorCode.OPERATION_TOKEN_MISMATCH,
         ErrorCode.HEADER_MISMATCH,
         ErrorCode.REQUEST_STATE_UNKNOWN,
         ErrorCode.EVENT_UNKNOWN,
@@ -105,6 +107,8 @@ class Recorder:
                 reason=code or "",
                 anomaly=code in _ANOMALIES,
             )
+        if admitted.operation is not None:
+            event = msgspec.structs.replace(event, detail=admitted.operation.label)
         recorded = Recorded(admitted, message, body, event, self._clock.monotonic())
         try:
             await self._audit.append(event)
@@ -137,7 +141,11 @@ class Recorder:
             reason="" if error is None else error.code,
             detail="" if error is None else error.debug,
         )
-        await self._append_later(event)
+        try:
+            await self._append_later(event)
+        finally:
+            if (operation := recorded.admitted.operation) is not None:
+                await operation.settle(outcome, error)
 
     async def server_request(self, recorded: Recorded, method: str, *, passed: bool) -> None:
         """Write that the server asks something of the client, before it is passed on or refused.

@@ -1,17 +1,16 @@
-"""What the gateway keeps of a server's tools: little, because servers may have thousands of them.
+"""What the gateway keeps of a server's tools and prompts: little, because servers may have thousands of them.
 
-Of each tool: its name, a digest of everything that tells a model or a person what it does, the arguments that are
-mirrored into headers, and what the server claims about it. Descriptions and schemas are not kept.
+Of each tool: its name, the digest by which it is pinned, the arguments that are mirrored into headers, and what the
+server claims about it. Descriptions and schemas are not kept.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from enum import StrEnum
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 import msgspec
 from mcp.shared.inbound import (
@@ -24,6 +23,7 @@ from mcp.shared.inbound import (
 from twogate.core import strict_json
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.message import check_name
+from twogate.core.pins import Shape, definition_of, pin_digest, shape_of
 
 MAX_TOOLS: Final = 20_000
 MAX_MIRRORED: Final = 64
@@ -31,9 +31,6 @@ MAX_MIRRORED: Final = 64
 MAX_FAULT: Final = 200
 """Characters kept of what is wrong with a tool; the server's own words are in there."""
 
-_DIGESTED: Final = ("name", "title", "description", "inputSchema", "outputSchema", "annotations")
-_DIGEST_FORM: Final = b"twogate-tool-v1\n"
-_canonical: Final = msgspec.json.Encoder(order="sorted")
 _ANNOTATION: Final = X_MCP_HEADER_KEY.encode()
 
 
@@ -54,15 +51,15 @@ class Claims(msgspec.Struct, frozen=True):
 
 
 class Tool(msgspec.Struct, frozen=True):
-    """One tool of a server.
+    """One tool of a server, or one prompt.
 
-    `digest` is the SHA-256 of `twogate-tool-v1`, a line feed, and JSON with sorted members and without blanks of the
-    tool's name, title, description, schemas and annotations. `fault` says what is wrong with its `x-mcp-header`
+    `digest` and `shape` are of everything that the server says of it (`core.pins`). `fault` says what is wrong with its `x-mcp-header`
     annotations, if something is: clients must not use such a tool (MCP 2026-07-28, server/tools, "x-mcp-header").
     """
 
     name: str
     digest: bytes
+    shape: Shape
     mirrored: tuple[Mirrored, ...] = ()
     fault: str | None = None
     claims: Claims = Claims()
@@ -76,7 +73,7 @@ class Era(StrEnum):
 
 
 class ToolList(msgspec.Struct, frozen=True):
-    """A server's whole list. `lifetime` is how many seconds the server vouches for it; None if it did not say.
+    """A server's whole list, of its tools or of its prompts. `lifetime` is how many seconds the server vouches for it; None if it did not say.
 
     `era` is how the server is best asked the next time; None if that is not known for sure.
     """
@@ -90,26 +87,58 @@ _UNCLAIMED: Final = Claims()
 NO_TOOLS: Final[Mapping[str, Tool]] = MappingProxyType({})
 
 
+T = TypeVar("T")
+
+
 def take_page(entries: object, tools: MutableMapping[str, Tool]) -> None:
-    """Add one page's entries to what the pages before it brought. Entries without a usable name cannot be called.
+    """Add one page's tools to what the pages before it brought. Entries without a usable name cannot be called.
 
     Raises:
         GateError: UPSTREAM_INVALID (no list, a name twice, more than `MAX_TOOLS`).
     """
+    _take(entries, tools, _tool, "tools")
+
+
+def take_prompts(entries: object, prompts: MutableMapping[str, Tool]) -> None:
+    """As `take_page`, of prompts.
+
+    Raises:
+        GateError: UPSTREAM_INVALID.
+    """
+    _take(entries, prompts, _prompt, "prompts")
+
+
+def take_entries(entries: object, taken: MutableMapping[str, dict[str, Any]]) -> None:
+    """As `take_page`, and keep what the server says as it is: for a person to read.
+
+    Raises:
+        GateError: UPSTREAM_INVALID.
+    """
+    _take(entries, taken, lambda _, entry: entry, "entries")
+
+
+def _take(entries: object, taken: MutableMapping[str, T], read: Callable[[str, dict[str, Any]], T], what: str) -> None:
     if not isinstance(entries, list):
-        raise GateError(ErrorCode.UPSTREAM_INVALID, "the result of tools/list has no list of tools")
+        raise GateError(ErrorCode.UPSTREAM_INVALID, f"the result has no list of {what}")
     for entry in cast("list[object]", entries):
-        if not isinstance(entry, dict):
+        name = _name(entry)
+        if name is None:
             continue
-        tool = _tool(cast("dict[str, Any]", entry))
-        if tool is None:
-            continue
-        if tool.name in tools:
+        if name in taken:
             # Which of the two would run, and by which of the two would it be judged?
-            raise GateError(ErrorCode.UPSTREAM_INVALID, f"two tools are called {tool.name[:MAX_FAULT]!r}")
-        if len(tools) >= MAX_TOOLS:
-            raise GateError(ErrorCode.UPSTREAM_INVALID, f"more than {MAX_TOOLS} tools")
-        tools[tool.name] = tool
+            raise GateError(ErrorCode.UPSTREAM_INVALID, f"two {what} are called {name[:MAX_FAULT]!r}")
+        if len(taken) >= MAX_TOOLS:
+            raise GateError(ErrorCode.UPSTREAM_INVALID, f"more than {MAX_TOOLS} {what}")
+        taken[name] = read(name, cast("dict[str, Any]", entry))
+
+
+def _name(entry: object) -> str | None:
+    if not isinstance(entry, dict):
+        return None
+    try:
+        return check_name(cast("dict[str, object]", entry).get("name"), "name")
+    except GateError:
+        return None
 
 
 def annotations_fault(entry: object) -> str | None:
@@ -122,20 +151,20 @@ def annotations_fault(entry: object) -> str | None:
     return _fault(schema) if _ANNOTATION in strict_json.encode(schema) else None
 
 
-def _tool(entry: dict[str, Any]) -> Tool | None:
-    try:
-        name = check_name(entry.get("name"), "name")
-    except GateError:
-        return None
-    encoded = _canonical.encode({member: entry[member] for member in _DIGESTED if member in entry})
+def _prompt(name: str, entry: dict[str, Any]) -> Tool:
+    return Tool(name, pin_digest(definition_of(entry)), shape_of(entry))
+
+
+def _tool(name: str, entry: dict[str, Any]) -> Tool:
+    definition = definition_of(entry)
     mirrored: tuple[Mirrored, ...] = ()
     fault = None
     # Most tools have no annotation. The schema was written anew, so no escape can hide the word.
-    if _ANNOTATION in encoded:
+    if _ANNOTATION in definition:
         schema = entry.get("inputSchema")
         fault = _fault(schema)
         mirrored = () if fault is not None else _mirrored(schema)
-    return Tool(name, hashlib.sha256(_DIGEST_FORM + encoded).digest(), mirrored, fault, _claims(entry))
+    return Tool(name, pin_digest(definition), shape_of(entry), mirrored, fault, _claims(entry))
 
 
 def _fault(schema: object) -> str | None:

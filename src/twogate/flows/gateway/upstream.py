@@ -8,12 +8,15 @@ client's response to a request of the server's, is accepted with 202; GET opens 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from twogate.core.message import Message
 from twogate.core.principal import PrincipalKey
+
+if TYPE_CHECKING:
+    from twogate.flows.gateway.admit import Admitted
 
 
 class UpstreamRequest(msgspec.Struct, frozen=True):
@@ -24,7 +27,8 @@ class UpstreamRequest(msgspec.Struct, frozen=True):
     `body` is `message` re-encoded. `modern` says that the protocol version is stateless (2026-07-28 or later).
     `timeout` is in seconds, for the first byte of the answer and between later ones. `session` is the upstream's own
     session id, which `headers` hold too. A `stream` is long-lived (GET, `subscriptions/listen`): it may be silent for
-    ever once its head is there, and takes no place in a pool of calls.
+    ever once its head is there, and takes no place in a pool of calls. `admitted` is the call that both gates let
+    through; None where Twogate itself asks.
     """
 
     owner: PrincipalKey
@@ -36,6 +40,11 @@ class UpstreamRequest(msgspec.Struct, frozen=True):
     timeout: float
     session: str | None = None
     stream: bool = False
+    admitted: Admitted | None = None
+
+    def __repr__(self) -> str:
+        """Neither headers nor body: a credential may be among them."""
+        return f"UpstreamRequest({self.http_method}, {self.owner!r})"
 
 
 class UpstreamAnswer(Protocol):
@@ -76,7 +85,8 @@ class Upstream(Protocol):
         """Send one message and return once the answer's head has arrived.
 
         Raises:
-            GateError: UPSTREAM_UNAVAILABLE (nothing was sent), UPSTREAM_TIMEOUT, UPSTREAM_BROKEN, UPSTREAM_INVALID.
+            GateError: UPSTREAM_UNAVAILABLE (nothing was sent), UPSTREAM_TIMEOUT, UPSTREAM_BROKEN, UPSTREAM_INVALID;
+                SECRET_UNAVAILABLE (nothing was sent) if the server wants a credential that the tenant lacks.
         """
         ...
 

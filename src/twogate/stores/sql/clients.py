@@ -158,6 +158,8 @@ def changeable(client: Client) -> dict[str, object]:
         "jwks_uri": client.jwks_uri,
         "expires_at": client.expires_at,
         "may_act": client.may_act,
+        "agents": msgspec.json.encode(sorted(agent.agent for agent in client.agents)).decode(),
+        "tools": msgspec.json.encode(sorted(client.tools)).decode(),
     }
 
 
@@ -180,4 +182,6 @@ def client_of(row: RowMapping) -> Client:
         jwks_uri=row["jwks_uri"],
         expires_at=row["expires_at"],
         may_act=row["may_act"],
+        agents=frozenset(AgentId(row["tenant"], name) for name in msgspec.json.decode(row["agents"], type=list[str])),
+        tools=msgspec.json.decode(row["tools"], type=frozenset[str]),
     )

@@ -55,6 +55,11 @@ class LeasedRevision:
         self._holder: asyncio.Task[None] | None = None
         self._closed = False
 
+    @property
+    def replica(self) -> str:
+        """This process among the leases."""
+        return self._replica
+
     def current(self) -> int | None:
         """The counter, if the lease lasts; else None."""
         return self._epoch + self._value if self._clock.monotonic() < self._until else None

@@ -4,35 +4,37 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, column, func, inspect, select, table
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from twogate.core.errors import ErrorCode, GateError
 from twogate.stores.sql.engine import is_postgresql, lock_key, reading, writing
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 TURN_ATTEMPTS: Final = 1200
 """How often a process on PostgreSQL asks whether another one is done migrating, every `_PAUSE` seconds."""
 
 _PAUSE: Final = 0.05
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
+_VERSION: Final = table("alembic_version", column("version_num"))
 
 
 async def upgrade(engine: AsyncEngine) -> None:
     """Run the migrations that the database lacks, all or none.
 
     The transaction that runs them excludes others that do, so of processes that start together one migrates and the
-    others then find nothing to do.
+    others then find nothing to do. A database that has the latest version is only read.
 
     Raises:
         GateError: STORE_UNAVAILABLE; also when a newer Twogate has migrated this database.
     """
+    # A version is committed together with its tables, so whoever reads the latest one has them all.
+    if await current_version(engine) == latest_version():
+        return
     async with writing(engine) as connection:
         if is_postgresql(connection):
             await _take_turn(connection)
@@ -50,11 +52,11 @@ async def current_version(engine: AsyncEngine) -> str | None:
 
 
 def latest_version() -> str:
-    """The version that `upgrade` leads to."""
-    head = ScriptDirectory.from_config(_config()).get_current_head()
-    if head is None:
+    """The version that `upgrade` leads to: the migrations' files are named by version and what they do."""
+    versions = [path.name.partition("_")[0] for path in (_MIGRATIONS / "versions").glob("[0-9]*_*.py")]
+    if not versions:
         raise RuntimeError("the migrations are missing from this installation")
-    return head
+    return max(versions)
 
 
 async def _take_turn(connection: AsyncConnection) -> None:
@@ -68,6 +70,11 @@ async def _take_turn(connection: AsyncConnection) -> None:
 
 
 def _upgrade(connection: Connection) -> None:
+    # Here, because a start that has nothing to migrate would wait for Alembic.
+    from alembic import command  # noqa: PLC0415
+    from alembic.script import ScriptDirectory  # noqa: PLC0415
+    from alembic.util import CommandError  # noqa: PLC0415
+
     config, version = _config(), _version(connection)
     if version is not None:
         known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
@@ -84,10 +91,15 @@ def _upgrade(connection: Connection) -> None:
 
 
 def _version(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection).get_current_revision()
+    if not inspect(connection).has_table(_VERSION.name):
+        return None
+    found: str | None = connection.scalars(select(_VERSION.c.version_num)).one_or_none()
+    return found
 
 
 def _config() -> Config:
+    from alembic.config import Config  # noqa: PLC0415 - as above
+
     config = Config()
     # Config interpolates: a % of the path is written twice.
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))

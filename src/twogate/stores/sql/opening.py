@@ -19,6 +19,11 @@ from twogate.stores.sql.sqlite import database_path, open_sqlite
 class OpenRevision(Revision, Protocol):
     """A revision with a life: a process that serves starts it, and whoever opened it closes it."""
 
+    @property
+    def replica(self) -> str:
+        """This process among those that share the database; empty where it has no name there."""
+        ...
+
     def start(self) -> None:
         """Make asking cheap from soon on; without it, each asking may cost a round trip to the store."""
         ...

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import ssl
-import stat
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -17,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from twogate.config.values import is_loopback
 from twogate.core.errors import ErrorCode, GateError
+from twogate.stores.password_file import read_password
 from twogate.stores.sql.engine import BUSY_TIMEOUT, Transactions, store_errors
 
 POOL_SIZE: Final = 8
@@ -27,15 +26,12 @@ WRITERS: Final = 4
 
 CONNECT_TIMEOUT: Final = 5.0
 
-MAX_PASSWORD_FILE: Final = 1024
-
 _SETTINGS: Final = {
     "application_name": "twogate",
     # A process that is stopped within a transaction must not hold up the others for longer than they wait.
     "idle_in_transaction_session_timeout": "2s",
     "lock_timeout": "4s",
 }
-_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
 def open_postgres(
@@ -94,25 +90,6 @@ def open_postgres(
         ) from error
     event.listen(engine.sync_engine, "checkout", _still_open)
     return engine
-
-
-def read_password(path: Path) -> str:
-    """The first line of a password file.
-
-    Raises:
-        GateError: STORE_UNAVAILABLE; it cannot be read, others may reach it, or it is no line of text.
-    """
-    with store_errors():
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            content = file.read(MAX_PASSWORD_FILE + 1) if stat.S_ISREG(status.st_mode) else b""
-    if os.name == "posix" and (status.st_uid not in (0, os.geteuid()) or status.st_mode & _OTHERS):
-        raise GateError(ErrorCode.STORE_UNAVAILABLE, f"others may reach {path}; chown it to this user and chmod 600 it")
-    line = content.removesuffix(b"\n").removesuffix(b"\r")
-    if not line or len(content) > MAX_PASSWORD_FILE or not line.isascii() or b"\n" in line or b"\0" in line:
-        raise GateError(ErrorCode.STORE_UNAVAILABLE, f"{path} must hold the password as one line of ASCII text")
-    return line.decode("ascii")
 
 
 def _still_open(connection: DBAPIConnection, _record: object, _proxy: object) -> None:

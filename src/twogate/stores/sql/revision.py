@@ -95,6 +95,11 @@ class SqliteRevision:
             self._connection.close()
             raise
 
+    @property
+    def replica(self) -> str:
+        """Empty: SQLite knows of no replicas."""
+        return ""
+
     def current(self) -> int:
         """The counter as of the last commit of any process.
 

@@ -100,6 +100,24 @@ class SqlSessionStore:
         async with reading(self._engine) as connection:
             return await _fetch(connection, _select(*conditions))
 
+    async def live(self, now: int, tenant: str, whose: PrincipalKey | UserId, most: int) -> Sequence[Session]:
+        """A tenant's live sessions of this very principal, or of this user with whichever agent; newest first.
+
+        Raises:
+            GateError: STORE_UNAVAILABLE.
+        """
+        if isinstance(whose, UserId):
+            owned = {"user_issuer": whose.issuer, "user_subject": whose.subject}
+        else:
+            owned = _principal_columns(whose)
+        conditions = [sessions.c[name] == value for name, value in owned.items()]
+        wanted = select(sessions).where(
+            sessions.c.tenant == tenant, sessions.c.deadline > now, sessions.c.ended_at.is_(None), *conditions
+        )
+        newest = wanted.order_by(sessions.c.created_at.desc(), sessions.c.id).limit(most)
+        async with reading(self._engine) as connection:
+            return await _fetch(connection, newest)
+
     async def end(self, session_id: str, now: int) -> Session | None:
         """End a live session and return it; None if there is none of this id. Ending twice changes nothing.
 

@@ -101,6 +101,9 @@ clients: Final = Table(
     Column("jwks_uri", Text),
     Column("expires_at", INT),
     Column("may_act", Text),
+    # Of an authorizer: the agents and entries that it may issue operation tokens for.
+    Column("agents", Text, nullable=False, server_default="[]"),
+    Column("tools", Text, nullable=False, server_default="[]"),
     PrimaryKeyConstraint("client_id", name="clients_pk"),
     Index("clients_by_expiry", "source", "expires_at"),
 )
@@ -162,6 +165,7 @@ users: Final = Table(
     Column("disabled_at", INT),
     Column("created_at", INT, nullable=False),
     Column("last_login_at", INT),
+    Column("duties", Text, nullable=False, server_default="[]"),
     PrimaryKeyConstraint("tenant", "subject", name="users_pk"),
     Index("users_by_name", "tenant", "name", unique=True),
 )

@@ -8,6 +8,7 @@ import msgspec
 from sqlalchemy import ColumnElement, RowMapping, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from twogate.core.approval import Duty
 from twogate.flows.authserver.people import User
 from twogate.flows.authserver.users import Identity
 from twogate.stores.sql.codes import forget_codes
@@ -95,6 +96,7 @@ class SqlUserStore:
                 disabled_at=None,
                 created_at=user.created_at,
                 last_login_at=None,
+                duties=_json(user.duties),
             )
             if added and identity is not None:
                 added = await insert_if_absent(
@@ -111,12 +113,27 @@ class SqlUserStore:
             return added
 
     async def describe(self, user: User) -> None:
-        """Keep the person's display name, roles and groups as they are here; nothing else changes.
+        """Keep the display name and the groups that the person's provider tells; nothing else changes.
 
         Raises:
             GateError: STORE_UNAVAILABLE.
         """
-        values = {"display_name": user.display_name, "roles": _json(user.roles), "groups": _json(user.groups)}
+        values = {"display_name": user.display_name, "groups": _json(user.groups)}
+        async with writing(self._engine) as connection:
+            await connection.execute(update(users).where(_is(user.tenant, user.subject)).values(**values))
+
+    async def change(self, user: User) -> None:
+        """Keep what an operator says of a person: display name, roles, groups, duties.
+
+        Raises:
+            GateError: STORE_UNAVAILABLE.
+        """
+        values = {
+            "display_name": user.display_name,
+            "roles": _json(user.roles),
+            "groups": _json(user.groups),
+            "duties": _json(user.duties),
+        }
         async with writing(self._engine) as connection:
             await connection.execute(update(users).where(_is(user.tenant, user.subject)).values(**values))
 
@@ -235,4 +252,5 @@ def _user(row: RowMapping) -> User:
         disabled=row["disabled_at"] is not None,
         provider=row["provider"] or None,
         created_at=row["created_at"],
+        duties=msgspec.json.decode(row["duties"], type=tuple[Duty, ...]),
     )

@@ -11,6 +11,7 @@
   const ask = async (form) => {
     const options = JSON.parse(form.dataset.options);
     options.challenge = decode(options.challenge);
+    if (options.allowCredentials) options.allowCredentials = known(options.allowCredentials);
     if (form.dataset.passkey === "get") return navigator.credentials.get({ publicKey: options });
     options.user.id = decode(options.user.id);
     options.excludeCredentials = known(options.excludeCredentials);

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from twogate.core.errors import ErrorCode, GateError
-from twogate.core.jose.claims import MAX_LIST, MAX_STRING, resolve_pointer, string_at, strings_at, time_at
+from twogate.core.jose.claims import MAX_LIST, MAX_STRING, flags_at, resolve_pointer, string_at, strings_at, time_at
 
 # RFC 6901 section 5, without its array.
 DOCUMENT = {"": 0, "a/b": 1, "c%d": 2, "e^f": 3, "g|h": 4, "i\\j": 5, 'k"l': 6, " ": 7, "m~n": 8}
@@ -83,3 +83,30 @@ def test_what_is_no_time_is_refused(value: object) -> None:
 def test_an_absent_time_is_none() -> None:
     assert time_at({}, "exp") is None
     assert time_at({"exp": None}, "exp") is None
+
+
+@pytest.mark.parametrize(
+    ("claim", "flags"),
+    [
+        (None, set()),
+        ("managed", {"managed"}),
+        (["managed", "encrypted"], {"managed", "encrypted"}),
+        ({"managed": True, "encrypted": False, "os": "macos", "seen": None}, {"managed", "os=macos"}),
+        ([], set()),
+        ({}, set()),
+    ],
+)
+def test_flags_are_a_string_a_list_or_an_object(claim: object, flags: set[str]) -> None:
+    assert flags_at({"device": claim}, "/device") == flags
+    assert flags_at({"device": claim}, None) == set()
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [5, True, [1], [["managed"]], {"managed": 1}, {"os": ["macos"]}, {"a": {"b": True}}, [str(n) for n in range(101)]],
+    ids=str,
+)
+def test_flags_of_another_form_are_refused(claim: object) -> None:
+    with pytest.raises(GateError) as refused:
+        flags_at({"device": claim}, "/device")
+    assert refused.value.code is ErrorCode.CLAIM_INVALID

@@ -1,0 +1,71 @@
+"""The composition of approvals: calls that wait, people who decide them, and the pages on which they do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from starlette.routing import Route
+
+from twogate.adapters.passkeys import PasskeyLibrary, relying_party
+from twogate.config import Settings
+from twogate.config.tenants import tenant_tools
+from twogate.core.approval_rules import Rules
+from twogate.flows.approvals.parked import Parking
+from twogate.flows.approvals.voting import Voting
+from twogate.flows.envelope import Envelope
+from twogate.people import People
+from twogate.state import State
+from twogate.stores.sql.approvals import SqlParkedStore
+from twogate.stores.sql.passkeys import SqlPasskeyStore
+from twogate.web.console.approvals import ApprovalPages, approval_routes
+from twogate.web.console.visit import ConsoleVisits
+from twogate.web.pages import Pages
+
+
+@dataclass(frozen=True)
+class Approvals:
+    """Calls that wait, and who decides them; nobody can (`voting` is None) where passkeys cannot be used."""
+
+    parking: Parking
+    voting: Voting | None
+
+
+def open_approvals(state: State, settings: Settings, envelope: Envelope) -> Approvals:
+    """What the gateway, the pages and the commands need of approvals."""
+    store = SqlParkedStore(state.engine)
+    parking = Parking(store, envelope, state.audit, state.clock, state.rng)
+    origin, rp_id = settings.public_url, relying_party(settings.public_url)
+    if rp_id is None:
+        return Approvals(parking, None)
+    passkeys, verifier = SqlPasskeyStore(state.engine), PasskeyLibrary(origin, rp_id)
+    voting = Voting(parking, store, passkeys, verifier, state.audit, state.clock, rp_id=rp_id, origin=origin)
+    return Approvals(parking, voting)
+
+
+def approval_rules(settings: Settings) -> Mapping[str, Rules]:
+    """The rules of each tenant, by classified entry."""
+    return MappingProxyType(
+        {
+            tenant: MappingProxyType(
+                {
+                    entry: tuple(rule.compiled() for rule in tool.approvals)
+                    for entry, tool in tenant_tools(settings, tenant).items()
+                    if tool.approvals
+                }
+            )
+            for tenant in settings.tenants
+        }
+    )
+
+
+def console_routes(state: State, settings: Settings, envelope: Envelope, people: People, pages: Pages) -> list[Route]:
+    """The pages of people with duties."""
+    approvals = open_approvals(state, settings, envelope)
+    if approvals.voting is None:
+        return []
+    issuer = settings.public_url
+    visits = ConsoleVisits(pages, people.logins, people.users, state.clock, issuer, settings.duties)
+    served = ApprovalPages(pages, approvals.parking, approvals.voting, people.users, state.clock)
+    return approval_routes(served, visits, issuer)

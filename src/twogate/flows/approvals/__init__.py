@@ -1,0 +1,1 @@
+"""Calls that wait for people: parking them, voting, and what becomes of them."""

@@ -1,0 +1,49 @@
+"""A parked call as people read it: every member in full, nothing hidden (DESIGN decision 8)."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from typing import Final
+
+import msgspec
+
+from twogate.core.shown import is_seen
+
+_MARKS: Final = frozenset({"Mn", "Me"})
+_MOST_MARKS: Final = 3
+"""Marks upon one letter; a pile of them covers the lines around it."""
+
+
+class Member(msgspec.Struct, frozen=True):
+    """A member of a call's parameters: its name, and its value as JSON. `odd`: it holds more than plain ASCII."""
+
+    name: str
+    text: str
+    odd: bool
+
+
+def readable(params: bytes) -> tuple[Member, ...]:
+    """The members of canonical parameters, in their order, as indented JSON in which nothing is invisible.
+
+    What is not drawn, or would turn or cover what stands beside it, is a JSON escape. So it is still the same JSON, and
+    two calls that differ look different.
+    """
+    members: dict[str, object] = json.loads(params)
+    written = ((escaped(json.dumps(name, ensure_ascii=False))[1:-1], _indented(item)) for name, item in members.items())
+    return tuple(Member(name, escaped(text), not text.isascii()) for name, text in written)
+
+
+def escaped(text: str) -> str:
+    """JSON text with every character that is not plainly drawn as a JSON escape; line feeds between members stay."""
+    written: list[str] = []
+    marks = 0
+    for char in text:
+        marks = marks + 1 if unicodedata.category(char) in _MARKS else 0
+        plain = is_seen(char) and marks <= _MOST_MARKS and (char == " " or not char.isspace())
+        written.append(char if plain or char == "\n" else json.dumps(char)[1:-1])
+    return "".join(written)
+
+
+def _indented(value: object) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)

@@ -1,0 +1,1 @@
+"""Operation tokens: who may issue them, and that each is used once."""

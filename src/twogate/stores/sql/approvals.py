@@ -1,0 +1,245 @@
+"""Parked calls in SQL; implements `flows.approvals.parked.ParkedStore`."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+from sqlalchemy import RowMapping, delete, func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from twogate.core.approval import TRANSITIONS, Decision, ParkedCall, Rule, State, Step, Vote, tally
+from twogate.core.principal import UserId
+from twogate.flows.approvals.parked import Announce, AnnounceVote, Parked
+from twogate.stores.sql.engine import exclude, insert_if_absent, reading, writing
+from twogate.stores.sql.tables_approvals import approval_votes, approvals
+
+KEEP: Final = 30 * 24 * 3600
+"""Seconds past its deadline that a call is kept for people to look at; the audit trail keeps what was decided."""
+
+PURGE_BATCH: Final = 100
+"""Calls that one parking deletes at most."""
+
+
+class SqlParkedStore:
+    """Keeps parked calls and the votes on them."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def park(self, call: ParkedCall, sealed: bytes, live: str, most: int, announce: Announce) -> Parked | None:
+        """Keep a call, or find the same one; None if too many of its agent wait.
+
+        Raises:
+            GateError: STORE_UNAVAILABLE; so everywhere here. What `announce` raises, and nothing was kept.
+        """
+        async with writing(self._engine) as connection:
+            # Counting and adding belong together: PostgreSQL's writers run side by side.
+            await exclude(connection, "parked", call.tenant, call.agent)
+            await _free(connection, live, call.created_at)
+            found = await _one(connection, live=live)
+            if found is not None:
+                return found
+            waiting = select(func.count()).where(
+                approvals.c.tenant == call.tenant,
+                approvals.c.agent == call.agent,
+                approvals.c.state == State.PENDING.value,
+                approvals.c.deadline > call.created_at,
+            )
+            if (await connection.execute(waiting)).scalar_one() >= most:
+                return None
+            await _purge(connection, call.created_at)
+            if not await insert_if_absent(connection, approvals, **_row(call, sealed, live)):
+                return await _one(connection, live=live)
+            await announce()
+        return Parked(call, State.PENDING, sealed=sealed)
+
+    async def get(self, approval: str) -> Parked | None:
+        """A parked call as of now."""
+        async with reading(self._engine) as connection:
+            return await _one(connection, approval=approval)
+
+    async def list(self, tenant: str, states: frozenset[State], most: int) -> Sequence[Parked]:
+        """A tenant's parked calls in any of these states, newest first."""
+        wanted = select(approvals).where(
+            approvals.c.tenant == tenant, approvals.c.state.in_(sorted(state.value for state in states))
+        )
+        async with reading(self._engine) as connection:
+            rows = await connection.execute(wanted.order_by(approvals.c.created_at.desc(), approvals.c.id).limit(most))
+            return await _with_votes(connection, rows.mappings().all())
+
+    async def vote(self, approval: str, vote: Vote, assertion: str, announce: AnnounceVote) -> Parked | None:
+        """Count a vote and decide the call if that does; None if it cannot be counted."""
+        async with writing(self._engine) as connection:
+            await exclude(connection, "approval", approval)
+            parked = await _one(connection, approval=approval)
+            if parked is None or parked.state is not State.PENDING or vote.at >= parked.call.deadline:
+                return None
+            if not await insert_if_absent(
+                connection,
+                approval_votes,
+                approval=approval,
+                approver=vote.approver,
+                decision=vote.decision.value,
+                comment=vote.comment,
+                assertion=assertion,
+                at=vote.at,
+            ):
+                return None
+            votes = (*parked.votes, vote)
+            state = tally(parked.call.rule, votes)
+            if state is not State.PENDING:
+                changed = (
+                    update(approvals)
+                    .where(approvals.c.id == approval, approvals.c.state == State.PENDING.value)
+                    .values(state=state.value, decided_at=vote.at)
+                )
+                if (await connection.execute(changed.returning(approvals.c.id))).one_or_none() is None:
+                    return None
+            await announce(state)
+        decided_at = None if state is State.PENDING else vote.at
+        return msgspec.structs.replace(parked, state=state, votes=votes, decided_at=decided_at)
+
+    async def step(self, approval: str, step: Step, now: int, announce: Announce) -> bool:
+        """Make a step from any state that it is possible in."""
+        origins = {before.value: after.value for (before, of), after in TRANSITIONS.items() if of is step}
+        async with writing(self._engine) as connection:
+            changed = (
+                update(approvals)
+                .where(approvals.c.id == approval, approvals.c.state.in_(sorted(origins)))
+                .values(state=next(iter(origins.values())), decided_at=now)
+            )
+            if (await connection.execute(changed.returning(approvals.c.id))).one_or_none() is None:
+                return False
+            await announce()
+        return True
+
+    async def approved_since(self, tenant: str, approver: str, since: int) -> int:
+        """How many calls a person approved from `since` on."""
+        joined = approval_votes.join(approvals, approvals.c.id == approval_votes.c.approval)
+        counted = (
+            select(func.count())
+            .select_from(joined)
+            .where(
+                approvals.c.tenant == tenant,
+                approval_votes.c.approver == approver,
+                approval_votes.c.decision == Decision.APPROVE.value,
+                approval_votes.c.at >= since,
+            )
+        )
+        async with reading(self._engine) as connection:
+            return (await connection.execute(counted)).scalar_one()
+
+    async def waiting(self, most: int) -> Sequence[Parked]:
+        """Every tenant's pending calls, oldest first."""
+        wanted = select(approvals).where(approvals.c.state == State.PENDING.value)
+        async with reading(self._engine) as connection:
+            rows = await connection.execute(wanted.order_by(approvals.c.created_at, approvals.c.id).limit(most))
+            return await _with_votes(connection, rows.mappings().all())
+
+    async def keep_result(self, approval: str, sealed: bytes) -> bool:
+        """Keep how a granted call was answered; False if that was kept before, or the call was not granted."""
+        kept = (
+            update(approvals)
+            .where(approvals.c.id == approval, approvals.c.state == State.GRANTED.value, approvals.c.result.is_(None))
+            .values(result=base64.urlsafe_b64encode(sealed).decode())
+        )
+        async with writing(self._engine) as connection:
+            return (await connection.execute(kept.returning(approvals.c.id))).one_or_none() is not None
+
+    async def note(self, approval: str, *, reminded_at: int | None = None, escalated_at: int | None = None) -> bool:
+        """Note that people were told again; False if that was noted before."""
+        column, value = (
+            (approvals.c.escalated_at, escalated_at) if reminded_at is None else (approvals.c.reminded_at, reminded_at)
+        )
+        async with writing(self._engine) as connection:
+            noted = update(approvals).where(approvals.c.id == approval, column.is_(None)).values({column: value})
+            return (await connection.execute(noted.returning(approvals.c.id))).one_or_none() is not None
+
+
+def _row(call: ParkedCall, sealed: bytes, live: str) -> dict[str, object]:
+    return {
+        "id": call.id,
+        "tenant": call.tenant,
+        "issuer": call.issuer,
+        "agent": call.agent,
+        "user_issuer": "" if call.user is None else call.user.issuer,
+        "user_subject": "" if call.user is None else call.user.subject,
+        "session": call.session,
+        "task": call.task,
+        "server": call.server,
+        "tool": call.tool,
+        "pin": call.pin,
+        "digest": call.digest,
+        "nonce": call.nonce,
+        "rule": msgspec.json.encode(call.rule, order="deterministic").decode(),
+        "params": base64.urlsafe_b64encode(sealed).decode(),
+        "live": live,
+        "state": State.PENDING.value,
+        "created_at": call.created_at,
+        "deadline": call.deadline,
+    }
+
+
+def _parked(row: RowMapping, votes: tuple[Vote, ...]) -> Parked:
+    user = UserId(row["user_issuer"], row["user_subject"]) if row["user_issuer"] else None
+    call = ParkedCall(
+        id=row["id"],
+        nonce=row["nonce"],
+        tenant=row["tenant"],
+        issuer=row["issuer"],
+        agent=row["agent"],
+        user=user,
+        session=row["session"],
+        task=row["task"],
+        server=row["server"],
+        tool=row["tool"],
+        pin=row["pin"],
+        digest=row["digest"],
+        created_at=row["created_at"],
+        deadline=row["deadline"],
+        rule=msgspec.json.decode(row["rule"], type=Rule),
+    )
+    return Parked(
+        call=call,
+        state=State(row["state"]),
+        votes=votes,
+        sealed=base64.urlsafe_b64decode(row["params"]),
+        result=None if row["result"] is None else base64.urlsafe_b64decode(row["result"]),
+        decided_at=row["decided_at"],
+        reminded_at=row["reminded_at"],
+        escalated_at=row["escalated_at"],
+    )
+
+
+async def _one(connection: AsyncConnection, *, approval: str = "", live: str = "") -> Parked | None:
+    wanted = select(approvals).where(approvals.c.id == approval if approval else approvals.c.live == live)
+    rows = (await connection.execute(wanted)).mappings().all()
+    found = await _with_votes(connection, rows)
+    return found[0] if found else None
+
+
+async def _with_votes(connection: AsyncConnection, rows: Sequence[RowMapping]) -> list[Parked]:
+    ids = [row["id"] for row in rows]
+    said: dict[str, list[Vote]] = {approval: [] for approval in ids}
+    votes = select(approval_votes).where(approval_votes.c.approval.in_(ids))
+    for row in (await connection.execute(votes.order_by(approval_votes.c.at, approval_votes.c.approver))).mappings():
+        said[row["approval"]].append(Vote(row["approver"], Decision(row["decision"]), row["at"], row["comment"]))
+    return [_parked(row, tuple(said[row["id"]])) for row in rows]
+
+
+async def _free(connection: AsyncConnection, live: str, now: int) -> None:
+    """Past its deadline a call is another one, though it be the same."""
+    await connection.execute(
+        update(approvals).where(approvals.c.live == live, approvals.c.deadline <= now).values(live=None)
+    )
+
+
+async def _purge(connection: AsyncConnection, now: int) -> None:
+    old = select(approvals.c.id).where(approvals.c.deadline <= now - KEEP).limit(PURGE_BATCH)
+    # Another process may be purging too: neither waits for the other's rows.
+    ids = (await connection.execute(old.with_for_update(skip_locked=True))).scalars().all()
+    await connection.execute(delete(approval_votes).where(approval_votes.c.approval.in_(ids)))
+    await connection.execute(delete(approvals).where(approvals.c.id.in_(ids)))

@@ -1,0 +1,1 @@
+"""Pages for people who decide, operate and look: `/console` and `/approvals`."""

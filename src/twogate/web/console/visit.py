@@ -1,0 +1,68 @@
+"""Who looks at a page of the console, and what they may do there: asked anew for every request."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from twogate.core.approval import Duty
+from twogate.core.errors import ErrorCode, GateError
+from twogate.flows.approvals.voting import Approver, duties_of
+from twogate.flows.authserver.logins import Logins
+from twogate.flows.authserver.people import People
+from twogate.flows.environment import Clock
+from twogate.web.pages import Browser, Pages
+from twogate.web.visitors import login_path, page, visitor_of
+
+Answer = Callable[[Request, Browser, Approver], Awaitable[Response]]
+
+
+class ConsoleVisits:
+    """Finds out who comes. A login alone lets nobody in: it takes a duty."""
+
+    def __init__(
+        self,
+        pages: Pages,
+        logins: Logins,
+        people: People,
+        clock: Clock,
+        issuer: str,
+        by_group: Mapping[str, Sequence[Duty]],
+    ) -> None:
+        """`by_group` are the duties that membership of a group brings; `issuer` is our own server's."""
+        self._pages = pages
+        self._logins = logins
+        self._people = people
+        self._clock = clock
+        self._issuer = issuer
+        self._by_group = by_group
+
+    async def visitor(self, request: Request, browser: Browser) -> Approver | None:
+        """The person that the browser is logged in as; None if nobody is.
+
+        Raises:
+            GateError: USER_DISABLED, STORE_UNAVAILABLE.
+        """
+        cookie = visitor_of(self._pages, request, browser).login
+        login = await self._logins.current(cookie, None, self._clock.now())
+        if login is None:
+            return None
+        user = await self._people.user(login.tenant, login.subject)
+        if user is None or user.disabled:
+            raise GateError(ErrorCode.USER_DISABLED, "the person is disabled or gone")
+        return Approver(user, self._issuer, duties_of(user, self._by_group))
+
+    def page(self, answer: Answer, *duties: Duty) -> Callable[[Request], Awaitable[Response]]:
+        """An endpoint for people who have any of these duties; others are sent to log in, or refused."""
+
+        async def respond(request: Request, browser: Browser) -> Response:
+            visitor = await self.visitor(request, browser)
+            if visitor is None:
+                return self._pages.redirect(login_path("", request.url.path), browser)
+            if visitor.duties.isdisjoint(duties):
+                raise GateError(ErrorCode.APPROVER_REFUSED, "no duty that this page is for")
+            return await answer(request, browser, visitor)
+
+        return page(self._pages, respond)
