@@ -10,6 +10,8 @@ BIN := $(VENV)/bin
 # The processes of a parallel test run; tests use free ports and directories of their own. One more than two cores: many
 # tests wait for processes that they started.
 JOBS ?= 3
+# Every process would compile our sources for itself.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test peers unit lint format bench fuzz lock clean
 
@@ -58,7 +60,7 @@ demo: $(VENV)/.ready $(SQLITE)/.ready
 	@$(BIN)/twogate demo --sqlite-server $(SQLITE)/bin/mcp-server-sqlite
 
 test: lint peers
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --cov --cov-report=term --cov-fail-under=$(shell cat tests/coverage-floor)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-fail-under=$(shell cat tests/coverage-floor)
 
 unit: $(VENV)/.ready
 	$(BIN)/python -m pytest tests/unit tests/stateful -n $(JOBS)

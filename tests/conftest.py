@@ -9,10 +9,21 @@ import pytest
 
 import harness.stack
 from harness.issuer import TestIssuer
+from harness.measuring import Measuring, longest_first
 from harness.postgres import Cluster, running_cluster
 from harness.stack import Stack, free_port, running, settings_for
 from harness.upstream import RecordingUpstream
 from harness.valkey import Valkey, running_valkey
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Measure only what counts."""
+    config.pluginmanager.register(Measuring())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run first what takes longest."""
+    longest_first(items)
 
 
 @pytest.fixture

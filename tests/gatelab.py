@@ -365,3 +365,6 @@ class NoTools:
 
     async def tools(self, tenant: str, server: str, *, newer_than: object = None) -> Any:
         raise AssertionError("no test here calls a tool of a modern server")
+
+    async def prompts(self, tenant: str, server: str, *, newer_than: object = None) -> Any:
+        raise AssertionError("no test here gets a prompt that was approved")

@@ -85,13 +85,13 @@ class OperationLab:
     def url(self) -> str:
         return self.stack.url
 
-    async def person(self, name: str, tenant: str = "acme") -> User:
+    async def person(self, name: str, tenant: str = "acme", role: str = "executor") -> User:
         """Another person."""
-        return await add_person(self.stack, name, tenant)
+        return await add_person(self.stack, name, tenant, role)
 
     async def access(
         self, client: str, user: User | None = None, *, resource: str = "/operations", agent: str | None = None,
-        tenant: str = "acme", **changes: object,
+        tenant: str = "acme", **changes: Any,
     ) -> str:  # fmt: skip
         """An access token as this server gives one; `changes` of its claims, None takes one away."""
         now = SystemClock().now()
@@ -111,7 +111,7 @@ class OperationLab:
         claims = {name: value for name, value in {**grant.claims, **changes}.items() if value is not None}
         return await sign_jwt(self.signer, claims, TYPE)
 
-    async def host(self, user: User | None = None, **changes: object) -> str:
+    async def host(self, user: User | None = None, **changes: Any) -> str:
         """The host's token for operations."""
         return await self.access("desk", user or self.alice, agent="helper", **changes)
 
@@ -130,7 +130,7 @@ class OperationLab:
         token: str = answer.json()["access_token"]
         return token
 
-    def robot(self, **changes: object) -> str:
+    def robot(self, **changes: Any) -> str:
         """What the agent of the other issuer calls with."""
         return self.issuer.token(self.stack.resource(), **changes)
 
@@ -187,19 +187,21 @@ class OperationLab:
         return [event for event in self.stack.events() if event.get("decision") == "deny"][-1]
 
 
-async def add_person(stack: Stack, name: str, tenant: str = "acme") -> User:
-    """A person of a tenant who may do what executors may."""
-    user = User(tenant, hashlib.sha256(f"{tenant}/{name}".encode()).hexdigest()[:24], name, roles=("executor",))
+async def add_person(stack: Stack, name: str, tenant: str = "acme", role: str = "executor") -> User:
+    """A person of a tenant who may do what this role may."""
+    user = User(tenant, hashlib.sha256(f"{tenant}/{name}".encode()).hexdigest()[:24], name, roles=(role,))
     assert await SqlUserStore(stack.state.engine).add(user)
     return user
 
 
 @asynccontextmanager
 async def open_operation_lab(
-    directory: Path, issuer: TestIssuer, upstream: RecordingUpstream, **changes: Any
+    directory: Path, issuer: TestIssuer, upstream: RecordingUpstream, *, one_tenant: bool = False, **changes: Any
 ) -> AsyncIterator[OperationLab]:
     """Serve it; `changes` replace sections of the settings."""
     settings = {**operation_settings(directory, {"files": {"url": upstream.url}}, issuer), **changes}
+    if one_tenant:
+        del settings["tenants"]["globex"], settings["agents"]["globex/public-client"], settings["clients"]["foreign"]
     async with running(directory, settings) as stack:
         signer = LocalSigner.open(stack.state.settings.state_directory / "keys")
         alice, bob = await add_person(stack, "alice"), await add_person(stack, "bob")

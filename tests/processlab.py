@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import httpx2
 from typer.testing import CliRunner
 
+from harness.database import place_database
 from twogate.cli.main import app
 
 COMMAND = Path(sys.executable).parent / "twogate"
@@ -41,10 +43,19 @@ def cli_json(*arguments: str | Path) -> Any:
     return json.loads(done.stdout)
 
 
+def here(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """The same as `cli` in this process, which saves the start of another one."""
+    command = [*map(str, arguments)]
+    # In a thread, because the command runs an event loop and the test may be in one.
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(CliRunner().invoke, app, command).result()
+    return subprocess.CompletedProcess(command, done.exit_code, done.stdout, done.stderr)
+
+
 def here_json(*arguments: str | Path) -> Any:
-    """The same in this process, which saves the start of another one."""
-    done = CliRunner().invoke(app, [*map(str, arguments), "--json"])
-    assert (done.exit_code, done.stderr) == (0, ""), done.output
+    """What a command that must succeed prints with `--json`, in this process."""
+    done = here(*arguments, "--json")
+    assert (done.returncode, done.stderr) == (0, ""), done
     return json.loads(done.stdout)
 
 
@@ -174,7 +185,7 @@ class Gateway:
 
     def verify_audit(self) -> dict[str, Any]:
         """What `twogate audit verify` says, which must be that all is well."""
-        report: dict[str, Any] = cli_json("audit", "verify", "--config", self.config)
+        report: dict[str, Any] = here_json("audit", "verify", "--config", self.config)
         assert report["ok"] is True
         return report
 
@@ -201,6 +212,7 @@ def init(directory: Path, settings: Mapping[str, Any], *, port: int, tls: bool =
     """Make certificates and state by `twogate init`, then write the configuration over its template."""
     url = f"{'https' if tls else 'http'}://localhost:{port}"
     here_json("init", directory, "--public-url", url)
+    place_database(directory / "state" / "twogate.db")
     document: dict[str, Any] = {
         "public_url": url,
         "listen": f"127.0.0.1:{port}",

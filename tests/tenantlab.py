@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +104,7 @@ class TenantLab:
 
     def token(self, tenant: str, server: str, /, **claims: Any) -> str:
         """A token of the tenant's agent for a server's endpoint, whoever may use that."""
-        given = {"azp": f"{tenant}-robot", "sub": f"{tenant}-robot", "tenant": tenant, **claims}
+        given: dict[str, Any] = {"azp": f"{tenant}-robot", "sub": f"{tenant}-robot", "tenant": tenant, **claims}
         return self.issuer.token(self.stack.resource(server), **given)
 
     def user_token(self, tenant: str, server: str, user: str, /, **claims: Any) -> str:
@@ -168,7 +168,7 @@ def sealed(directory: Path) -> SealedSecrets:
 
 
 @asynccontextmanager
-async def tenant_lab(directory: Path, issuer: TestIssuer) -> AsyncIterator[TenantLab]:
+async def tenant_lab(directory: Path, issuer: TestIssuer) -> AsyncGenerator[TenantLab]:
     """Start it, with every secret in its place."""
     async with AsyncExitStack() as opened:
         servers = {

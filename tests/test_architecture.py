@@ -29,7 +29,7 @@ PROOFS = {
     "VerifiedToken": {"flows/gateway/verify_token.py"},
     "ClientCertificate": {"web/peer.py"},
     # What `twogate explain` asks about is no caller: see `hypothetical_principal`.
-    "Principal": {"flows/gateway/authenticate.py", "cli/explain.py"},
+    "Principal": {"flows/gateway/authenticate.py", "flows/hypothetical.py"},
     "Call": {"flows/gateway/read.py"},
     "Admitted": {"flows/gateway/admit.py"},
     "Recorded": {"flows/gateway/record.py"},
@@ -73,7 +73,7 @@ def test_what_proves_something_is_made_in_one_place(proof: str) -> None:
 def test_explaining_makes_its_principal_in_the_function_that_says_it_is_none() -> None:
     makers = [
         node.name
-        for node in nodes(TREES["cli/explain.py"])
+        for node in nodes(TREES["flows/hypothetical.py"])
         if isinstance(node, ast.FunctionDef) and any(calls(node, "Principal"))
     ]
     assert makers == ["hypothetical_principal"]
@@ -164,7 +164,7 @@ def test_no_module_reads_members_of_a_message_by_its_raw_bytes_upstream() -> Non
     # What goes upstream is encoded from what was parsed (row R-44): the pipeline never hands on the body it read.
     readers = {name for name, tree in TREES.items() if any(calls(tree, "read_body"))}
     # The exchange of the old transport reads that of the POST which it stands for.
-    assert readers <= {"flows/gateway/read.py", "flows/declare.py", "web/legacy.py"}
+    assert readers <= {"flows/gateway/read.py", "flows/declare.py", "flows/operations/mint.py", "web/legacy.py"}
     # Calls, and the gateway's own asking for a server's tools.
     senders = {"flows/gateway/forward.py", "flows/gateway/catalogue_fetch.py"}
     assert {name for name, tree in TREES.items() if any(calls(tree, "UpstreamRequest"))} == senders

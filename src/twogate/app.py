@@ -14,6 +14,7 @@ from twogate.adapters.envelope import KEY_FILE, LocalEnvelope
 from twogate.adapters.fetch import GuardedFetch
 from twogate.adapters.refusal_log import RefusalLog
 from twogate.adapters.signers.local import LocalSecret, LocalSigner
+from twogate.approvals import approval_rules, open_waiting
 from twogate.authserver import Parts, authserver_routes
 from twogate.carried import (
     authorities_in_use,
@@ -24,6 +25,7 @@ from twogate.carried import (
     trusted_issuers,
 )
 from twogate.config import Settings
+from twogate.config.pins import approval_required, arguments_validated
 from twogate.config.policy import compile_policy, configured_agents
 from twogate.config.servers import HttpServer, LibraryServer, StdioServer
 from twogate.core.audit.accessor import Accessors
@@ -33,15 +35,18 @@ from twogate.flows.authserver.dpop import DpopProofs
 from twogate.flows.authserver.workloads import with_workloads
 from twogate.flows.declare import DeclareTask
 from twogate.flows.environment import Clock
+from twogate.flows.gateway.arguments import ArgumentChecks
 from twogate.flows.gateway.authenticate import Authenticator
 from twogate.flows.gateway.catalogue import Catalogue
 from twogate.flows.gateway.forward import Forwarder, Server
 from twogate.flows.gateway.identify import Identifier
 from twogate.flows.gateway.issuers import Issuers
+from twogate.flows.gateway.pins import PinBook
 from twogate.flows.gateway.pipeline import Pipeline
 from twogate.flows.gateway.possession import Possession
 from twogate.flows.gateway.record import Recorder
 from twogate.flows.gateway.seal import Seal
+from twogate.flows.gateway.tool_check import ToolCheck
 from twogate.flows.gateway.upstream import Upstream
 from twogate.flows.list_sessions import ListSessions
 from twogate.flows.registry import Registry
@@ -50,6 +55,7 @@ from twogate.introspectors import introspectors
 from twogate.operations import OperationParts, give_up_lost, minting_routes, open_hosts, open_operations, process_name
 from twogate.policies import conditions_of
 from twogate.state import State
+from twogate.stores.sql.pins import SqlPinStore
 from twogate.web.edge_limits import EdgeLimits
 from twogate.web.gateway import GatewayApp
 from twogate.web.generation import Generation
@@ -72,6 +78,8 @@ class Process:
     page_secret: bytes
     refusals: RefusalLog
     recorder: Recorder
+    pins: PinBook
+    arguments: ArgumentChecks
     legacy: LegacyStreams
     new_fetch: Callable[[Clock], GuardedFetch]
     """Makes one for each generation: it remembers what CA files held."""
@@ -132,6 +140,7 @@ def build_app(
         OSError: a CA file cannot be read.
     """
     keys_directory = state.settings.state_directory / "keys"
+    pins = PinBook(SqlPinStore(state.engine), state.revision, state.audit, state.clock)
     accessors = Accessors("a1", LocalSecret.open(keys_directory, "accessors.key"))
     process = Process(
         state=state,
@@ -142,6 +151,8 @@ def build_app(
         page_secret=LocalSecret.open(keys_directory, "pages.key"),
         refusals=RefusalLog(state.audit, state.clock),
         recorder=Recorder(state.audit, accessors, state.clock, state.rng),
+        pins=pins,
+        arguments=ArgumentChecks(pins),
         legacy=LegacyStreams(state.rng),
         new_fetch=new_fetch,
         device_limits=DeviceLimits(),
@@ -169,6 +180,7 @@ def _build_generation(process: Process, settings: Settings, last: Generation | N
     keys = carried_keys(settings, process.signer, clock, fetch, authorities, last)
     servers = {name: _server(upstream, settings.servers[name]) for name, upstream in upstreams.items()}
     catalogue = Catalogue(servers, clock)
+    required, validated = approval_required(settings), arguments_validated(settings)
     superseded = asyncio.Event()
     closing = (process.draining, superseded)
     issuers = Issuers(trusted_issuers(settings, process.signer), keys, introspectors(settings, fetch, clock))
@@ -195,7 +207,11 @@ def _build_generation(process: Process, settings: Settings, last: Generation | N
         catalogue.note_changed,
         closing,
         Identifier(settings.public_url, process.signer, clock, state.rng),
+        process.pins,
+        required,
+        remembers=any(approval_rules(settings).values()),
     )
+    tokens = open_operations(operations, forwarder.asks)
     pipeline = Pipeline(
         resource=lambda server: settings.public_url + server_path(server),
         limit=limit,
@@ -210,10 +226,21 @@ def _build_generation(process: Process, settings: Settings, last: Generation | N
         policy=policy,
         conditions=conditions_of(settings),
         recorder=process.recorder,
-        catalogue=catalogue,
+        tools=ToolCheck(process.pins, process.arguments, catalogue, required=required, validated=validated),
         seal=process.seal,
         forwarder=forwarder,
-        operations=open_operations(operations, forwarder.asks),
+        operations=tokens,
+        approvals=open_waiting(
+            state,
+            settings,
+            policy,
+            process.envelope,
+            process.seal,
+            process.recorder,
+            tokens,
+            forwarder.asks,
+            closing,
+        ),
         clock=clock,
         max_body=settings.limits.body,
     )

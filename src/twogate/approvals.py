@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -11,17 +12,30 @@ from starlette.routing import Route
 from twogate.adapters.passkeys import PasskeyLibrary, relying_party
 from twogate.config import Settings
 from twogate.config.tenants import tenant_tools
+from twogate.core.access import Policy
 from twogate.core.approval_rules import Rules
 from twogate.flows.approvals.parked import Parking
 from twogate.flows.approvals.voting import Voting
 from twogate.flows.envelope import Envelope
+from twogate.flows.gateway.approval import Approvals as Waiting
+from twogate.flows.gateway.approval_tell import Teller
+from twogate.flows.gateway.approval_wait import Pace, Waits
+from twogate.flows.gateway.operation import Operations
+from twogate.flows.gateway.parked_run import ParkedRuns
+from twogate.flows.gateway.record import Recorder
+from twogate.flows.gateway.seal import Seal
 from twogate.people import People
 from twogate.state import State
 from twogate.stores.sql.approvals import SqlParkedStore
+from twogate.stores.sql.operations import SqlOperationStore
 from twogate.stores.sql.passkeys import SqlPasskeyStore
 from twogate.web.console.approvals import ApprovalPages, approval_routes
 from twogate.web.console.visit import ConsoleVisits
 from twogate.web.pages import Pages
+
+
+PACE = Pace()
+"""How calls are held that wait."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +71,36 @@ def approval_rules(settings: Settings) -> Mapping[str, Rules]:
             )
             for tenant in settings.tenants
         }
+    )
+
+
+def open_waiting(
+    state: State,
+    settings: Settings,
+    policy: Policy,
+    envelope: Envelope,
+    seal: Seal,
+    recorder: Recorder,
+    operations: Operations,
+    asks: Callable[[str], frozenset[str]],
+    closing: tuple[asyncio.Event, ...],
+) -> Waiting | None:
+    """What lets calls wait for people; None where no tool needs an approval. `asks` is `Forwarder.asks`."""
+    rules = approval_rules(settings)
+    if not any(rules.values()):
+        return None
+    parking = open_approvals(state, settings, envelope).parking
+    runs = ParkedRuns(parking, SqlOperationStore(state.engine), state.clock, closing)
+    teller = Teller(settings.public_url, seal, recorder, parking, state.audit)
+    return Waiting(
+        rules=rules,
+        policy=policy,
+        parking=parking,
+        runs=runs,
+        operations=operations,
+        asks=asks,
+        teller=teller,
+        waits=Waits(parking, runs, teller, closing, PACE),
     )
 
 

@@ -26,9 +26,9 @@ from twogate.adapters.upstream.asgi import AsgiUpstream
 from twogate.app import Application, build_app, edge_limits
 from twogate.config import ConfigError, LibraryServer, Problem, Settings, load_settings
 from twogate.core.errors import GateError
+from twogate.policies import check_policies
 from twogate.reload import warn_if_observing
 from twogate.require import Identity, NotPermittedError, current, identity, require_auth
-from twogate.policies import check_policies
 from twogate.sandboxes import check_sandboxes
 from twogate.state import open_state
 from twogate.web.asgi_edge import NOT_SERVING, AsgiEdge, answer_with
@@ -176,7 +176,7 @@ class Twogate:
     def _refuse_own_paths(self, application: Application) -> None:
         control = cast("Starlette", application.current.control)
         for path in self._public:
-            scope = {"type": "http", "path": path, "root_path": "", "method": "GET", "headers": []}
+            scope: Scope = {"type": "http", "path": path, "root_path": "", "method": "GET", "headers": []}
             own = any(
                 route.matches(scope)[0] is not Match.NONE
                 or (path.endswith("/") and str(getattr(route, "path", path)).startswith(path))
@@ -187,21 +187,17 @@ class Twogate:
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
-        stack, failure = AsyncExitStack(), _MISTAKE
+        stack = AsyncExitStack()
         try:
             await stack.enter_async_context(self.running())
-            failure = ""
         except _START_ERRORS as error:
-            failure = f"twogate: {error}"
-        finally:
-            # Said also when a mistake goes on from here: servers take a lifespan that only raises for one they may
-            # do without.
-            if failure is _MISTAKE:
-                log.error("the start failed", exc_info=True)
-            if failure:
-                await send({"type": "lifespan.startup.failed", "message": failure})
-        if failure:
+            await send({"type": "lifespan.startup.failed", "message": f"twogate: {error}"})
             return
+        except BaseException:
+            # Servers take a lifespan that only raises for one they may do without.
+            log.exception("the start failed")
+            await send({"type": "lifespan.startup.failed", "message": _MISTAKE})
+            raise
         await send({"type": "lifespan.startup.complete"})
         try:
             await receive()

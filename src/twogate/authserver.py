@@ -17,7 +17,7 @@ from twogate.config.issuer_keys import identity_keys, workload_keys
 from twogate.core.access import Policy
 from twogate.core.oauth.authorize_request import Prompt
 from twogate.core.oauth.metadata import DEVICE_PATH, INTROSPECT_PATH, PAR_PATH, REVOKE_PATH, TOKEN_PATH, ServerFaces
-from twogate.core.oauth.resource import tenant_resources
+from twogate.core.oauth.resource import OPERATIONS_PATH, tenant_resources
 from twogate.flows.authserver.access_tokens import AccessTokens, TokenSettings
 from twogate.flows.authserver.authenticate_client import ClientAuthenticator
 from twogate.flows.authserver.authorize import AuthorizeEndpoint
@@ -109,8 +109,10 @@ def authserver_routes(parts: Parts) -> list[Route]:
     issuers = [issuer.issuer for issuer in settings.issuers]
     routes: list[Route] = []
     faces = ServerFaces()
+    served = frozenset[str]()
     if settings.embedded.enabled:
         issuers.insert(0, settings.public_url)
+        served = frozenset({settings.public_url + OPERATIONS_PATH})
         endpoint, more = _endpoints(parts, resources)
         routes += more
         faces = ServerFaces(
@@ -126,7 +128,7 @@ def authserver_routes(parts: Parts) -> list[Route]:
     documents = build_documents(
         settings.public_url,
         [signer.public_jwk()],
-        sorted(frozenset[str]().union(*resources.values())),
+        sorted(served.union(*resources.values())),
         issuers,
         settings.scopes,
         faces,

@@ -99,7 +99,7 @@ def carried_upstreams(
 def _same_server(name: str, settings: Settings, authorities: Mapping[Path, bytes], last: Generation) -> bool:
     server, before = settings.servers[name], last.settings.servers.get(name)
     # All but what is asked anew for each call. A setting that this line does not know makes a new connection.
-    per_call = {"timeout", "client_requests", "identity"}
+    per_call = {"timeout", "client_requests", "identity", "arguments"}
     if before is None or server.model_dump(exclude=per_call) != before.model_dump(exclude=per_call):
         return False
     if server.credential is not None and _references(name, settings) != _references(name, last.settings):

@@ -117,7 +117,7 @@ async def test_what_is_decided_on_is_what_is_sent(
     stack: Stack, issuer: TestIssuer, upstream: RecordingUpstream
 ) -> None:
     body = tool_call("look", {"a": 1, "text": "ü"})
-    body["params"]["_meta"] = {"dev.twogate/operation-token": "x", "evil": 1, "progressToken": 3}
+    body["params"]["_meta"] = {"dev.twogate/other": "x", "evil": 1, "progressToken": 3}
     raw = json.dumps(body, indent=3).encode()
     response = await stack.post(issuer.token(stack.resource()), raw, mcp_protocol_version="2025-11-25")
     assert response.status_code == 200

@@ -322,6 +322,30 @@ async def test_an_opaque_token_can_be_bound_to_a_certificate(
         assert (await edge.call("opaque", pki.agent)).status_code == 200
 
 
+async def test_a_binding_that_only_the_issuers_answer_tells_is_not_passed_over(
+    tmp_path: Path, pki: Authorities, issuer: TestIssuer, upstream: RecordingUpstream
+) -> None:
+    settings = over_tls(tmp_path, pki, issuer, upstream)
+    secret = tmp_path / "secret"
+    secret.write_text("s3cret")
+    secret.chmod(0o600)
+    [entry] = settings["issuers"]
+    entry |= {"validate": "both", "introspection": {"client_id": "us", "client_secret_file": str(secret)}}
+    async with running(tmp_path, settings) as stack:
+        edge = Edge(stack, issuer, pki, upstream)
+        bound, active = {"x5t#S256": pki.agent.thumbprint}, {"active": True, "token_type": "Bearer"}
+        for cnf in (bound, {"jkt": "x" * 43}, {}, "x"):
+            token = edge.token(jti=str(cnf))
+            issuer.introspection[token] = {**active, "cnf": cnf}
+            for certificate in (None, pki.agent):
+                edge.assert_refused(await edge.call(token, certificate))
+        # What both say, and what only the token says, is the binding.
+        for number, said in enumerate(({"cnf": bound}, {})):
+            token = edge.token(pki.agent, jti=f"good {number}")
+            issuer.introspection[token] = {**active, **said}
+            assert (await edge.call(token, pki.agent)).status_code == 200
+
+
 async def test_where_certificates_are_required_a_token_must_be_bound_to_them(
     tmp_path: Path, pki: Authorities, issuer: TestIssuer, upstream: RecordingUpstream
 ) -> None:

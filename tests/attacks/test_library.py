@@ -21,11 +21,13 @@ from fastmcp.server.dependencies import get_http_request
 from harness.issuer import TestIssuer
 from harness.stack import Stack, free_port, guarded, running, settings_for, tool_call
 from harness.upstream import RecordingUpstream
-from twogate.adapters.upstream.stamp import SCOPE_KEY, Stamp, stamp_in
+from twogate.adapters.upstream.stamp import SCOPE_KEY, Stamp, issue_stamp, stamp_in
 from twogate.asgi import Identity, NotPermittedError, Twogate, current, identity, require_auth
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.message import Kind, Message
 from twogate.fastmcp import TwogateMiddleware
+from twogate.flows.gateway.catalogue_fetch import fetch_tools
+from twogate.flows.gateway.tool_list import Era
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 VERSION = {"mcp_protocol_version": "2025-11-25"}
@@ -158,7 +160,8 @@ async def test_the_tools_code_knows_who_calls(stack: Stack, issuer: TestIssuer, 
     assert result["content"][0]["text"] == "robot"
     (caller,) = notes.callers
     assert (caller.tenant, caller.agent, caller.role, caller.user) == ("acme", "robot", "executor", None)
-    assert (caller.task, caller.scopes) == ("report", {"reports"})
+    assert caller.task == "report"
+    assert caller.scopes == {"reports"}
     assert (caller.server, caller.method, caller.target) == ("files", "tools/call", "files.look")
     assert caller.session is not None
 
@@ -200,6 +203,17 @@ async def test_every_method_that_the_gates_let_in_carries_its_stamp(
         assert response.status_code == 200, response.text
         assert "result" in said(response), response.text
     assert notes.ran == ([] if ran is None else [ran])
+
+
+@pytest.mark.parametrize("era", [None, Era.HANDSHAKE])
+async def test_twogate_itself_may_ask_for_the_tools_and_run_none(stack: Stack, notes: Notes, era: Era | None) -> None:
+    upstream = stack.app.current.upstreams["files"]
+    listed = await fetch_tools(upstream, "acme", 5, era)
+    assert set(listed.tools) == {"look", "find", "route", "change", "wipe"}
+    asked = Message(Kind.REQUEST, 1, "tools/list", {})
+    with pytest.raises(NotPermittedError):
+        identity({SCOPE_KEY: issue_stamp(None, asked)})
+    assert notes.ran == []
 
 
 async def test_headers_that_differ_from_the_body_are_refused(stack: Stack, issuer: TestIssuer, notes: Notes) -> None:
@@ -571,7 +585,8 @@ def identity_after_end(scope: Any) -> Identity | None:
         return None
 
 
-START = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]}
+JSON = [(b"content-type", b"application/json")]
+START = {"type": "http.response.start", "status": 200, "headers": JSON}
 
 
 def sends(*events: Any, error: BaseException | None = None) -> Callable[[Any], Awaitable[None]]:
@@ -589,7 +604,7 @@ def head(**changes: Any) -> dict[str, Any]:
 
 
 BODY = {"type": "http.response.body", "body": b"{}"}
-SAYS = head(headers=[*START["headers"], (b"content-length", b"3")])
+SAYS = head(headers=[*JSON, (b"content-length", b"3")])
 STRANGE: dict[str, tuple[Callable[[Any], Awaitable[None]], str]] = {
     "no answer": (sends(), "upstream_invalid"),
     "an exception": (sends(error=ValueError("secret of the server")), "upstream_broken"),
@@ -607,7 +622,7 @@ STRANGE: dict[str, tuple[Callable[[Any], Awaitable[None]], str]] = {
     "a header of three": (sends(head(headers=[(b"a", b"b", b"c")]), BODY), "upstream_invalid"),
     "headers that are a number": (sends(head(headers=7), BODY), "upstream_invalid"),
     "too many headers": (sends(head(headers=[(b"a", b"b")] * 200), BODY), "upstream_invalid"),
-    "a media type twice": (sends(head(headers=START["headers"] * 2), BODY), "upstream_invalid"),
+    "a media type twice": (sends(head(headers=JSON * 2), BODY), "upstream_invalid"),
     "a body of text": (sends(START, {"type": "http.response.body", "body": "{}"}), "upstream_invalid"),
     "a compressed body": (sends(head(headers=[(b"content-encoding", b"gzip")]), BODY), "upstream_invalid"),
     "more than it said": (sends(SAYS, {**BODY, "body": b"1234"}), "upstream_invalid"),

@@ -1,9 +1,10 @@
-"""Operation tokens: forged, replayed, for another call, by whom may not issue them; and what is left after a failure."""
+"""Operation tokens: forged, replayed, for another call, by whom may not issue them; and what failures leave."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator
@@ -17,6 +18,7 @@ from joserfc.jwk import ECKey, OctKey
 from sqlalchemy import text
 
 from harness.issuer import TestIssuer
+from harness.stack import FRONTS
 from harness.upstream import RecordingUpstream
 from operationlab import ARGUMENTS, SECRET, OperationLab, claims_of, open_operation_lab, refusal
 from twogate.core.audit.record import EventKind
@@ -138,6 +140,7 @@ async def test_a_token_in_both_places_counts_if_they_say_the_same(lab: Operation
 # Other arguments.
 
 
+@pytest.mark.parametrize("front", FRONTS, indirect=True)
 async def test_what_means_the_same_has_the_same_digest_and_runs_as_it_was_signed(lab: OperationLab) -> None:
     helper = await lab.helper()
     sid = await lab.sid(helper)
@@ -348,6 +351,101 @@ async def test_prompts_and_resources_are_gated_alike(lab: OperationLab) -> None:
     assert [seen.message["method"] for seen in lab.upstream.seen] == ["prompts/get", "resources/read"]
 
 
+async def test_what_a_started_call_goes_on_with_needs_no_token_but_each_answer_to_the_server_does(
+    lab: OperationLab,
+) -> None:
+    helper, sid, good = await ready(lab)
+    # A task: who started it may ask how it goes and end it.
+    lab.upstream.raw_answer = answered({"task": {"taskId": "t-1", "status": "working"}})
+    created = (await lab.change(helper, good)).json()
+    lab.upstream.raw_answer = answered({"taskId": "t-1", "status": "working"})
+    for method in ("tasks/get", "tasks/cancel"):
+        message = {"jsonrpc": "2.0", "id": 1, "method": method}
+        message["params"] = {"taskId": created["result"]["task"]["taskId"]}
+        sent = {"mcp_protocol_version": "2025-11-25", "twogate_task": "edit"}
+        assert (await lab.stack.post(helper, message, **sent)).status_code == 200
+    # The same call as a task is another one.
+    lab.upstream.raw_answer = None
+    token = await lab.mint(await lab.host(), sid)
+    params = {"name": "change", "arguments": ARGUMENTS, "task": {"ttl": 1000}}
+    raw = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).encode()
+    await refused(lab, helper, token, "operation_token_mismatch", raw=raw, where="header")
+    with_task = await lab.mint(await lab.host(), sid, params={"task": {"ttl": 1000}})
+    assert (await lab.change(helper, with_task, raw=raw, where="header")).status_code == 200
+
+
+async def test_each_round_of_a_question_is_signed_for_again(
+    tmp_path: Path, issuer: TestIssuer, upstream: RecordingUpstream
+) -> None:
+    servers = {"files": {"url": upstream.url, "client_requests": ["elicitation"]}}
+    async with open_operation_lab(tmp_path, issuer, upstream, servers=servers) as lab:
+        await each_round(lab)
+
+
+async def each_round(lab: OperationLab) -> None:
+    helper, sid, good = await ready(lab)
+    elicit = {"method": "elicitation/create", "params": {"message": "sure?", "requestedSchema": {"type": "object"}}}
+    meta = {
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities": {"elicitation": {}},
+        "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
+    }
+
+    async def call(token: str, **more: Any) -> Any:
+        params = {"name": "change", "arguments": ARGUMENTS, "_meta": meta, **more}
+        message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+        modern = {"mcp_protocol_version": "2026-07-28", "mcp_method": "tools/call", "mcp_name": "change"}
+        return await lab.stack.post(helper, message, twogate_task="edit", twogate_operation_token=token, **modern)
+
+    lab.upstream.extra["tools/call"] = {
+        "resultType": "input_required", "inputRequests": {"a": elicit}, "requestState": "upstream-state",
+    }  # fmt: skip
+    asked = await call(good)
+    assert asked.status_code == 200, asked.text
+    state = asked.json()["result"]["requestState"]
+    del lab.upstream.extra["tools/call"]
+    yes = {"a": {"action": "accept", "content": {"sure": True}}}
+    no_answer, for_no = (
+        await lab.mint(await lab.host(), sid),
+        await lab.mint(await lab.host(), sid, input_responses={"a": {"action": "decline"}}),
+    )
+    assert refusal(await call(good, requestState=state, inputResponses=yes)) == "operation_token_mismatch"
+    for token in (no_answer, for_no):
+        assert refusal(await call(token, requestState=state, inputResponses=yes)) == "operation_token_mismatch"
+    assert lab.ran == ["change"]
+    for_yes = await lab.mint(await lab.host(), sid, input_responses=yes)
+    assert (await call(for_yes, requestState=state, inputResponses=yes)).status_code == 200
+    sent = lab.upstream.seen[-1].message["params"]
+    assert (sent["requestState"], sent["inputResponses"]) == ("upstream-state", yes)
+    assert lab.ran == ["change", "change"]
+
+
+async def test_a_stdio_server_gets_the_signed_bytes_too(
+    tmp_path: Path, issuer: TestIssuer, upstream: RecordingUpstream
+) -> None:
+    lines = tmp_path / "lines"
+    script = f"""
+import json, sys
+for line in sys.stdin:
+    open({str(lines)!r}, "a").write(line)
+    message = json.loads(line)
+    if "id" in message:
+        known = {{"initialize": {{"protocolVersion": "2025-11-25", "capabilities": {{}}, "serverInfo":
+            {{"name": "s", "version": "1"}}}}, "tools/call": {{"content": []}}}}
+        print(json.dumps({{"jsonrpc": "2.0", "id": message["id"], "result": known[message["method"]]}}), flush=True)
+"""
+    (tmp_path / "server.py").write_text(script)
+    servers = {"files": {"command": [sys.executable, "-I", str(tmp_path / "server.py")]}}
+    async with open_operation_lab(tmp_path, issuer, upstream, one_tenant=True, servers=servers) as lab:
+        helper = await lab.helper()
+        sid = await lab.sid(helper)
+        arguments = {"z": 1e-6, "a": "é", "n": 5.0}
+        token = await lab.mint(await lab.host(), sid, arguments=arguments)
+        assert (await lab.change(helper, token, arguments)).status_code == 200
+        assert '"arguments":{"a":"é","n":5,"z":0.000001},"name":"change"' in lines.read_text().splitlines()[-1]
+        assert refusal(await lab.change(helper, token, arguments)) == "operation_token_used"
+
+
 # Who may issue them.
 
 
@@ -430,6 +528,10 @@ async def test_a_host_issues_for_its_own_person_and_an_authorizer_for_its_lists(
         assert (answer.status_code, refusal(answer)) == (403, "mint_refused"), (sid, tool)
         recorded = lab.last_refusal()
         assert (recorded["kind"], recorded["anomaly"]) == ("operation.refused", True)
+    # What the person may not do, the person's host cannot allow.
+    reader = await lab.person("carol", role="reader")
+    assert refusal(await lab.ask(await lab.host(reader), await lab.sid(await lab.helper(reader)))) == "mint_refused"
+    assert lab.last_refusal()["detail"].endswith("user_not_permitted")
     # A session that has ended is told to whom it belongs only.
     await lab.stack.state.sessions.end(alices, int(time.time()))
     assert refusal(await lab.ask(await lab.host(), alices)) == "session_ended"
@@ -441,7 +543,7 @@ async def test_a_host_issues_for_its_own_person_and_an_authorizer_for_its_lists(
 async def test_a_body_says_one_call_and_nothing_twice(lab: OperationLab) -> None:
     _, sid, _ = await ready(lab)
     host = await lab.host()
-    for body in (
+    wrong: tuple[dict[str, Any], ...] = (
         {"digest": "0" * 64},
         {"params": {"_meta": {}}},
         {"params": {"arguments": {}}},
@@ -453,7 +555,8 @@ async def test_a_body_says_one_call_and_nothing_twice(lab: OperationLab) -> None
         {"input_responses": []},
         {"sid": 7},
         {"tool": "files." + "x" * 5000},
-    ):
+    )
+    for body in wrong:
         answer = await lab.ask(host, **{"sid": sid, **body})
         assert (answer.status_code, refusal(answer)) == (400, "invalid_params"), body
     sent = {"authorization": f"Bearer {host}"}
@@ -589,6 +692,11 @@ async def test_a_host_learns_of_its_persons_sessions_and_an_agent_of_its_own(lab
     assert await listed(host) == []
     refusals = await lab.stack.http.get(f"{lab.url}/sessions", headers={"authorization": f"Bearer {await lab.host()}"})
     assert refusals.status_code == 401
+
+
+def answered(result: Any) -> bytes:
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "result": result}).encode()
+    return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
 def refusal_of_any(answer: Any) -> str:

@@ -27,11 +27,15 @@ from harness.stack import Stack, free_port, running, settings_for, tool_call
 from harness.upstream import RecordingUpstream
 from harness.valkey import Valkey, running_valkey
 from processlab import cli
+from twogate.adapters.clock import SystemClock
+from twogate.adapters.rng import SystemRng
 from twogate.config import parse_settings
+from twogate.config.shared_url import shared_address
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.principal import AgentId
 from twogate.state import open_state
-from twogate.stores.shared.redis_link import COMMAND_TIMEOUT, CONNECT_TIMEOUT
+from twogate.stores.shared.redis_link import COMMAND_TIMEOUT, CONNECT_TIMEOUT, PAUSE, RedisLink
+from twogate.stores.shared.redis_replay import RedisReplayStore
 
 LONGEST_WAIT = 4 * (COMMAND_TIMEOUT + CONNECT_TIMEOUT)
 """Seconds in which a call must be refused whatever Valkey does, with room for a busy machine."""
@@ -283,6 +287,36 @@ async def test_flushing_valkey_does_not_make_used_values_fresh(
     assert (await replicas.one.call(token, "look")).status_code == 200
 
 
+@pytest.mark.parametrize("logs", [False, True])
+async def test_a_valkey_that_restarts_from_a_snapshot_does_not_make_used_values_fresh(*, logs: bool) -> None:
+    options = ("--appendonly", "yes", "--appendfsync", "always") if logs else ()
+    with running_valkey(*options) as valkey:
+        link = RedisLink(shared_address(valkey.url), SystemClock(), password=valkey.password_file)
+        store = RedisReplayStore(link, "https://gateway.example", SystemRng())
+
+        async def redeemed(value: str) -> bool | ErrorCode:
+            # Right after the restart the link may still be of the opinion that nobody is there.
+            async with asyncio.timeout(20):
+                while True:
+                    try:
+                        return await store.redeem("dpop", "thumbprint", value, 1060, 1000)
+                    except GateError as error:
+                        if "lost its memory" in error.debug:
+                            return error.code
+                        await asyncio.sleep(PAUSE)
+
+        assert await redeemed("before") is True
+        valkey.run("SAVE")
+        assert await redeemed("since") is True
+        valkey.kill()
+        valkey.start()
+        # The memory's name is there again; what was used since the snapshot is only where each write was logged.
+        expected = False if logs else ErrorCode.SHARED_UNAVAILABLE
+        assert [await redeemed(value) for value in ("since", "before")] == [expected] * 2
+        assert await redeemed("new") is (True if logs else ErrorCode.SHARED_UNAVAILABLE)
+        await link.aclose()
+
+
 async def test_a_hanging_valkey_holds_nobody_up(
     replicas: Replicas, upstream: RecordingUpstream, shared: Valkey
 ) -> None:
@@ -451,4 +485,4 @@ async def test_serve_ends_with_what_is_wrong_before_it_listens(
     done = await asyncio.to_thread(cli, "serve", "-c", tmp_path / "twogate.yaml")
     assert done.returncode == 1
     assert "set its maxmemory-policy to noeviction" in done.stderr
-    assert "ready" not in done.stderr
+    assert '"event": "ready"' not in done.stderr

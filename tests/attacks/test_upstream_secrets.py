@@ -491,6 +491,17 @@ def test_secrets_are_for_the_tenants_own_servers_that_want_one(config: Path) -> 
     assert "tenants.acme.secrets.none: unknown server 'none'" in found
 
 
+@pytest.mark.parametrize("spelt", ["token", "./token", "below/../token"])
+def test_two_tenants_do_not_share_a_secret(config: Path, spelt: str) -> None:
+    def change(settings: dict[str, Any]) -> None:
+        settings["tenants"][ACME]["secrets"]["files"] = "file:token"
+        settings["tenants"][GLOBEX] = {"servers": ["files"], "secrets": {"files": f"file:{spelt}"}}
+
+    (found,) = problems(config, change)
+    assert found.startswith("tenants.globex.secrets.files: ")
+    assert "is acme's already" in found
+
+
 @pytest.mark.parametrize(
     "value", [{"env": "A", "file": "B"}, {"env": "PATH"}, {"env": "GIVEN"}, {"file": "HOME"}, {"env": "A=B"}, {"x": 1}]
 )

@@ -11,7 +11,7 @@ from playwright.async_api import Browser
 
 from browser.chromium import chromium, find_chromium, trusting
 from harness.stack import free_port
-from processlab import Gateway, cli_json, init, serving
+from processlab import Gateway, here_json, init, serving
 
 SETTINGS: dict[str, Any] = {
     "servers": {},
@@ -32,7 +32,7 @@ class Site:
 
     def user(self, *arguments: str) -> Any:
         """What `twogate user …` prints as JSON."""
-        return cli_json("user", *arguments, "--config", self.gateway.config)
+        return here_json("user", *arguments, "--config", self.gateway.config)
 
     def link(self, *arguments: str) -> str:
         """The link that a command prints."""

@@ -31,6 +31,13 @@ NOW = 1_800_000_000
 
 async def main(url: str, work: str, number: int, count: int) -> None:
     """Take part in one race."""
+    if url.startswith("redis://"):
+        await redeem_shared(url, count)
+    else:
+        await _on_a_database(url, work, number, count)
+
+
+async def _on_a_database(url: str, work: str, number: int, count: int) -> None:
     if work == "start":
         # Nothing exists yet: making the file and its tables is the race.
         _wait_for_start()
@@ -115,7 +122,4 @@ def _wait_for_start() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1].startswith("redis://"):
-        asyncio.run(redeem_shared(sys.argv[1], int(sys.argv[4])))
-    else:
-        asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))
+    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))

@@ -1,7 +1,7 @@
-"""`starter.py SOCKET`: makes the processes of races, by forking: it has loaded already what each would load for a second.
+"""`starter.py SOCKET`: makes the processes of races by forking, since it has loaded what each would load for a second.
 
-Each connection to the socket is a process: it sends `contender.py`'s arguments as a line of JSON, then has its standard
-input and output. Ends with its own standard input.
+Each connection to the socket is a process: it sends the arguments of `contender.py` as a line of JSON, gets the
+process id as another, then has its standard input and output. Ends with its own standard input.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import selectors
 import signal
 import socket
 import sys
+import traceback
 from typing import NoReturn
 
 import contender
@@ -41,13 +42,15 @@ def _contend(connection: socket.socket) -> NoReturn:
             os.dup2(connection.fileno(), standard)
         # Its end is what shows that this process has ended, so no other descriptor of it may stay.
         connection.close()
-        sys.stdin, sys.stdout = open(0), open(1, "w")  # noqa: PTH123, SIM115 - kept to the end
+        sys.stdin, sys.stdout = open(0), open(1, "w")  # noqa: SIM115 - kept to the end
         url, work, number, count = json.loads(sys.stdin.readline())
+        print(os.getpid(), flush=True)  # noqa: T201 - as above
         asyncio.run(contender.main(url, work, number, count))
         sys.stdout.flush()
         code = 0
-    except Exception:
-        sys.excepthook(*sys.exc_info())
+    except BaseException:
+        traceback.print_exc()
+        raise
     finally:
         os._exit(code)
 

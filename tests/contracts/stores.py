@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import atexit
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,6 +30,7 @@ from twogate.flows.sessions import SessionStore
 from twogate.stores.sql.clients import SqlClientStore
 from twogate.stores.sql.device_codes import SqlDeviceStore
 from twogate.stores.sql.opening import open_revision
+from twogate.stores.sql.pins import SqlPinStore
 from twogate.stores.sql.registrations import SqlRegistrationStore
 from twogate.stores.sql.registry import SqlRegistryStore
 from twogate.stores.sql.replay import SqlReplayStore
@@ -63,6 +66,7 @@ class Stores:
     revision: Revision
     devices: DeviceStore
     registrations: SqlRegistrationStore
+    pins: SqlPinStore
 
     async def seen(self) -> int:
         """The revision as a caller of the port learns it."""
@@ -90,6 +94,7 @@ async def open_stores(url: str, *, leased: bool = False) -> AsyncIterator[Stores
                 revision,
                 SqlDeviceStore(engine),
                 SqlRegistrationStore(engine),
+                SqlPinStore(engine),
             )
         finally:
             await revision.aclose()
@@ -120,7 +125,7 @@ def session(
 async def race(url: str, work: str, processes: int = 2, each: int = 25) -> list[object]:
     """What `each` tasks in each of several processes got from `work`, all let go at one moment."""
     results: list[object] = []
-    async with asyncio.timeout(60), AsyncExitStack() as stack:
+    async with AsyncExitStack() as stack, asyncio.timeout(60):
         running = [await _contender(stack, url, work, number, each) for number in range(processes)]
         for reader, _ in running:
             assert await reader.readline() == b"ready\n"
@@ -136,6 +141,13 @@ async def _contender(stack: AsyncExitStack, *arguments: object) -> tuple[asyncio
     reader, writer = await asyncio.open_unix_connection(_starter())
     stack.callback(writer.close)
     writer.write(json.dumps(arguments).encode() + b"\n")
+    pid = int(await reader.readline())
+
+    def end() -> None:
+        if not reader.at_eof():  # it closes its output when it ends, and no sooner
+            os.kill(pid, signal.SIGKILL)
+
+    stack.callback(end)
     return reader, writer
 
 

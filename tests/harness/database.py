@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
+from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from twogate.stores.sql.migrate import upgrade
+from twogate.stores.sql.engine import is_postgresql, writing
+from twogate.stores.sql.migrate import current_version, upgrade
 from twogate.stores.sql.opening import open_engine
 from twogate.stores.sql.sqlite import database_path
 
@@ -33,11 +38,40 @@ async def open_migrated(url: str) -> AsyncEngine:
         place_database(database_path(url))
     engine = open_engine(url)
     try:
+        if is_postgresql(engine) and await current_version(engine) is None:
+            await _migrate_postgres(engine)
         await upgrade(engine)
     except BaseException:
         await engine.dispose()
         raise
     return engine
+
+
+_statements: list[tuple[str, Sequence[object]]] = []
+"""What migrating a new PostgreSQL database executes, with its arguments."""
+
+
+async def _migrate_postgres(engine: AsyncEngine) -> None:
+    if _statements:
+        async with writing(engine) as connection:
+            driver: Any = (await connection.get_raw_connection()).driver_connection
+            for together, part in groupby(_statements, key=lambda item: not item[1]):
+                if together:
+                    await driver.execute(";".join(statement for statement, _ in part))
+                else:
+                    for statement, arguments in part:
+                        await driver.execute(statement, *arguments)
+        return
+    made: list[tuple[str, Sequence[object]]] = []
+
+    def note(_connection: object, _cursor: object, statement: str, arguments: Sequence[object], *_: object) -> None:
+        if not statement.startswith("SELECT"):
+            made.append((statement, arguments))
+
+    event.listen(engine.sync_engine, "before_cursor_execute", note)
+    await upgrade(engine)
+    event.remove(engine.sync_engine, "before_cursor_execute", note)
+    _statements.extend(made)
 
 
 @cache

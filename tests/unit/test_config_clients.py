@@ -41,6 +41,7 @@ agents:
       - {issuer: embedded, client_id: "https://bot.example.com/client.json"}
 """
 SECRET = "s" * 43
+LISTS = "agents: [acme/bot], tools: [write, git.log]"
 
 
 @pytest.fixture
@@ -83,15 +84,16 @@ def test_a_public_client_of_the_configuration(folder: Path) -> None:
 
 @pytest.mark.parametrize("setting", ["secret_file: secret", "secret_digest_file: digest"])
 def test_a_secret_is_kept_as_its_digest(folder: Path, setting: str) -> None:
-    made = settings(folder, client(f"kind: authorizer, auth: client_secret, {setting}"))
+    made = settings(folder, client(f"kind: authorizer, {LISTS}, auth: client_secret, {setting}"))
     found = configured_clients(made)["x"]
+    assert (found.agents, found.tools) == ({AgentId("acme", "bot")}, {"write", "git.log"})
     assert [item.digest for item in found.secret_digests] == [hashlib.sha256(SECRET.encode()).hexdigest()]
     assert found.agent is None
     assert SECRET not in repr(made)
 
 
 def test_keys_come_from_a_file_or_an_address(folder: Path) -> None:
-    text = "kind: authorizer, auth: private_key_jwt"
+    text = f"kind: authorizer, {LISTS}, auth: private_key_jwt"
     by_file = configured_clients(settings(folder, client(f"{text}, jwks_file: keys.json")))["x"]
     assert json.loads(by_file.jwks or "") == json.loads((folder / "keys.json").read_text())
     by_uri = configured_clients(settings(folder, client(f'{text}, jwks_uri: "https://k.internal/jwks"')))["x"]
@@ -154,13 +156,19 @@ KEYS = "auth: private_key_jwt, jwks_file: keys.json"
         (f"kind: agent, agent: acme/public-client, {KEYS}", "leave `agent` out"),
         (f"kind: agent, agent: acme/bot, {KEYS}", "add {issuer: embedded, client_id: x} to its bindings"),
         ("kind: agent, agent: acme/bot, auth: none", "authenticates"),
-        ("kind: authorizer, auth: none", "authenticates"),
-        ("kind: authorizer, auth: private_key_jwt", "exactly one of `jwks_file`"),
-        (f'kind: authorizer, {KEYS}, jwks_uri: "https://k.example/"', "exactly one of `jwks_file`"),
-        ("kind: authorizer, auth: client_secret", "exactly one of `secret_file`"),
-        ("kind: authorizer, auth: private_key_jwt, jwks_file: missing.json", "cannot be read"),
-        ("kind: authorizer, auth: private_key_jwt, jwks_file: secret", "is not a JWK set"),
-        ("kind: authorizer, auth: client_secret, secret_digest_file: secret", "SHA-256"),
+        (f"kind: authorizer, {LISTS}, auth: none", "authenticates"),
+        (f"kind: authorizer, {KEYS}", "lists the `agents` and `tools`"),
+        (f"kind: authorizer, {KEYS}, tools: [write]", "lists the `agents` and `tools`"),
+        (f"kind: authorizer, {KEYS}, agents: [globex/bot], tools: [write]", "another tenant"),
+        (f"kind: authorizer, {KEYS}, agents: [acme/nobody], tools: [write]", "unknown agent"),
+        (f"kind: authorizer, {KEYS}, agents: [acme/bot], tools: [git.push]", "neither a class nor an entry"),
+        (f"{PUBLIC}, tools: [write]", "neither `agents` nor `tools`"),
+        (f"kind: authorizer, {LISTS}, auth: private_key_jwt", "exactly one of `jwks_file`"),
+        (f'kind: authorizer, {LISTS}, {KEYS}, jwks_uri: "https://k.example/"', "exactly one of `jwks_file`"),
+        (f"kind: authorizer, {LISTS}, auth: client_secret", "exactly one of `secret_file`"),
+        (f"kind: authorizer, {LISTS}, auth: private_key_jwt, jwks_file: missing.json", "cannot be read"),
+        (f"kind: authorizer, {LISTS}, auth: private_key_jwt, jwks_file: secret", "is not a JWK set"),
+        (f"kind: authorizer, {LISTS}, auth: client_secret, secret_digest_file: secret", "SHA-256"),
     ],
 )
 def test_what_does_not_fit_is_named(folder: Path, text: str, hint: str) -> None:
@@ -170,20 +178,20 @@ def test_what_does_not_fit_is_named(folder: Path, text: str, hint: str) -> None:
 def test_a_private_key_in_the_file_of_keys_is_an_error(folder: Path) -> None:
     private = {"keys": [ECKey.generate_key("P-256").as_dict(private=True)]}
     (folder / "keys.json").write_text(json.dumps(private))
-    assert "private or symmetric key" in problems(folder, client(f"kind: authorizer, {KEYS}"))
+    assert "private or symmetric key" in problems(folder, client(f"kind: authorizer, {LISTS}, {KEYS}"))
 
 
 @pytest.mark.parametrize("secret", ["short", "a" * 31, "a" * 513, "with blanks " * 4, "ä" * 40, ""])
 def test_a_secret_that_could_be_guessed_is_an_error_and_not_shown(folder: Path, secret: str) -> None:
     (folder / "secret").write_text(secret)
-    told = problems(folder, client("kind: authorizer, auth: client_secret, secret_file: secret"))
+    told = problems(folder, client(f"kind: authorizer, {LISTS}, auth: client_secret, secret_file: secret"))
     assert "random secret of 32 to 512" in told
     assert not secret or secret not in told
 
 
 def test_a_secret_that_others_can_read_is_an_error(folder: Path) -> None:
     (folder / "secret").chmod(0o644)
-    assert "chmod 600" in problems(folder, client("kind: authorizer, auth: client_secret, secret_file: secret"))
+    assert "chmod 600" in problems(folder, client(f"kind: authorizer, {LISTS}, auth: client_secret, secret_file: secret"))
 
 
 @pytest.mark.parametrize("name", ["https://app.example/c.json", '"a b"', '"ä"', "_x"])

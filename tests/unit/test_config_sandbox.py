@@ -24,7 +24,9 @@ root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives servers acc
 linux = pytest.mark.skipif(sys.platform != "linux", reason="namespaces are Linux's")
 
 # Files that Twogate only reads, and that hold nothing secret. A new path setting belongs here or to SECRET_FIELDS.
-PUBLIC_FIELDS = {"certificate", "ca", "store_ca", "jwks_file", "cwd", "state", "readable", "writable"}
+PUBLIC_FIELDS = {
+    "certificate", "ca", "store_ca", "shared_ca", "client_ca", "jwks_file", "cwd", "state", "readable", "writable",
+}  # fmt: skip
 
 
 def load(directory: Path, server: dict[str, Any], **others: Any) -> Settings:

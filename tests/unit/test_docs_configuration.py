@@ -24,6 +24,10 @@ SAME = {"tenants.NAME.tools", "tenants.NAME.roles", "tenants.NAME.tasks"}
 """What is written as the section of that name is, and described there."""
 
 
+ONE_OR_SEVERAL = {"tools.NAME.approval"}
+"""What is one mapping or a list of them, and described as one."""
+
+
 def settings(model: type[BaseModel] = Settings, place: str = "") -> Iterator[tuple[str, bool]]:
     """Every key, as the page writes it, and whether it is required."""
     for name, field in model.model_fields.items():
@@ -41,7 +45,7 @@ def _inside(annotation: object, key: str) -> Iterator[tuple[str, bool]]:
     if isinstance(origin, type) and issubclass(origin, Mapping):
         key += ".NAME"
     elif origin is tuple:
-        key += "[]"
+        key += "" if key in ONE_OR_SEVERAL else "[]"
     for part in get_args(annotation):
         yield from _inside(part, key)
 

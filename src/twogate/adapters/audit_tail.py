@@ -82,7 +82,7 @@ def tail(
         OSError: the directory or a segment cannot be read.
     """
     ends = {segment: _size(directory, segment) for segment in find_segments(directory)}
-    readers = (_backwards(directory, segment, end) for segment, end in ends.items())
+    readers = (backwards(directory, segment, end) for segment, end in ends.items())
     merged = heapq.merge(*readers, key=lambda entry: entry.at, reverse=True)
     yield from reversed(list(islice(filter(where.passes, merged), count)))
     if idle is None:
@@ -115,7 +115,12 @@ def _entry(segment: str, raw: bytes, at: int) -> Entry:
     return Entry(segment, line.at, raw, line)
 
 
-def _backwards(directory: Path, segment: str, end: int) -> Iterator[Entry]:
+def backwards(directory: Path, segment: str, end: int) -> Iterator[Entry]:
+    """The complete lines of a segment before byte `end`, the last one first.
+
+    Raises:
+        OSError: the segment cannot be read.
+    """
     # Opens the file for each block only, so that thousands of segments need no thousands of descriptors.
     rest, at = b"", 0
     torn = True

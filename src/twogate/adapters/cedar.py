@@ -50,6 +50,7 @@ class JudgedEntry(msgspec.Struct, frozen=True):
 class _Set(NamedTuple):
     handle: cedarpy.PolicySet
     policies: Mapping[str, CheckedPolicy]
+    context: frozenset[str]
 
 
 class _Judged(NamedTuple):
@@ -115,12 +116,11 @@ class CedarConditions:
             "principal": uid("Agent", str(asked.principal.agent.id)),
             "action": uid("Action", asked.entry),
             "resource": uid("Target", asked.target),
-            "context": _encode(context_of(asked, arguments)).decode(),
+            "context": _encode(context_of(asked, arguments, chosen.context)).decode(),
         }
-        # With the schema, so that Cedar too refuses what is not of the types that the policies were checked for.
-        result: cedarpy.AuthzResult = _cedar.is_authorized(
-            request, chosen.handle, self._entities(asked, kind), self._schema
-        )
+        # The entities were read by the schema, so they are of the types that the policies were checked for, and the
+        # actions with their groups are among them. The context is what these policies could see, typed as in `SHAPE`.
+        result: cedarpy.AuthzResult = _cedar.is_authorized(request, chosen.handle, self._entities(asked, kind))
         diagnostics = result.diagnostics
         if diagnostics.errors:
             # Cedar leaves out a policy that fails; to us it forbids.
@@ -156,7 +156,8 @@ def _parse(policies: Sequence[CheckedPolicy]) -> _Set:
     handle = cedarpy.PolicySet.from_str(text)
     if len(handle) != len(policies) + 1:
         raise ValueError("a set of policies holds others than it was made of")
-    return _Set(handle, {f"policy{at}": policy for at, policy in enumerate(policies, 1)})
+    seen = frozenset[str]().union(*(policy.context for policy in policies))
+    return _Set(handle, {f"policy{at}": policy for at, policy in enumerate(policies, 1)}, seen)
 
 
 def _named(chosen: _Set, numbers: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ import cedarpy
 import msgspec
 
 from twogate.core.access import ToolClass
-from twogate.core.conditions import ANY_CALL, NAMESPACE, SHAPE, ArgumentType, Declared
+from twogate.core.conditions import ANY_CALL, CONTEXT, NAMESPACE, SHAPE, ArgumentType, Declared
 from twogate.core.entry import Entries
 
 MAX_POLICIES: Final = 500
@@ -61,7 +61,8 @@ class PolicyProblem(msgspec.Struct, frozen=True):
 class CheckedPolicy(msgspec.Struct, frozen=True):
     """A `forbid` that is in order. `entries` are those that its scope's action covers.
 
-    `looks_at_arguments`: it cannot be judged of a call whose arguments are not known.
+    `context` is what it could see of a call's context. If the arguments are in it, it cannot be judged of a call whose
+    arguments are not known.
     """
 
     id: str
@@ -69,7 +70,12 @@ class CheckedPolicy(msgspec.Struct, frozen=True):
     line: int
     text: str
     entries: frozenset[str]
-    looks_at_arguments: bool
+    context: frozenset[str]
+
+    @property
+    def looks_at_arguments(self) -> bool:
+        """Whether it could see a call's arguments."""
+        return "arguments" in self.context
 
 
 class _Fragment(NamedTuple):
@@ -155,9 +161,7 @@ class PolicyReader:
             line=fragment.line,
             text=fragment.text,
             entries=covered,
-            looks_at_arguments=any(
-                variable == "context" and path[:1] in ((), ("arguments",)) for variable, path in looks.attributes
-            ),
+            context=_seen(looks),
         )
 
     def _validated(self, text: str) -> Iterator[str]:
@@ -233,6 +237,12 @@ def _looks(policy: dict[str, Any]) -> _Looks:
             else:
                 stack += item.values()
     return looks
+
+
+def _seen(looks: _Looks) -> frozenset[str]:
+    # Who takes the context as a whole could see all of it.
+    taken = {path[:1] for variable, path in looks.attributes if variable == "context"}
+    return CONTEXT if () in taken else frozenset(name for path in taken for name in path)
 
 
 def _chain(node: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:

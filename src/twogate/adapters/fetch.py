@@ -6,8 +6,8 @@ Steps, numbered in the code:
 2. The host is resolved once, and every address is judged; one bad address refuses all of them.
 3. The connection goes to a judged address. Nothing resolves the name again, so a changed DNS answer changes nothing;
    TLS still verifies the name.
-4. Only a complete answer counts, not encoded, within the size and the time: 200, and after a POST also the 400s, by
-   which OAuth says no. Redirects are not followed.
+4. Only a complete answer counts, not encoded, within the size and the time: 200, and after a form also the 400s, by
+   which OAuth says no. Of a message only the status counts, any of the 200s. Redirects are not followed.
 
 httpcore2 is used without httpx2 around it: one connection per download, so there is no pool from which a connection
 that was opened for a configured URL could serve a requested one, and no proxies, cookies or redirects to switch off.
@@ -37,6 +37,8 @@ from twogate.flows.fetch import Fetched, FetchError, Posted, Trust
 TOTAL_SECONDS: Final = 5.0
 """For everything: resolving, connecting, and the whole body."""
 MAX_ADDRESSES: Final = 16
+_FIRST_SUCCESS: Final = 200
+_LAST_SUCCESS: Final = 299
 _FIRST_REFUSAL: Final = 400
 _LAST_REFUSAL: Final = 499
 
@@ -130,6 +132,23 @@ class GuardedFetch:
         answer = await self._send(_Request("POST", tuple(headers), body), url, trust, max_bytes, ca_file)
         return Posted(status=answer.status, body=answer.body)
 
+    async def post_message(
+        self,
+        url: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        *,
+        trust: Trust,
+        ca_file: Path | None = None,
+    ) -> None:
+        """POST JSON to `url`; see `MessagePost.post_message`.
+
+        Raises:
+            FetchError: The URL or an address of its host is refused, or no answer of the 200s came.
+        """
+        fields = [("content-type", "application/json"), ("content-length", str(len(body))), *headers.items()]
+        await self._send(_Request("POST", tuple(fields), body, is_message=True), url, trust, 0, ca_file)
+
     async def _send(self, request: _Request, url: str, trust: Trust, max_bytes: int, ca_file: Path | None) -> _Answer:
         target = parse_url(url, trust)
         try:
@@ -199,6 +218,8 @@ class GuardedFetch:
             headers = Headers(response.headers)
             if not request.accepts(response.status):
                 raise FetchError(f"{target.host}: status {response.status}")
+            if request.is_message:
+                return _Answer(response.status, headers, b"")
             if headers.last("content-encoding").lower() not in {"", "identity"}:
                 raise FetchError(f"{target.host}: an encoded answer, though identity was asked for")
             body = bytearray()
@@ -228,9 +249,13 @@ class _Request(msgspec.Struct, frozen=True):
     method: str
     headers: tuple[tuple[str, str], ...]
     body: bytes | None = None
+    is_message: bool = False
+    """Only whether it was taken counts; whatever the answer says is not even read."""
 
     def accepts(self, status: int) -> bool:
         """Whether an answer of this status is one."""
+        if self.is_message:
+            return _FIRST_SUCCESS <= status <= _LAST_SUCCESS
         refusal = self.method == "POST" and _FIRST_REFUSAL <= status <= _LAST_REFUSAL
         return refusal or status == HTTPStatus.OK
 

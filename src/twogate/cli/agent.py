@@ -1,4 +1,4 @@
-"""`twogate agent add | list | disable`."""
+"""`twogate agent add | list | disable | enable`."""
 
 from __future__ import annotations
 
@@ -145,6 +145,17 @@ def disable(agent: AgentArgument, config: ConfigOption = DEFAULT_CONFIG, as_json
         print_json({"agent": agent, "state": "disabled", "changed": changed})
     else:
         print_text(f"{agent} is disabled." if changed else f"{agent} was disabled already.")
+
+
+@app.command("enable")
+def enable(agent: AgentArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+    """Let a disabled agent in again, with the credentials that it has."""
+    agent_id = _agent_id(agent)
+    changed = with_state(config, lambda state: _admin(state).enable(agent_id))
+    if as_json:
+        print_json({"agent": agent, "state": "enabled", "changed": changed})
+    else:
+        print_text(f"{agent} is enabled." if changed else f"{agent} was not disabled.")
 
 
 def _admin(state: State) -> AgentAdmin:

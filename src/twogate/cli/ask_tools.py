@@ -1,4 +1,4 @@
-"""Asking the configured servers for their tools, for one command: in each tenant's name, as the gateway itself asks.
+"""Asking the configured servers what they have, for one command: in each tenant's name, as the gateway itself asks.
 
 Apart from `tool.py` because it loads the gateway's own code, for which no other command should have to wait.
 """
@@ -19,7 +19,7 @@ from twogate.adapters.rng import SystemRng
 from twogate.cli.output import printable
 from twogate.config import Settings
 from twogate.core.errors import GateError
-from twogate.flows.gateway.catalogue_fetch import fetch_tools
+from twogate.flows.gateway.catalogue_fetch import Offer, fetch_offer, fetch_tools
 from twogate.flows.gateway.tool_list import NO_TOOLS, Tool
 from twogate.flows.gateway.upstream import Upstream
 from twogate.flows.secrets import TenantSecrets
@@ -47,15 +47,19 @@ class Asked(msgspec.Struct, frozen=True):
     tenant: str
     server: str
     tools: Mapping[str, Tool] = NO_TOOLS
+    offer: Offer = Offer({}, {})
     failure: Failure | None = None
 
 
-def ask(settings: Settings, pairs: Sequence[tuple[str, str]]) -> list[Asked]:
-    """Ask for each pair of tenant and server; failures are told, not raised. Says on stderr what takes long."""
-    return asyncio.run(_ask_all(settings, pairs))
+def ask(settings: Settings, pairs: Sequence[tuple[str, str]], *, everything: bool = False) -> list[Asked]:
+    """Ask for each pair of tenant and server; failures are told, not raised. Says on stderr what takes long.
+
+    The answer is in `tools`, or, if `everything` that can be approved is asked for, in `offer`.
+    """
+    return asyncio.run(_ask_all(settings, pairs, everything))
 
 
-async def _ask_all(settings: Settings, pairs: Sequence[tuple[str, str]]) -> list[Asked]:
+async def _ask_all(settings: Settings, pairs: Sequence[tuple[str, str]], everything: bool) -> list[Asked]:
     clock = SystemClock()
     said: dict[str, deque[str]] = {server: deque(maxlen=LAST_WORDS) for _, server in pairs}
     places = asyncio.Semaphore(AT_ONCE)
@@ -76,12 +80,14 @@ async def _ask_all(settings: Settings, pairs: Sequence[tuple[str, str]]) -> list
             async with places:
                 waiting.add(f"{tenant}/{server}")
                 try:
-                    listed = await fetch_tools(upstream, tenant, settings.servers[server].timeout)
+                    patience = settings.servers[server].timeout
+                    if everything:
+                        return Asked(tenant, server, offer=await fetch_offer(upstream, tenant, patience))
+                    return Asked(tenant, server, (await fetch_tools(upstream, tenant, patience)).tools)
                 except GateError as error:
                     return Asked(tenant, server, failure=_failure(error))
                 finally:
                     waiting.discard(f"{tenant}/{server}")
-            return Asked(tenant, server, listed.tools)
 
         progress = asyncio.create_task(_tell(waiting))
         try:

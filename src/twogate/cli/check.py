@@ -8,12 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Final
 from urllib.parse import urlsplit
 
-import msgspec
 import typer
 
 from twogate.adapters.clock import SystemClock
 from twogate.adapters.rng import SystemRng
-from twogate.cli.explain import describe, hypothetical_principal, hypothetical_session, shown_moment, verdict
 from twogate.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from twogate.cli.output import CommandError, print_json, print_table, print_text
 from twogate.cli.state import known_agents
@@ -23,29 +21,16 @@ from twogate.config.settings import Task
 from twogate.config.shared_url import SQL
 from twogate.config.store_url import is_postgresql
 from twogate.config.values import is_loopback
-from twogate.core.access import Deny, Observed, Policy, ToolClass, covers, decide
-from twogate.core.entry import parse_entry
+from twogate.core.access import Policy, ToolClass, covers
 from twogate.core.errors import ErrorCode
-from twogate.core.principal import Agent, AgentId, Binding
+from twogate.flows.explain import shown_moment
+from twogate.flows.hypothetical import describe
+from twogate.flows.matrix import Cell, effective_matrix
 from twogate.policies import check_policies, policies_of, schema_text
 from twogate.sandboxes import check_sandboxes, unsandboxed
 
 MANY_TASKS: Final = 5
 """More tasks than this draw a warning: a model that holds an agent's credential reaches all of them."""
-
-
-class Cell(msgspec.Struct, frozen=True):
-    """What one agent may do with what one entry of `tools` names, within one task.
-
-    All scopes are granted and no user stands behind the agent.
-    """
-
-    agent: str
-    task: str
-    tool: str
-    tool_class: str = msgspec.field(name="class")
-    effect: str
-    reason: str | None
 
 
 def register(app: typer.Typer) -> None:
@@ -68,7 +53,7 @@ def check(
         return
     check_sandboxes(config, settings)
     agents, bindings = known_agents(settings)
-    cells = list(effective_matrix(settings, agents, bindings))
+    cells = list(effective_matrix(compile_policy(settings), agents, bindings, SystemClock().now()))
     notes = list(warnings(settings, cells))
     notes += [f"agent {agent.id} is disabled" for agent in agents.values() if agent.disabled]
     policies = policies_of(settings)
@@ -115,29 +100,13 @@ def _print_schema(settings: Settings, *, as_json: bool) -> None:
         print_text(text)
 
 
-def effective_matrix(
-    settings: Settings, agents: Mapping[AgentId, Agent], bindings: Mapping[Binding, AgentId]
-) -> Iterator[Cell]:
-    """Every enabled agent, task and classified tool, with what `core.access.decide` says."""
-    policy = compile_policy(settings)
-    now = SystemClock().now()
-    for agent in (agent for agent in agents.values() if not agent.disabled):
-        principal = hypothetical_principal(agent, bindings, scopes=tuple(policy.scopes))
-        held = policy.of(agent.id.tenant)
-        for task in agent.tasks:
-            session = hypothetical_session(principal, task, held, now)
-            for tool, tool_class in held.classes.items():
-                entry = parse_entry(tool)
-                decision = decide(principal, session, entry.server, entry.sample, held, observing=held.observing(now))
-                reason = decision.code.value if isinstance(decision, Deny | Observed) else None
-                yield Cell(str(agent.id), task, tool, tool_class.value, verdict(decision), reason)
-
-
 def warnings(settings: Settings, cells: list[Cell]) -> Iterator[str]:
     """What is allowed but probably not meant."""
     yield from _server_warnings(settings)
     yield from unsandboxed(settings)
     yield from _task_warnings(settings)
+    if settings.pins != "required":
+        yield "pins: tools that nobody approved can be called; see `twogate tool approve`, then set `pins: required`"
     for name, tenant in settings.tenants.items():
         if not tenant.servers:
             yield f"tenants.{name}: reaches no server"

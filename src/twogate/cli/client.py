@@ -17,7 +17,9 @@ from twogate.config import load_settings
 from twogate.config.client_records import configured_clients
 from twogate.config.clients import ClientId, parse_grant
 from twogate.config.policy import configured_agents, parse_agent_id
+from twogate.config.tenants import tenant_tools
 from twogate.config.values import AgentKey, parse_duration
+from twogate.core.access import ToolClass
 from twogate.core.oauth.grant_type import GrantType
 from twogate.flows.authserver.client_admin import MAX_JWKS, ClientAdmin, NewClient
 from twogate.flows.authserver.client_removal import ClientRemoval
@@ -53,7 +55,11 @@ def add(  # noqa: PLR0913, PLR0917 - one parameter an option
     auth: Annotated[ClientAuth | None, typer.Option(help="How it authenticates.")] = None,
     name: Annotated[str, typer.Option(help="What people are shown; its id, if left out.")] = "",
     agent: Annotated[
-        str | None, typer.Option(metavar="TENANT/NAME", help="The agent that it is, or that a host runs.")
+        list[str] | None,
+        typer.Option(
+            metavar="TENANT/NAME",
+            help="The agent that it is, or that a host runs; those that an authorizer decides about, repeated.",
+        ),
     ] = None,
     redirect_uri: Annotated[
         list[str] | None, typer.Option(help="Where people may be sent back to; repeat for more.")
@@ -67,6 +73,10 @@ def add(  # noqa: PLR0913, PLR0917 - one parameter an option
     may_act: Annotated[
         str | None, typer.Option(metavar="CLIENT_ID", help="The client that may exchange the tokens of its people.")
     ] = None,
+    tool: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ENTRY", help="A class or entry that an authorizer decides about; repeat for more."),
+    ] = None,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:
@@ -75,17 +85,22 @@ def add(  # noqa: PLR0913, PLR0917 - one parameter an option
         auth = ClientAuth.NONE if kind is ClientKind.PUBLIC else ClientAuth.PRIVATE_KEY_JWT
     if public_keys is not None and auth is not ClientAuth.PRIVATE_KEY_JWT:
         raise typer.BadParameter("goes with --auth private_key_jwt", param_hint="--public-keys")
+    agents = [parse_agent_id(_checked(_AGENT_KEY, one, "--agent")) for one in agent or ()]
+    if len(agents) > 1 and kind is not ClientKind.AUTHORIZER:
+        raise typer.BadParameter(f"is one with --kind {kind.value}", param_hint="--agent")
     new = NewClient(
         client_id=_checked(_CLIENT_ID, client_id, "CLIENT_ID"),
         tenant=tenant,
         kind=kind,
         auth=auth,
         name=name,
-        agent=None if agent is None else parse_agent_id(_checked(_AGENT_KEY, agent, "--agent")),
+        agent=agents[0] if agents and kind is not ClientKind.AUTHORIZER else None,
         redirect_uris=tuple(dict.fromkeys(redirect_uri or ())),
         grants=frozenset(_grant(item) for item in grant or ()),
         jwks=None if public_keys is None else _read(public_keys),
         may_act=None if may_act is None else _checked(_CLIENT_ID, may_act, "--may-act"),
+        agents=frozenset(agents) if kind is ClientKind.AUTHORIZER else frozenset(),
+        tools=frozenset(tool or ()),
     )
     printed = with_state(config, lambda state: _add(state, new))
     if as_json:
@@ -102,7 +117,8 @@ async def _add(state: State, new: NewClient) -> dict[str, object]:
     if not settings.embedded.enabled:
         raise CommandError("the embedded authorization server is off (embedded.enabled); add it at your own")
     bindings = configured_agents(settings)[1]
-    made = await _admin(state).add(new, settings.tenants, settings.clients, bindings)
+    tools = {item.value for item in ToolClass}.union(tenant_tools(settings, new.tenant))
+    made = await _admin(state).add(new, settings.tenants, settings.clients, bindings, tools)
     given = {"client_secret": made.client_secret, "private_key_pem": made.private_key_pem}
     return {
         "issuer": settings.public_url,
@@ -235,6 +251,8 @@ def _described(client: Client) -> dict[str, object]:
         "redirect_uris": list(client.redirect_uris),
         "jwks_uri": client.jwks_uri,
         "may_act": client.may_act,
+        "agents": sorted(map(str, client.agents)),
+        "tools": sorted(client.tools),
         "defined_in": client.source.value,
         "created_at": _moment(client.created_at or None),
         "last_used_at": _moment(client.last_used_at),

@@ -5,18 +5,16 @@ What the server says is checked before it is used: it is shown in a terminal, an
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
-from urllib.parse import urlsplit
 
 import httpx2
 import msgspec
 
 from twogate.adapters.token_files import StoredTokens
+from twogate.cli.origin import open_origin
 from twogate.cli.output import CommandError
-from twogate.config.values import is_loopback
 from twogate.core.errors import GateError
 from twogate.core.oauth.authorization_details import details_of
 from twogate.core.oauth.grant_type import GrantType
@@ -25,7 +23,6 @@ from twogate.core.strict_json import decode
 from twogate.flows.environment import Clock
 
 MAX_ANSWER: Final = 64 * 1024
-TIMEOUT: Final = 30.0
 MIN_INTERVAL: Final = 1
 MAX_INTERVAL: Final = 300
 
@@ -80,22 +77,12 @@ class DeviceLogin:
         Raises:
             CommandError: `issuer` is no https origin (http on loopback), or the CA file cannot be used.
         """
-        parts = urlsplit(issuer)
-        secure = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
-        if not secure or not parts.hostname or issuer != f"{parts.scheme}://{parts.netloc}" or "@" in parts.netloc:
-            raise CommandError(
-                f"{issuer} is no origin of a Twogate: give https://HOST[:PORT], without a path", code="usage"
-            )
-        try:
-            trust = ssl.create_default_context(cafile=ca)
-        except (OSError, ssl.SSLError) as error:
-            raise CommandError(f"the CA file {ca} cannot be used: {error.strerror or error}", code="usage") from error
+        http = open_origin(issuer, ca)
         self._issuer = issuer
         self._client_id = client_id
         self._clock = clock
         self._wait = wait
-        # No proxies, no .netrc, no redirects: tokens go to the server that was named.
-        self._http = httpx2.Client(verify=trust, trust_env=False, timeout=TIMEOUT)
+        self._http = http
         self._endpoints: Mapping[str, Any] | None = None
 
     def __enter__(self) -> Self:

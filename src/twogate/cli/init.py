@@ -37,6 +37,7 @@ public_url: {public_url}        # what clients call; tokens are issued for it
 listen: "{listen}"
 {tls}store: sqlite:///./state/twogate.db
 state: state                    # audit trail, keys, sealed secrets
+pins: required                  # what a server shows of itself is withheld until `twogate tool approve`
 
 # Who may reach which MCP server. A tenant without servers reaches nothing.
 tenants:
@@ -177,6 +178,7 @@ def _next_steps(directory: Path, secure: bool) -> str:
     config = directory / "twogate.yaml"
     steps = [
         f"Edit {config}: name your MCP servers, classify their tools, add tasks and agents.",
+        f"Run `twogate tool approve -c {config} SERVER` to read and approve what each server shows of itself.",
         f"Run `twogate check -c {config}` to see who may do what.",
     ]
     if secure:

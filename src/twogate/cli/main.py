@@ -26,8 +26,9 @@ class Frame(TyperGroup):
     _as_json = False
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401 - handed on to Typer
-        super().__init__(**{**options, "commands": None})
-        self.commands = cast("Any", Nouns())
+        super().__init__(**options)
+        # A frame with commands of its own keeps them; the one of `app` has none yet.
+        self.commands = self.commands or cast("Any", Nouns())
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - the type is private to Typer
         """Note whether errors are to be JSON, then parse."""

@@ -23,6 +23,7 @@ NOUNS: Final = (
     "user",
     "session",
     "token",
+    "operation",
     "approval",
     "audit",
     "demo",

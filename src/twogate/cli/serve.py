@@ -17,7 +17,7 @@ from twogate.adapters.serving import Serving, ServingError
 from twogate.adapters.signers.local import KeyFileError
 from twogate.cli.options import DEFAULT_CONFIG, ConfigOption
 from twogate.cli.output import CommandError
-from twogate.config import LibraryServer, Settings, load_settings
+from twogate.config import LibraryServer, Settings, TcpAddress, load_settings
 from twogate.policies import check_policies
 from twogate.sandboxes import check_sandboxes, unsandboxed
 from twogate.state import State, open_state
@@ -35,6 +35,8 @@ def serve_command(config: ConfigOption = DEFAULT_CONFIG) -> None:
     from twogate.web.listen import ListenError  # noqa: PLC0415
 
     settings = load_settings(config)
+    if settings.public_url.startswith("https:") and settings.tls is None and isinstance(settings.listen, TcpAddress):
+        raise CommandError(f"{config}: tls: is missing: an https public_url needs it here", code="listen")
     check_policies(config, settings)
     check_sandboxes(config, settings)
     configure_logging()

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Coroutine
+from typing import Annotated, Any
 
 import typer
 
 from twogate.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
-from twogate.cli.output import CommandError, print_json, print_table, print_text
+from twogate.cli.output import print_json, print_table, print_text
 from twogate.cli.state import with_state, with_store
 from twogate.config import load_settings
-from twogate.core.audit.record import AuditEvent, EventKind
 from twogate.core.entry import WITHHELD
 from twogate.core.session import Session
+from twogate.flows.session_admin import SessionAdmin
 from twogate.state import State, Store
 
 app = typer.Typer(help="Sessions: which tasks are under way.", no_args_is_help=True, rich_markup_mode=None)
@@ -66,24 +67,8 @@ def end(
 ) -> None:
     """End a session now. Its task stays taken until the deadline, so ending frees nothing for another one."""
 
-    async def run(state: State) -> Session:
-        ended = await state.sessions.end(session, state.clock.now())
-        if ended is None:
-            raise CommandError(f"there is no session {session}; `twogate session list` shows them", code="not_found")
-        principal = ended.principal
-        await state.audit.append(
-            AuditEvent(
-                kind=EventKind.SESSION_ENDED,
-                at=state.clock.now_us(),
-                tenant=principal.tenant,
-                issuer=principal.issuer,
-                agent=principal.agent,
-                session=ended.id,
-                task=ended.task,
-                detail="ended by an operator",
-            )
-        )
-        return ended
+    def run(state: State) -> Coroutine[Any, Any, Session]:
+        return SessionAdmin(state.sessions, state.audit, state.clock).end(session)
 
     ended = with_state(config, run)
     if as_json:

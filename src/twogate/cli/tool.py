@@ -1,4 +1,4 @@
-"""`twogate tool list | classify`."""
+"""`twogate tool list | classify`; what concerns approvals is in `tool_pins`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import typer
 
 from twogate.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from twogate.cli.output import CommandError, print_json, print_table, print_text, printable
+from twogate.cli.tool_choice import chosen_pairs, told_failure
+from twogate.cli.tool_pins import approve, list_pins, unapprove
 from twogate.config import Settings, load_settings
 from twogate.config.tenants import tenant_tools
 from twogate.core.access import ToolClass
@@ -17,7 +19,7 @@ from twogate.core.entry import parse_entry
 from twogate.core.protocol import tool_target
 
 if TYPE_CHECKING:
-    from twogate.cli.ask_tools import Asked, Failure
+    from twogate.cli.ask_tools import Asked
     from twogate.flows.gateway.tool_list import Claims
 
 FAILED: Final = 1
@@ -49,6 +51,8 @@ class Proposal(msgspec.Struct, frozen=True):
 
 def register(root: typer.Typer) -> None:
     """Add the noun."""
+    for name, run in (("approve", approve), ("pins", list_pins), ("unapprove", unapprove)):
+        app.command(name)(run)
     root.add_typer(app, name="tool")
 
 
@@ -70,7 +74,7 @@ def list_tools(
     else:
         _print_rows(rows)
         for item, why in failures:
-            _print_failure(item, why)
+            typer.echo(printable(f"twogate: {told_failure(item, why)}"), err=True)
     if failures:
         raise typer.Exit(FAILED)
 
@@ -87,7 +91,7 @@ def classify(
     claims: dict[str, Claims] = {}
     for item in _ask(settings, tenant, server):
         if item.failure is not None:
-            raise CommandError(_failed(item, item.failure), code=item.failure.code)
+            raise CommandError(told_failure(item, item.failure), code=item.failure.code)
         for tool in item.tools.values():
             target = tool_target(server, tool.name)
             if target not in tenant_tools(settings, item.tenant) and _can_be_classified(target):
@@ -104,19 +108,7 @@ def classify(
 def _ask(settings: Settings, tenant: str | None, server: str | None) -> list[Asked]:
     from twogate.cli.ask_tools import ask  # noqa: PLC0415 - it loads the gateway, and only these commands need that
 
-    for what, name, known in (("tenant", tenant, settings.tenants), ("server", server, settings.servers)):
-        if name is not None and name not in known:
-            there_is = ", ".join(sorted(known)) or "none"
-            raise CommandError(f"there is no {what} {name} (there is: {there_is})", code="not_found")
-    pairs = [
-        (tenant_name, server_name)
-        for tenant_name, entry in settings.tenants.items()
-        for server_name in entry.servers
-        if tenant in (None, tenant_name) and server in (None, server_name)
-    ]
-    if not pairs and (tenant is not None or server is not None):
-        raise CommandError("no such tenant may reach such a server (tenants)", code="not_found")
-    return ask(settings, pairs)
+    return ask(settings, chosen_pairs(settings, tenant, server))
 
 
 def _rows(asked: Asked, settings: Settings) -> Iterator[Row]:
@@ -162,17 +154,6 @@ def _print_rows(rows: Sequence[Row]) -> None:
             f"\n{unclassified} of them cannot be called, because they have no class. "
             "`twogate tool classify SERVER` proposes some."
         )
-
-
-def _print_failure(asked: Asked, why: Failure) -> None:
-    typer.echo(printable(f"twogate: {_failed(asked, why)}"), err=True)
-
-
-def _failed(asked: Asked, why: Failure) -> str:
-    said = "".join(f"\n  {line}" for line in why.stderr)
-    return f"{asked.server} cannot be asked for its tools in the name of {asked.tenant}: {why.message}" + (
-        f"\n  the end of its stderr:{said}" if said else ""
-    )
 
 
 def _proposal(target: str, claims: Claims) -> Proposal:

@@ -110,12 +110,6 @@ class ClientSettings(BaseModel):
             raise ValueError(f"a client of kind {self.kind.value} has no `agent`")
         if self.agent is not None and self.agent.partition("/")[0] != self.tenant:
             raise ValueError("`agent` belongs to another tenant")
-        if self.kind is ClientKind.AUTHORIZER and not (self.agents and self.tools):
-            raise ValueError("a client of kind authorizer lists the `agents` and `tools` that it decides about")
-        if self.kind is not ClientKind.AUTHORIZER and (self.agents or self.tools):
-            raise ValueError(f"a client of kind {self.kind.value} has neither `agents` nor `tools`")
-        if any(name.partition("/")[0] != self.tenant for name in self.agents):
-            raise ValueError("one of `agents` belongs to another tenant")
         keys = [self.jwks_file, self.jwks_uri]
         secrets = [self.secret_file, self.secret_digest_file]
         if sum(item is not None for item in keys) != (self.auth is ClientAuth.PRIVATE_KEY_JWT):
@@ -123,7 +117,16 @@ class ClientSettings(BaseModel):
         if sum(item is not None for item in secrets) != (self.auth is ClientAuth.CLIENT_SECRET):
             raise ValueError("`auth: client_secret` goes with exactly one of `secret_file` and `secret_digest_file`")
         check_use(self.kind, self.auth, self.effective_grants, self.redirect_uris)
+        self._check_lists()
         return self
+
+    def _check_lists(self) -> None:
+        if self.kind is ClientKind.AUTHORIZER and not (self.agents and self.tools):
+            raise ValueError("a client of kind authorizer lists the `agents` and `tools` that it decides about")
+        if self.kind is not ClientKind.AUTHORIZER and (self.agents or self.tools):
+            raise ValueError(f"a client of kind {self.kind.value} has neither `agents` nor `tools`")
+        if any(name.partition("/")[0] != self.tenant for name in self.agents):
+            raise ValueError("one of `agents` belongs to another tenant")
 
     @property
     def effective_grants(self) -> frozenset[GrantType]:

@@ -16,6 +16,7 @@ from twogate.config.references_sandbox import sandbox_problems
 from twogate.config.references_shared import shared_problems
 from twogate.config.references_tenants import TenantReferences
 from twogate.config.references_workloads import workload_problems
+from twogate.config.servers import LibraryServer
 from twogate.config.settings import EMBEDDED, AgentSettings, BindingSettings
 from twogate.config.store_url import is_postgresql
 from twogate.config.values import UnixAddress, is_loopback
@@ -60,8 +61,10 @@ class References(Names):
             return
         local = isinstance(settings.listen, UnixAddress) or is_loopback(settings.listen.host)
         if settings.public_url.startswith("https:"):
-            # A Unix socket can only be reached by a proxy on this machine, which then speaks TLS.
-            if settings.tls is None and not isinstance(settings.listen, UnixAddress):
+            # A Unix socket can only be reached by a proxy on this machine, which then speaks TLS. Before a server that
+            # guards itself, TLS is its own HTTP server's (`twogate serve` refuses such a file).
+            elsewhere = any(isinstance(server, LibraryServer) for server in settings.servers.values())
+            if settings.tls is None and not isinstance(settings.listen, UnixAddress) and not elsewhere:
                 yield ("tls",), "is missing: an https public_url needs `tls: {certificate: …, key: …}`"
         else:
             if settings.tls is not None:

@@ -23,6 +23,7 @@ class TenantReferences(Names):
 
     def problems(self) -> Iterator[Found]:
         """Every problem, tenant by tenant."""
+        files: dict[str, str] = {}
         for name, tenant in self._settings.tenants.items():
             for index, server in enumerate(tenant.servers):
                 yield from self._name("servers", server, "server", ("tenants", name, "servers", index))
@@ -36,6 +37,7 @@ class TenantReferences(Names):
             for task_name, task in tenant.tasks.items():
                 yield from self._entries(("tenants", name, "tasks", task_name, "tools"), task.tools, name)
             yield from self._secrets(name, tenant)
+            yield from self._files(name, tenant, files)
         yield from self._credentials()
 
     def _once(self, name: str, tenant: TenantSettings, section: OwnSection) -> Iterator[Found]:
@@ -78,8 +80,18 @@ class TenantReferences(Names):
             if known is not None and known.credential is None:
                 yield place, f"nothing would be done with it; add `credential: {{}}` to servers.{server}"
 
+    def _files(self, name: str, tenant: TenantSettings, files: dict[str, str]) -> Iterator[Found]:
+        """That no two tenants share a secret: their server could not tell them apart."""
+        for server, reference in tenant.secrets.items():
+            if reference.path is not None:
+                first = files.setdefault(os.path.normpath(reference.path), name)
+                if first != name:
+                    text = f"is {first}'s already; tenants must not share a secret, so name a file of {name}'s own"
+                    yield ("tenants", name, "secrets", server), f"{reference} {text}"
+
     def _credentials(self) -> Iterator[Found]:
+        if _HAS_MEMORY_FILES:
+            return
         for name, server in self._settings.servers.items():
-            if isinstance(server, StdioServer) and server.credential is not None:
-                if server.credential.env is None and not _HAS_MEMORY_FILES:
-                    yield ("servers", name, "credential"), "needs Linux to be a file; name a variable with `env`"
+            if isinstance(server, StdioServer) and server.credential is not None and server.credential.env is None:
+                yield ("servers", name, "credential"), "needs Linux to be a file; name a variable with `env`"

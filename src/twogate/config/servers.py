@@ -38,7 +38,8 @@ class HttpServer(_Model):
     """An MCP server reached by Streamable HTTP (`http`) or by the HTTP+SSE transport of 2024-11-05 (`sse`).
 
     `ca` is trusted instead of the system's CAs; timeout in seconds. `identity`: it is told who calls (R-46).
-    `credential`: it gets a secret of the calling tenant's with each request (R-36).
+    `credential`: it gets a secret of the calling tenant's with each request (R-36). `arguments` of approved tools are
+    checked against their schemas, or go on as they are (R-43).
     """
 
     url: UpstreamUrl
@@ -49,6 +50,7 @@ class HttpServer(_Model):
     timeout: Annotated[Duration, Field(ge=1, le=3600)] = 60
     identity: bool = False
     credential: HeaderCredential | None = None
+    arguments: Literal["validate", "forward"] = "validate"
 
     @model_validator(mode="after")
     def _credential_is_sealed(self) -> HttpServer:
@@ -78,6 +80,7 @@ class StdioServer(_Model):
     )
     sandbox: Sandbox | None = None
     credential: ProcessCredential | None = None
+    arguments: Literal["validate", "forward"] = "validate"
     client_requests: NonEmpty[ClientRequest] = ()
     timeout: Annotated[Duration, Field(ge=1, le=3600)] = 60
 

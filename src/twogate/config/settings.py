@@ -239,6 +239,8 @@ class Settings(_Model):
     tls: Tls | None = None
     state: FilePath | None = None
     enforcement: Literal["enforce", "observe"] = "enforce"
+    # Whether what nobody approved may be used, of tools, prompts and instructions.
+    pins: Literal["approved", "required"] = "approved"
     observe_until: ObserveUntil | None = None
     issuers: Annotated[tuple[Issuer, ...], Field(min_length=1)] = ()
     embedded: Embedded = Embedded()

@@ -189,6 +189,7 @@ def _check_names(declared: Declared, given: Mapping[str, Any], place: str) -> No
             raise ArgumentRefusedError(f"an argument {where} is another spelling of {place}{meant}")
 
 
+@lru_cache(4096)  # clients send the same few names with every call
 def _fold(name: str) -> str:
     return "".join(character for character in normalize("NFKC", name).casefold() if character.isalnum())
 
@@ -324,22 +325,34 @@ def _target(asked: Asked, kind: Kind) -> dict[str, Any]:
     }
 
 
-def context_of(asked: Asked, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """What else is known of the call, as `SHAPE` has it, with these declared `arguments`. Times are UTC."""
+CONTEXT: Final = frozenset({"time", "hour", "weekday", "address", "device", "session", "arguments"})
+"""What a context may hold."""
+
+
+def context_of(asked: Asked, arguments: Mapping[str, Any], wanted: frozenset[str] = CONTEXT) -> dict[str, Any]:
+    """What else is known of the call, as `SHAPE` has it, with these declared `arguments`. Times are UTC.
+
+    Only what is `wanted`: reading it costs Cedar more than judging it.
+    """
     session, now = asked.session, asked.now
-    context: dict[str, Any] = {
-        "time": _datetime(now),
-        "hour": now // _HOUR % 24,
-        "weekday": (now // _DAY + _EPOCH_WEEKDAY) % 7 + 1,
-        "device": sorted(asked.principal.posture),
+    context: dict[str, Any] = {}
+    if "arguments" in wanted:
+        context["arguments"] = arguments
+    if "time" in wanted:
+        context["time"] = _datetime(now)
+    if "hour" in wanted:
+        context["hour"] = now // _HOUR % 24
+    if "weekday" in wanted:
+        context["weekday"] = (now // _DAY + _EPOCH_WEEKDAY) % 7 + 1
+    if "device" in wanted:
+        context["device"] = sorted(asked.principal.posture)
+    if "session" in wanted:
         # Without a session a call comes this far only while gate two is observed.
-        "session": {
+        context["session"] = {
             "task": "" if session is None else session.task,
             "created": _datetime(now if session is None else session.created_at),
-        },
-        "arguments": arguments,
-    }
-    if (address := address_of(asked.address)) is not None:
+        }
+    if "address" in wanted and (address := address_of(asked.address)) is not None:
         context["address"] = _extension("ip", address)
     return context
 

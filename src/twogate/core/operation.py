@@ -106,11 +106,11 @@ def canonical_message(message: Message) -> Message:
     Raises:
         GateError: TOO_LARGE, BAD_NUMBER, NOT_UTF8.
     """
-    params = message.params
+    params: dict[str, Any] = message.params
     if len(strict_json.encode(params)) > MAX_CALL:
         raise GateError(ErrorCode.TOO_LARGE, f"a call with an operation token has at most {MAX_CALL} bytes")
     if message.method in _WITH_ARGUMENTS:
-        params = {"arguments": {}, **params}
+        params = {"arguments": dict[str, Any](), **params}
     read: dict[str, Any] = msgspec.json.decode(canonical(params))
     return msgspec.structs.replace(message, params=read, canonical=True)
 

@@ -1,4 +1,4 @@
-"""Adding and disabling agents (rows R-60, R-61; DESIGN decision 1)."""
+"""Adding agents, disabling them and enabling them again (rows R-60, R-61; DESIGN decision 1)."""
 
 from __future__ import annotations
 
@@ -115,21 +115,37 @@ class AgentAdmin:
         )
         return Credentials(client_id, new.auth, secret, key)
 
-    async def disable(self, agent: AgentId) -> bool:
+    async def disable(self, agent: AgentId, by: str = "") -> bool:
         """Cut every credential of an agent off, from its next request on. False if it was disabled already.
+
+        `by` is the person who does it, if one is known.
 
         Raises:
             GateError: NOT_FOUND, STORE_UNAVAILABLE, AUDIT_UNAVAILABLE.
         """
-        if await self._registry.agent(agent) is None:
-            raise GateError(ErrorCode.NOT_FOUND, f"there is no agent {agent}; `twogate agent list` shows them")
-        await self._record(EventKind.AGENT_DISABLED, agent, "")
+        await self._known(agent)
+        await self._record(EventKind.AGENT_DISABLED, agent, "", by)
         return await self._store.disable_agent(agent, self._clock.now())
 
-    async def _record(self, kind: EventKind, agent: AgentId, detail: str) -> None:
-        await self._audit.append(
-            AuditEvent(kind=kind, at=self._clock.now_us(), tenant=agent.tenant, agent=agent.agent, detail=detail)
-        )
+    async def enable(self, agent: AgentId, by: str = "") -> bool:
+        """Let a disabled agent in again, with the credentials that it has. False if it was not disabled.
+
+        `by` is the person who does it, if one is known.
+
+        Raises:
+            GateError: NOT_FOUND, STORE_UNAVAILABLE, AUDIT_UNAVAILABLE.
+        """
+        await self._known(agent)
+        await self._record(EventKind.AGENT_ENABLED, agent, "", by)
+        return await self._store.enable_agent(agent)
+
+    async def _known(self, agent: AgentId) -> None:
+        if await self._registry.agent(agent) is None:
+            raise GateError(ErrorCode.NOT_FOUND, f"there is no agent {agent}; `twogate agent list` shows them")
+
+    async def _record(self, kind: EventKind, agent: AgentId, detail: str, by: str = "") -> None:
+        at, tenant, name = self._clock.now_us(), agent.tenant, agent.agent
+        await self._audit.append(AuditEvent(kind=kind, at=at, tenant=tenant, agent=name, client=by, detail=detail))
 
 
 def _checked(new: NewAgent, policy: Policy) -> Agent:

@@ -91,3 +91,24 @@ class FormPost(Protocol):
                 The form may have arrived all the same.
         """
         ...
+
+
+class MessagePost(Protocol):
+    """Posts messages to whom the operator named, under the rules of `Fetch`."""
+
+    async def post_message(
+        self,
+        url: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        *,
+        trust: Trust,
+        ca_file: Path | None = None,
+    ) -> None:
+        """POST JSON once, without redirects, within a fixed time. What the answer says beside its status is not read.
+
+        Raises:
+            FetchError: The URL or an address of its host is refused, or no answer of the 200s came. The message may
+                have arrived all the same.
+        """
+        ...

@@ -44,6 +44,10 @@ class RegistryStore(Protocol):
         """Disable an agent, whoever defined it. False if it was disabled already."""
         ...
 
+    async def enable_agent(self, agent: AgentId) -> bool:
+        """Let a disabled agent in again. False if it was not disabled."""
+        ...
+
 
 class Revision(Protocol):
     """Tells, cheaply, whether security state changed since it was last asked.

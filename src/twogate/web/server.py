@@ -88,8 +88,9 @@ class EdgeProtocol(HttpToolsProtocol):
         tls = transport.get_extra_info("ssl_object")
         if tls is not None:
             certificate = tls.getpeercert(True)
-            if certificate is not None and tls.session_reused:
-                # A resumed session keeps a certificate that was checked under an earlier trust configuration.
+            if self._trust != self.edge.trust or (certificate is not None and tls.session_reused):
+                # Else a handshake that began before a reload, or a resumed session, would bring a certificate that was
+                # checked under an earlier trust configuration.
                 self._ended = True
                 transport.abort()
                 return

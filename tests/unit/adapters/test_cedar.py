@@ -9,6 +9,7 @@ import pytest
 
 from policylab import COMMIT, TOOLS, asked, conditions, forbid, load, principal
 from twogate.adapters.cedar import ENTITIES_KEPT
+from twogate.core.conditions import CONTEXT
 from twogate.core.principal import UserId
 from twogate.policies import policies_of
 
@@ -171,6 +172,23 @@ def test_what_follows_a_call_is_judged_by_the_policies_that_look_at_no_arguments
 def test_a_policy_that_could_see_arguments_is_one_that_looks_at_them(tmp_path: Path, condition: str) -> None:
     (policy,) = policies_of(load(tmp_path, forbid(COMMIT, condition)))
     assert policy.looks_at_arguments
+
+
+@pytest.mark.parametrize(
+    ("condition", "seen"),
+    [
+        ("principal has user", set()),
+        ("context.hour > 3 && context has address", {"hour", "address"}),
+        ('(if context.device.contains("x") then context.session.task else "y") == "z"', {"device", "session"}),
+        ("context == context", CONTEXT),
+        ("{a: context} == {a: context}", CONTEXT),
+    ],
+)
+def test_all_that_a_policy_could_see_of_the_context_is_known_of_it(
+    tmp_path: Path, condition: str, seen: set[str]
+) -> None:
+    (policy,) = policies_of(load(tmp_path, forbid(COMMIT, condition)))
+    assert policy.context == seen
 
 
 def test_a_refusal_names_three_policies_and_counts_the_rest(tmp_path: Path) -> None:

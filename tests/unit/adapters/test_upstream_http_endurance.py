@@ -112,6 +112,7 @@ def resident() -> int:
 
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.no_cover  # what it runs a million times others run once
 async def test_a_hundred_thousand_calls_leave_nothing_behind() -> None:
     async with serving() as url:
         upstream = HttpUpstream(url, limits=HttpUpstreamLimits(connections=WORKERS, sweep=0.2))

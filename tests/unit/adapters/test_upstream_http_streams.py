@@ -277,6 +277,7 @@ def of_a_hundred_megabytes(head: bytes, piece: bytes) -> Script:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("form", ["length", "chunked", "stream"])
+@pytest.mark.no_cover  # what it runs a million times others run once
 async def test_a_hundred_megabytes_pass_through_a_slow_reader_in_flat_memory(form: str) -> None:
     if form == "length":
         length = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % (

@@ -51,6 +51,7 @@ def run(tmp_path: Path) -> Run:
     return invoke
 
 
+LISTS = ("--agent", "acme/reporter", "--tool", "write")
 NATIVE = ("add", "native", "--tenant", "acme", "--kind", "public", "--redirect-uri", "http://127.0.0.1/cb")
 
 
@@ -101,7 +102,7 @@ def test_a_secret_is_shown_once_and_kept_as_its_digest(run: Run, tmp_path: Path)
 
 
 def test_a_key_pair_is_made_and_the_private_half_kept_nowhere(run: Run, tmp_path: Path) -> None:
-    added = document(run("add", "gate", "--tenant", "acme", "--kind", "authorizer", "--json"))
+    added = document(run("add", "gate", "--tenant", "acme", "--kind", "authorizer", *LISTS, "--json"))
     lines = added["private_key_pem"].splitlines()
     assert lines[0] == "-----BEGIN PRIVATE KEY-----"
     assert lines[1].encode() not in written(tmp_path)
@@ -109,15 +110,35 @@ def test_a_key_pair_is_made_and_the_private_half_kept_nowhere(run: Run, tmp_path
     assert "agent" not in added
 
 
+def test_an_authorizer_lists_what_it_decides_about(run: Run) -> None:
+    gate = ("add", "gate", "--tenant", "acme", "--kind", "authorizer")
+    more = ("--agent", "acme/reporter", "--agent", "acme/public-client", "--tool", "git.log", "--tool", "write")
+    document(run(*gate, *more, "--json"))
+    shown = document(run("show", "gate", "--json"))
+    assert shown["agents"] == ["acme/public-client", "acme/reporter"]
+    assert shown["tools"] == ["git.log", "write"]
+    for wrong, hint in (
+        ((), "needs --agent and --tool"),
+        (LISTS[:2], "needs --agent and --tool"),
+        (("--agent", "globex/x", "--tool", "write"), "another tenant"),
+        (("--agent", "acme/nobody", "--tool", "write"), "no agent acme/nobody"),
+        (("--agent", "acme/reporter", "--tool", "git.push"), "neither a class nor an entry"),
+    ):
+        assert hint in message(run("add", "other", *gate[2:], *wrong))
+    assert "--tool does not go with" in message(run(*NATIVE, "--tool", "write"))
+    twice = run("add", "h", "--tenant", "acme", "--kind", "host", *LISTS[:2], *LISTS[:2])
+    assert twice.exit_code == 2
+
+
 def test_the_clients_own_keys_are_used(run: Run, tmp_path: Path) -> None:
     keys = {"keys": [ECKey.generate_key("P-256").as_dict(private=False)]}
     (tmp_path / "keys.json").write_text(json.dumps(keys))
     where = ("--public-keys", str(tmp_path / "keys.json"))
     assert "private_key_pem" not in document(
-        run("add", "gate", "--tenant", "acme", "--kind", "authorizer", *where, "--json")
+        run("add", "gate", "--tenant", "acme", "--kind", "authorizer", *LISTS, *where, "--json")
     )
     (tmp_path / "keys.json").write_text(json.dumps({"keys": [ECKey.generate_key("P-256").as_dict(private=True)]}))
-    refused = message(run("add", "other", "--tenant", "acme", "--kind", "authorizer", *where))
+    refused = message(run("add", "other", "--tenant", "acme", "--kind", "authorizer", *LISTS, *where))
     assert "private or symmetric key" in refused
     assert "private" in refused
 

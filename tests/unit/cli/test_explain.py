@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from twogate.cli.explain import STEPS
+from twogate.flows.explain import STEPS
 from twogate.cli.main import app
 
 CONFIG = """\

@@ -23,7 +23,7 @@ import pytest
 from typer.testing import CliRunner
 
 from harness.stack import free_port, tool_call
-from processlab import PATIENCE, Gateway, cli, cli_json, here_json, init, request_headers, serving, until
+from processlab import PATIENCE, Gateway, cli, cli_json, here, here_json, init, request_headers, serving, until
 from twogate.adapters.serving import Status, find_serving
 from twogate.cli.main import app
 from twogate.cli.output import CommandError
@@ -147,7 +147,7 @@ def test_a_reload_takes_the_file_as_it_is_now_and_says_so(world: World) -> None:
 
 def test_for_people_it_says_what_changed_or_that_nothing_did(world: World) -> None:
     world.change(tasks={"report": {"tools": ["read", "search"]}})
-    first, second = (cli("reload", "-c", world.gateway.config) for _ in range(2))
+    first, second = (here("reload", "-c", world.gateway.config) for _ in range(2))
     assert (first.returncode, second.returncode) == (0, 0)
     assert f"serves generation {world.status.generation} now" in first.stdout
     assert "its settings are the same" in second.stdout
@@ -188,10 +188,10 @@ def test_an_invalid_file_is_reported_as_by_check_and_nobody_is_asked(world: Worl
     before = world.status
     world.change(tasks={"report": {"tools": ["rwad"]}}, publc_url="x")
     config = world.gateway.config
-    reload, check = (cli(command, "--config", config) for command in ("reload", "check"))
+    reload, check = (here(command, "--config", config) for command in ("reload", "check"))
     assert (reload.returncode, reload.stdout, reload.stderr) == (1, "", check.stderr)
     assert f"{config}:1: tasks.report.tools" in reload.stderr
-    assert world.refused() == json.loads(cli("check", "--json", "--config", config).stdout)["error"]
+    assert world.refused() == json.loads(here("check", "--json", "--config", config).stdout)["error"]
     assert world.status == before
 
 
@@ -248,7 +248,7 @@ def test_what_needs_a_restart_refuses_the_reload_and_all_that_came_with_it(
         (key, "cannot change while serving; restart to change it") for key in ("listen", "limits.connections")
     ]
     assert (error["generation"], world.status.generation) == (before, before)
-    people = cli("reload", "--config", world.gateway.config)
+    people = here("reload", "--config", world.gateway.config)
     assert f"{world.gateway.config}: listen: cannot change while serving" in people.stderr
     # The agent that the refused file left out is still one.
     assert world.gateway.call(token, "tiny", tool_call("echo", {"x": 1})).status_code == 200
@@ -338,7 +338,7 @@ def test_without_a_process_there_is_nothing_to_reload(tmp_path: Path) -> None:
     config = tmp_path / "twogate.yaml"
 
     def refused() -> str:
-        done = cli("reload", "--json", "--config", config)
+        done = here("reload", "--json", "--config", config)
         assert done.returncode == 1
         code: str = json.loads(done.stdout)["error"]["code"]
         return code
@@ -364,7 +364,7 @@ def test_a_process_that_serves_another_file_is_not_signalled(world: World) -> No
     other = world.gateway.directory / "other.yaml"
     other.write_text(json.dumps(world.first))
     begun = world.status.begun
-    done = cli("reload", "--config", other)
+    done = here("reload", "--config", other)
     assert done.returncode == 1
     assert f"serves {world.gateway.config}, not {other}" in done.stderr
     assert world.status.begun == begun

@@ -19,7 +19,7 @@ import pytest
 from typer.testing import CliRunner
 
 from harness.stack import free_port, tool_call
-from processlab import COMMAND, PATIENCE, Gateway, cli, cli_json, here_json, init, request_headers, until
+from processlab import COMMAND, PATIENCE, Gateway, cli, here, here_json, init, request_headers, until
 from twogate.cli.main import app
 
 TINY = Path(__file__).parents[2] / "stdio_servers" / "tiny.py"
@@ -75,7 +75,7 @@ def test_an_agent_disabled_by_another_process_is_refused_at_its_next_request(wor
     config = ("--config", world.gateway.config)
     (session,) = here_json("session", "list", *config)["sessions"]
     assert (session["agent"], session["task"], session["state"]) == ("acme/worker", "report", "live")
-    assert cli_json("agent", "disable", "acme/worker", *config)["changed"] is True
+    assert here_json("agent", "disable", "acme/worker", *config)["changed"] is True
     # The very next one: same token, same connection, everything in memory.
     assert world.call(token) == (401, "invalid_token")
     assert "agent_disabled" in [event.get("reason") for event in world.gateway.events()]
@@ -92,7 +92,7 @@ def test_a_session_ended_by_another_process_is_over_at_the_next_request(world: W
     assert world.call(token) == (200, "")
     rows = here_json("session", "list", "--config", world.gateway.config)["sessions"]
     (session,) = (row["session"] for row in rows if row["agent"] == "acme/second")
-    assert cli("session", "end", session, "--config", world.gateway.config).returncode == 0
+    assert here("session", "end", session, "--config", world.gateway.config).returncode == 0
     assert world.call(token) == (403, "session_ended")
 
 
@@ -201,7 +201,7 @@ def test_what_it_cannot_work_with_stops_the_start_with_one_message(
         case "audit":
             (state / "audit").touch()
         case _:
-            (state / "twogate.db").touch(mode=0o644)
+            (state / "twogate.db").chmod(0o644)
     done = CliRunner().invoke(app, ["serve", "--config", str(tmp_path / "twogate.yaml")])
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr.startswith("twogate: ")

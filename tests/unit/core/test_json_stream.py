@@ -209,6 +209,7 @@ LARGE = {
 
 
 @pytest.mark.parametrize("name", LARGE)
+@pytest.mark.no_cover  # what it runs a million times others run once
 def test_a_large_answer_passes_as_it_comes_in_flat_memory(name: str) -> None:
     start, repeated, end = LARGE[name]
     # Tracing makes allocations slow, and there are some for each bracket.
@@ -239,6 +240,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.no_cover  # what it runs a million times others run once
 def test_no_content_costs_more_than_in_proportion_to_its_length(name: str) -> None:
     def seconds(size: int) -> float:
         data, best = HEAD + b'{"a":[' + HOSTILE[name] * (size // len(HOSTILE[name])), float("inf")

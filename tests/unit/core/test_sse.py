@@ -103,6 +103,7 @@ def test_bytes_that_are_not_utf8_are_refused(stream: bytes) -> None:
     assert refusal(stream) is ErrorCode.UPSTREAM_INVALID
 
 
+@pytest.mark.no_cover  # what it runs a million times others run once
 def test_a_stream_fed_byte_by_byte_costs_time_in_proportion() -> None:
     def seconds(size: int) -> float:
         stream, parser, best = b"data: " + b"x" * size + b"\n\n", SseParser(), float("inf")
@@ -280,6 +281,7 @@ def test_a_large_event_may_have_a_limit_too(step: int) -> None:
 
 
 @pytest.mark.parametrize("line", [b"data: " + b"x" * 900_000 + b"\n", b"data:\n" * 100_000, b"data: xy\n" * 100_000])
+@pytest.mark.no_cover  # what it runs a million times others run once
 def test_a_large_event_passes_in_flat_memory(line: bytes) -> None:
     parser, size, stream = SsePartParser(10_000), 0, memoryview(line + b"\n")
     tracemalloc.start()

@@ -196,8 +196,13 @@ async def test_everything_that_acts_on_something_is_decided_by_what_it_acts_on(
     assert refused.session is not None
 
 
-async def test_a_tool_that_needs_a_token_is_refused_for_lack_of_one(lab: Lab) -> None:
-    assert await lab.code("tools/call", {"name": "change"}, twogate_task="edit") is ErrorCode.OPERATION_TOKEN_REQUIRED
+async def test_a_tool_that_needs_a_token_is_admitted_as_one(lab: Lab) -> None:
+    admitted = await lab.admit("tools/call", {"name": "change"}, twogate_task="edit")
+    assert isinstance(admitted, Admitted)
+    assert (admitted.gated, admitted.target, admitted.operation) == (True, "files.change", None)
+    free = await lab.admit("tools/call", {"name": "look"}, twogate_task="edit")
+    assert isinstance(free, Admitted)
+    assert not free.gated
 
 
 async def test_a_scope_shortfall_names_the_scopes_that_would_help(lab: Lab) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from gatelab import NOW, PRINCIPAL, policy
+from pinlab import no_pins
 from twogate.core.access import ToolClass, session_targets
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.message import Kind, Message
@@ -45,7 +46,13 @@ def shown(of: Call, *targets: str, asks: frozenset[str] = frozenset()) -> Shown:
     """What the caller sees of the answer to a call, where its task holds these targets."""
     rules = policy(classes=dict.fromkeys(targets, ToolClass.READ), tasks={"report": frozenset({"read"})})
     session = Session("s1", KEY, "report", session_targets(rules, "executor", "report"), NOW, NOW + 60)
-    return Shown(Admitted(of, session, ""), SEAL, rules, asks)
+    return Shown(Admitted(of, session, ""), SEAL, rules, asks, no_pins())
+
+
+async def listed(view: Shown, message: Message) -> Message:
+    """A list as the caller sees it, decided on ahead as the relay does."""
+    await view.prepare(message)
+    return view.response(message)
 
 
 def result(payload: Any, request_id: int | str | None = 1, *, error: bool = False) -> Message:
@@ -114,19 +121,19 @@ LISTS = {
 
 @pytest.mark.parametrize("method", LISTS)
 @pytest.mark.parametrize("version", [LEGACY, MODERN])
-def test_a_list_shows_only_what_is_visible_in_its_order(method: str, version: str) -> None:
+async def test_a_list_shows_only_what_is_visible_in_its_order(method: str, version: str) -> None:
     key, name, seen_name, target = LISTS[method]
     entries: list[Any] = [{name: "x"}, {name: seen_name, "n": 1}, {name: "y"}, {name: seen_name, "n": 2}]
     message = result({key: entries, "nextCursor": "c", "other": [1]})
-    seen = shown(call(method, version=version), target).response(message).payload
+    seen = (await listed(shown(call(method, version=version), target), message)).payload
     assert seen[key] == [{name: seen_name, "n": 1}, {name: seen_name, "n": 2}]
     assert (seen["nextCursor"], seen["other"]) == ("c", [1])
     assert len(message.payload[key]) == 4
 
 
 @pytest.mark.parametrize("entry", ["look", 5, None, ["look"], {}, {"name": 5}, {"name": None}, {"name": ["look"]}])
-def test_an_entry_without_a_name_is_not_shown(entry: object) -> None:
-    seen = shown(call("tools/list"), "files.look").response(result({"tools": [entry]}))
+async def test_an_entry_without_a_name_is_not_shown(entry: object) -> None:
+    seen = await listed(shown(call("tools/list"), "files.look"), result({"tools": [entry]}))
     assert seen.payload["tools"] == []
 
 
@@ -136,11 +143,11 @@ def test_a_list_without_its_entries_is_invalid(method: str, payload: dict[str, A
     assert invalid(result(payload), call(method))
 
 
-def test_a_filtered_list_of_a_modern_client_must_not_be_shared_or_kept() -> None:
+async def test_a_filtered_list_of_a_modern_client_must_not_be_shared_or_kept() -> None:
     payload = {"tools": [], "cacheScope": "public", "ttlMs": 60_000}
-    modern = shown(call("tools/list", version=MODERN)).response(result(payload)).payload
+    modern = (await listed(shown(call("tools/list", version=MODERN)), result(payload))).payload
     assert (modern["cacheScope"], modern["ttlMs"]) == ("private", 0)
-    legacy = shown(call("tools/list")).response(result({"tools": []})).payload
+    legacy = (await listed(shown(call("tools/list")), result({"tools": []}))).payload
     assert legacy == {"tools": []}
 
 

@@ -34,10 +34,12 @@ from gatelab import (
     response,
 )
 from harness.issuer import new_key, sign
+from pinlab import a_book
 from twogate.core.audit.record import AuditEvent, EventKind, Outcome
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.jose.keys import Algorithm, parse_jwks
 from twogate.core.principal import Agent, AgentId, Binding
+from twogate.flows.gateway.arguments import ArgumentChecks
 from twogate.flows.gateway.authenticate import Authenticator
 from twogate.flows.gateway.exchange import Head
 from twogate.flows.gateway.forward import Forwarder, Server
@@ -46,6 +48,7 @@ from twogate.flows.gateway.limit import AddressLimit, CallRates, UnderWay
 from twogate.flows.gateway.pipeline import Pipeline
 from twogate.flows.gateway.record import Recorder
 from twogate.flows.gateway.seal import McpSession, RequestState, Seal, ServerRequest, StreamEvent, TaskId
+from twogate.flows.gateway.tool_check import ToolCheck
 from twogate.flows.registry import Registry, RegistryState
 from twogate.flows.sessions import Sessions
 
@@ -101,6 +104,11 @@ class FixedRegistry:
         self.revision += 1
         return True
 
+    async def enable_agent(self, agent: AgentId) -> bool:
+        self.state = msgspec.structs.replace(self.state, disabled=self.state.disabled - {agent})
+        self.revision += 1
+        return True
+
 
 class SlowExchange(FakeExchange):
     """An exchange whose body takes its time; `meanwhile` happens within it."""
@@ -134,6 +142,7 @@ class Lab:
             "files": Server(self.upstream, 30.0, frozenset({"sampling"})),
             "notes": Server(self.upstream, 30.0),
         }
+        book = a_book()
         self.pipeline = Pipeline(
             resource=lambda server: FILES.replace("files", server),
             limit=AddressLimit(rate=1, burst=burst),
@@ -147,10 +156,18 @@ class Lab:
             sessions=Sessions(self.store, self.store, lambda: POLICY, self.audit, self.clock, CountingRng()),
             policy=POLICY,
             recorder=recorder,
-            catalogue=NoTools(),
+            tools=ToolCheck(book, ArgumentChecks(book), NoTools(), required=frozenset(), validated=frozenset()),
             seal=self.seal,
             forwarder=Forwarder(
-                servers, recorder, self.seal, POLICY, lambda _: None, (self.closing,), identifier(self.clock)
+                servers,
+                recorder,
+                self.seal,
+                POLICY,
+                lambda _: None,
+                (self.closing,),
+                identifier(self.clock),
+                book,
+                frozenset(),
             ),
             clock=self.clock,
             max_body=10_000,

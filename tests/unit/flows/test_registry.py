@@ -56,6 +56,11 @@ class MemoryRegistry:
         self.revision += 1
         return True
 
+    async def enable_agent(self, agent: AgentId) -> bool:
+        self.state = msgspec.structs.replace(self.state, disabled=self.state.disabled - {agent})
+        self.revision += 1
+        return True
+
 
 @pytest.fixture
 def store() -> MemoryRegistry:

@@ -23,6 +23,7 @@ from gatelab import (
     response,
     sse,
 )
+from pinlab import a_book
 from twogate.core.access import session_targets
 from twogate.core.audit.record import EventKind, Outcome
 from twogate.core.errors import ErrorCode, GateError
@@ -78,6 +79,8 @@ class Lab:
             self.changed.append,
             (self.closing,),
             identifier(self.clock),
+            a_book(),
+            frozenset(),
         )
         bodiless = method in (SESSION_END, STREAM)
         notification = bodiless or method.startswith("notifications/")

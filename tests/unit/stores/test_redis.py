@@ -268,7 +268,7 @@ class Impostor:
     """Speaks the protocol and answers what it is told to."""
 
     def __init__(self, **answers: bytes) -> None:
-        self.answers = {b"INFO": bulk(b"maxmemory_policy:noeviction\r\n"), b"CLIENT": b"+OK\r\n", b"SELECT": b"+OK\r\n"}
+        self.answers = {b"INFO": bulk(INFO), b"CLIENT": b"+OK\r\n", b"SELECT": b"+OK\r\n"}
         self.answers |= {name.encode(): answer for name, answer in answers.items()}
         self.running = set[asyncio.Task[None]]()
 
@@ -304,11 +304,15 @@ def bulk(text: bytes) -> bytes:
     return b"$%d\r\n%s\r\n" % (len(text), text)
 
 
+INFO = b"run_id:" + b"a" * 40 + b"\r\naof_enabled:0\r\nmaxmemory_policy:noeviction\r\n"
+
+
 @pytest.mark.parametrize(
     "answer",
     [
         b"+OK\r\n", b"$-1\r\n", b"*0\r\n", b"*2\r\n:1\r\n:1\r\n", b"*2\r\n$4\r\nname\r\n$1\r\n1\r\n", b"-ERR no\r\n",
-        b"!!\r\n", b"*2\r\n$4\r\nname\r\n", b"*-1\r\n", b"-MOVED 1 10.0.0.1:6379\r\n", b"",
+        b"!!\r\n", b"*2\r\n$4\r\nname\r\n", b"*-1\r\n", b"-MOVED 1 10.0.0.1:6379\r\n", b"", b"-MOVED 1\r\n",
+        b"-ASK 1 nowhere\r\n", b"*2\r\n$2\r\n\xff\xfe\r\n:1\r\n", b":x\r\n", b"$-5\r\nx\r\n", b"*x\r\n", b":9999999999999999999999\r\n",
     ],
 )  # fmt: skip
 async def test_an_answer_that_is_none_redeems_nothing_and_lets_no_call_through(answer: bytes) -> None:
@@ -323,8 +327,12 @@ async def test_an_answer_that_is_none_redeems_nothing_and_lets_no_call_through(a
 
 
 @pytest.mark.parametrize(
-    "answer", [bulk(b"used_memory:5\r\n"), b"$-1\r\n", b":1\r\n", bulk(b"# maxmemory_policy:noeviction-ish\r\n")]
-)
+    "answer",
+    [
+        bulk(b"used_memory:5\r\n"), b"$-1\r\n", b":1\r\n", bulk(INFO.replace(b"noeviction", b"# noeviction-ish")),
+        bulk(INFO.replace(b"a" * 40, b"a" * 39)), bulk(INFO.replace(b"aof_enabled:0\r\n", b"")),
+    ],
+)  # fmt: skip
 async def test_a_server_that_does_not_say_whether_it_evicts_is_not_relied_on(answer: bytes) -> None:
     async with Impostor(INFO=answer).linked() as link:
         with pytest.raises(GateError, match="does not say its maxmemory-policy"):

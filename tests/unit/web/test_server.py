@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +250,34 @@ def test_connections_end_when_other_client_certificates_are_good(server: Identit
                 assert (last.count(b"HTTP/1.1 200"), b"onnection: close" in last) == (1, True)
         # The certificate of before is not good any more.
         assert _answered_over(edge) == b""
+
+
+def test_a_handshake_that_began_before_other_certificates_were_good_serves_nothing(
+    server: Identity, agent: Identity
+) -> None:
+    first = TlsFiles(certificate=server.certificate, key=server.key, client_ca=agent.certificate)
+    second = TlsFiles(certificate=server.certificate, key=server.key, client_ca=server.certificate)
+    with running_edge(tls=first, client_tls=client_context(server, agent)) as edge:
+        assert edge.server_tls is not None
+        port = int(edge.url.rpartition(":")[2])
+        came, goes = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = client_context(server, agent).wrap_bio(came, goes, server_hostname="localhost")
+        with socket.create_connection(("127.0.0.1", port), PATIENCE) as sock:
+            while True:
+                try:
+                    tls.do_handshake()
+                    break
+                except ssl.SSLWantReadError:
+                    sock.sendall(goes.read())
+                    came.write(sock.recv(65536))
+            # The gateway has judged nothing yet: our certificate is still in `goes`.
+            edge.server_tls.adopt(server_context(second))
+            tls.write(request(b"GET", b"/"))
+            sock.sendall(goes.read())
+            with suppress(ConnectionResetError):
+                while sock.recv(65536):
+                    pass
+        assert edge.app.started == []
 
 
 def test_unusable_tls_files_are_named(server: Identity, agent: Identity, tmp_path: Path) -> None:

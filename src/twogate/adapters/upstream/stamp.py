@@ -126,10 +126,12 @@ def _decided_on(method: str, params: Mapping[str, Any]) -> dict[str, object]:
 
 def same_json(one: object, other: object) -> bool:
     """Whether two JSON values are the same; unlike `==`, which takes 1, 1.0 and True for equal. Depth is bounded."""
+    if type(one) is not type(other):
+        return False
     if isinstance(one, dict) and isinstance(other, dict):
         left, right = cast("dict[str, object]", one), cast("dict[str, object]", other)
         return left.keys() == right.keys() and all(same_json(value, right[key]) for key, value in left.items())
     if isinstance(one, list) and isinstance(other, list):
         items, others = cast("list[object]", one), cast("list[object]", other)
         return len(items) == len(others) and all(map(same_json, items, others))
-    return type(one) is type(other) and one == other
+    return one == other

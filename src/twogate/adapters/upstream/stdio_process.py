@@ -290,7 +290,8 @@ async def _attach(popen: subprocess.Popen[bytes], control: socket.socket) -> _Pi
 def _spawn(what: StdioCommand, limits: StdioLimits) -> tuple[subprocess.Popen[bytes], socket.socket, Path]:
     home = Path(tempfile.mkdtemp(prefix="twogate-stdio-"))
     ours, theirs = socket.socketpair()
-    passed, environment = (theirs.fileno(),), clean_environment(what.environment, what.home or home)
+    environment = clean_environment(what.environment, what.home or home)
+    passed: tuple[int, ...] = (theirs.fileno(),)
     try:
         if what.credential is not None:
             shown = what.credential.value

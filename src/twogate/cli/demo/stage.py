@@ -37,6 +37,8 @@ listen: "{listen}"
 tls: {{certificate: server.pem, key: server.key}}
 store: sqlite:///./state/twogate.db
 state: state
+# What a server shows of its tools is withheld until somebody approved it, and again when it changes.
+pins: required
 
 servers:
   git: {{command: ["{git_server}", "--repository", "{repository}"]}}
@@ -168,6 +170,10 @@ async def set_up(directory: Path, sqlite_server: Path | None, say: Callable[[str
     config = str(directory / "twogate.yaml")
     say("registering two agents")
     reporter, retired = (_add_agent(agent, config) for agent in (REPORTER, RETIRED))
+    for server in SERVERS:
+        # A demo only: at home a person reads what is approved.
+        say(f"approving whatever {server} shows of its tools: twogate tool approve {server} --all --yes")
+        _expect(run([*command(), "tool", "approve", server, "--all", "--yes", "-c", config]))
     tls = ssl.create_default_context(cafile=str(directory / "ca.pem"))
     stage = Stage(directory, public_url, reporter, retired, tls)
     say("starting twogate serve")

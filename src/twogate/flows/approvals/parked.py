@@ -89,7 +89,7 @@ class ParkedStore(Protocol):
         ...
 
     async def list(self, tenant: str, states: frozenset[State], most: int) -> Sequence[Parked]:
-        """A tenant's parked calls in any of these states, newest first."""
+        """A tenant's parked calls in any of these states, newest first; `sealed` and `result` are left out."""
         ...
 
     async def vote(self, approval: str, vote: Vote, assertion: str, announce: AnnounceVote) -> Parked | None:
@@ -181,7 +181,7 @@ class Parking:
         return None if parked is None else await self._in_time(parked, self._clock.now())
 
     async def list(self, tenant: str, states: frozenset[State], most: int) -> Sequence[Parked]:
-        """A tenant's parked calls in these states, newest first.
+        """A tenant's parked calls in these states, newest first; without what is sealed, for which `current` is.
 
         Raises:
             GateError: STORE_UNAVAILABLE.

@@ -227,10 +227,10 @@ class ClientAdmin:
     async def _check_lists(self, new: NewClient, known_tools: Collection[str]) -> None:
         if new.kind is not ClientKind.AUTHORIZER:
             if new.agents or new.tools:
-                raise _wrong(f"--authorize-agent and --authorize-tool do not go with --kind {new.kind.value}")
+                raise _wrong(f"--tool does not go with --kind {new.kind.value}")
             return
         if not (new.agents and new.tools):
-            raise _wrong("--kind authorizer needs --authorize-agent and --authorize-tool: what it may decide about")
+            raise _wrong("--kind authorizer needs --agent and --tool: what it may decide about")
         for agent in sorted(new.agents):
             if agent.tenant != new.tenant:
                 raise _wrong(f"{agent} is an agent of another tenant")

@@ -259,6 +259,6 @@ class ReplayStore(Protocol):
         `expires_at` is the last moment at which the caller would still accept the value, its clock leeway included.
 
         Raises:
-            GateError: STORE_UNAVAILABLE; the caller must then refuse the value.
+            GateError: STORE_UNAVAILABLE, SHARED_UNAVAILABLE; the caller must then refuse the value.
         """
         ...

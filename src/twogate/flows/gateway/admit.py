@@ -26,8 +26,10 @@ class Admitted(msgspec.Struct, frozen=True):
     """A call that both gates let through. `target` is empty for methods that name none (lists, discovery).
 
     `observing` says that gate two is observed and not enforced; `observed` is what the call would be refused for
-    otherwise. `param_headers` are the headers that mirror arguments (`param_headers.py`). A `gated` one runs only with an
-    `operation`, which a token started (`operation.py`).
+    otherwise. `param_headers` are the headers that mirror arguments, and `pin` is the digest in hex of what was
+    approved of the target, if anything was (`tool_check.py`). A `gated` one runs only with an `operation`, which a
+    token or an approval started (`operation.py`, `approval.py`); `base` is the digest of a call that people approved,
+    without what was answered to its server.
     """
 
     call: Call
@@ -36,8 +38,10 @@ class Admitted(msgspec.Struct, frozen=True):
     observing: bool = False
     observed: ErrorCode | None = None
     param_headers: tuple[Header, ...] = ()
+    pin: str = ""
     gated: bool = False
     operation: StartedOperation | None = None
+    base: str = ""
 
 
 class Refused(msgspec.Struct, frozen=True):

@@ -15,10 +15,18 @@ import msgspec
 from twogate.core.access import Policy, visible
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.message import MAX_MEMBERS, MAX_NAME, MAX_SEALED_ID, Kind, Message, reads_as
-from twogate.core.protocol import MethodKind, list_member, method_kind, resource_target
+from twogate.core.protocol import MethodKind, instructions_target, list_member, method_kind, resource_target
 from twogate.flows.gateway.admit import Admitted
 from twogate.flows.gateway.meta import ASKS, RELATED_TASK
+from twogate.flows.gateway.pins import AnswerPins
 from twogate.flows.gateway.seal import MAX_HANDLE, RequestState, Seal, Sealed, ServerRequest, StreamEvent, TaskId
+from twogate.flows.gateway.task_answers import (
+    INPUT_REQUESTS,
+    URL_ELICITATION_REQUIRED,
+    asks_for_input,
+    unrelated,
+    without_task_lists,
+)
 from twogate.flows.gateway.tool_list import annotations_fault
 
 MAX_ASKED: Final = 1000
@@ -44,18 +52,23 @@ _CANCELLED: Final = "notifications/cancelled"
 _ACKNOWLEDGED: Final = "notifications/subscriptions/acknowledged"
 _TASK_NOTIFICATIONS: Final = frozenset({"notifications/tasks/status", "notifications/tasks"})
 
-# What servers use to ask the client something within an answer: results of MCP 2026-07-28 and the error of 2025-11-25.
-_INPUT_REQUESTS: Final = "inputRequests"
 _REQUEST_STATE: Final = "requestState"
-_URL_ELICITATION_REQUIRED: Final = -32042
 # Members of one of those requests.
 _QUESTION: Final = frozenset({"method", "params"})
+_INSTRUCTIONS: Final = "instructions"
+# Their results hold what the server tells every client of itself.
+_INTRODUCTIONS: Final = frozenset({"initialize", "server/discover"})
+# Lists of what may be pinned; resources have no text that a model acts on before it reads them.
+_PINNED_LISTS: Final = frozenset({"tools/list", "prompts/list"})
 # Members that honest results have, which need no closer look.
 _USUAL: Final = frozenset({"resultType", "content", "structuredContent", "isError", "_meta", "ttlMs", "cacheScope"})
 
 
 class Shown:
-    """What one call's caller may see of what the server sends. `asks` is what the server may ask clients for."""
+    """What one call's caller may see of what the server sends. `asks` is what the server may ask clients for.
+
+    `pins` judges what of it was approved, if something has to be.
+    """
 
     __slots__ = (
         "_asked",
@@ -64,37 +77,58 @@ class Shown:
         "_count",
         "_decided",
         "_origin",
+        "_pins",
         "_policy",
         "_seal",
+        "_withheld",
         "admitted",
         "questions",
     )
 
-    def __init__(self, admitted: Admitted, seal: Seal, policy: Policy, asks: frozenset[str]) -> None:
+    def __init__(self, admitted: Admitted, seal: Seal, policy: Policy, asks: frozenset[str], pins: AnswerPins) -> None:
         self.admitted = admitted
         self._call = admitted.call
         self._origin = admitted.call.origin
         self._seal = seal
         self._policy = policy
         self._asks = asks
+        self._pins = pins
         self._asked: dict[str | int, str] = {}  # the server's open requests on this answer, and their sealed ids
         self._count = 0  # of all its requests
         self._decided: dict[str, bool] = {}  # a list's targets, as far as `prepare` came
+        self._withheld: set[int] | None = None  # the entries that are not what was approved, once that is known
         self.questions: list[tuple[str, bool]] = []
         """What the response asks of the client, and whether that passes; to be written down before anything does."""
 
     async def prepare(self, message: Message) -> None:
-        """Decide on a list's entries ahead of `response`: that takes long for many, and other calls must get turns."""
-        if message.is_error or method_kind(self._call.version, self._origin.method) is not MethodKind.LIST:
+        """Decide on a list's entries ahead of `response`: that takes long for many, and other calls must get turns.
+
+        What was approved is looked up here too, so without it no list of tools or prompts passes.
+
+        Raises:
+            GateError: STORE_UNAVAILABLE.
+        """
+        if message.is_error:
             return
-        member, server = list_member(self._origin.method), self._call.head.server
+        method = self._origin.method
+        if method in _INTRODUCTIONS:
+            await self._pins.load()
+        if method_kind(self._call.version, method) is not MethodKind.LIST:
+            return
+        pinned, withheld = method in _PINNED_LISTS, set[int]()
+        if pinned:
+            await self._pins.load()
+        member, server = list_member(method), self._call.head.server
         listed: Any = cast("dict[str, Any]", message.payload or {}).get(member.key)
         for count, item in enumerate(cast("list[object]", listed)[:MAX_LISTED] if isinstance(listed, list) else ()):
             if isinstance(name := _name(item, member.name), str):
                 target = member.target(server, name)
-                self._decided[target] = self.visible(target)
+                shown = self._decided[target] = self.visible(target)
+                if pinned and shown and not self._pins.passes(target, item):
+                    withheld.add(id(item))
             if count % IN_A_ROW == IN_A_ROW - 1:
                 await asyncio.sleep(0)
+        self._withheld = withheld
 
     def response(self, message: Message) -> Message:
         """Check that a message answers this very call; give what the caller may see of it, to be encoded anew.
@@ -118,8 +152,8 @@ class Shown:
             raise GateError(ErrorCode.UPSTREAM_INVALID, f"a result with more than {MAX_MEMBERS} members")
         if method_kind(self._call.version, self._origin.method) is MethodKind.LIST:
             payload = self._filtered(payload)
-        elif self._origin.method == "initialize":
-            payload = _without_task_lists(payload)
+        elif self._origin.method in _INTRODUCTIONS:
+            payload = self._introduction(payload)
         payload = self._private(self._sealed(payload))
         return message if payload is message.payload else msgspec.structs.replace(message, payload=payload)
 
@@ -152,14 +186,14 @@ class Shown:
             params = {**params, "requestId": sealed}
         elif message.method in _TASK_NOTIFICATIONS:
             sealed = self._task(params.get("taskId"))
-            if sealed is None or _asks_for_input(params):
+            if sealed is None or asks_for_input(params):
                 return None
             params = {**params, "taskId": sealed}
         elif message.method == _ACKNOWLEDGED:
             params = self._acknowledged(params)
         else:
             return None
-        params = _unrelated(params)
+        params = unrelated(params)
         return message if params is message.params else msgspec.structs.replace(message, params=params)
 
     def request(self, message: Message) -> Message | None:
@@ -178,7 +212,7 @@ class Shown:
             return None
         asked = ServerRequest(message.id, message.method, self._call.upstream_session)
         sealed = self._asked[message.id] = self._sealed_as(asked, MAX_SEALED_ID)
-        return msgspec.structs.replace(message, id=sealed, params=_unrelated(message.params))
+        return msgspec.structs.replace(message, id=sealed, params=unrelated(message.params))
 
     def meta(self, meta: dict[str, Any]) -> dict[str, Any]:
         """The `_meta` of a result as the caller may see it."""
@@ -189,6 +223,17 @@ class Shown:
         call, origin = self._call, self._origin
         target = call.targets[0] if call.targets else ""
         return self._sealed_as(StreamEvent(upstream_id, call.upstream_session, origin.id, origin.method, target))
+
+    async def note_changes(self) -> bool:
+        """Write down what of the answer is other than approved, before anything of it passes; whether something is.
+
+        Raises:
+            GateError: OUTCOME_UNRECORDED.
+        """
+        if not self._pins.changes:
+            return False
+        await self._pins.note()
+        return True
 
     def renewed(self, admitted: Admitted) -> None:
         """From now on the caller may see what it may as decided anew."""
@@ -233,7 +278,7 @@ class Shown:
         if related:
             result["_meta"] = self._related(cast("dict[str, Any]", meta))
         for name in extra:
-            if reads_as(name, _INPUT_REQUESTS):
+            if reads_as(name, INPUT_REQUESTS):
                 self._check_input(name, payload[name])
             elif reads_as(name, _REQUEST_STATE):
                 result[name] = self._state(name, payload[name])
@@ -256,11 +301,11 @@ class Shown:
         call = self._call
         if name != _REQUEST_STATE or not isinstance(state, str) or call.kind is not MethodKind.TARGET:
             raise GateError(ErrorCode.UPSTREAM_INVALID, "a request state where none may be")
-        return self._sealed_as(RequestState(state, self._origin.method, call.targets[0]))
+        return self._sealed_as(RequestState(state, self._origin.method, call.targets[0], self.admitted.base))
 
     def _check_input(self, name: str, requests: object) -> None:
         asked = list(cast("dict[str, Any]", requests).values()) if isinstance(requests, dict) else None
-        if name != _INPUT_REQUESTS or asked is None or len(asked) > MAX_MEMBERS:
+        if name != INPUT_REQUESTS or asked is None or len(asked) > MAX_MEMBERS:
             raise GateError(ErrorCode.UPSTREAM_INVALID, "input requests in another form than MCP's")
         for request in asked:
             members = cast("dict[str, Any]", request) if isinstance(request, dict) else {}
@@ -271,14 +316,14 @@ class Shown:
             self._question(method)
 
     def _check_error(self, error: dict[str, Any]) -> None:
-        if error.get("code") == _URL_ELICITATION_REQUIRED:
+        if error.get("code") == URL_ELICITATION_REQUIRED:
             self._question("elicitation/create")
 
     def _check_outcome(self, name: str, value: dict[str, Any]) -> None:
         # A finished task's result or error stands inside of the result that tells of the task (MCP 2026-07-28).
         if name == "error":
             self._check_error(value)
-        elif _asks_for_input(value):
+        elif asks_for_input(value):
             raise GateError(ErrorCode.UPSTREAM_INVALID, "the result of a task asks for input")
 
     def _question(self, method: str) -> None:
@@ -304,10 +349,15 @@ class Shown:
                 f"no {member.key}, or over {MAX_LISTED}, in the result of {self._origin.method}",
             )
         result = dict(payload)
+        if (withheld := self._withheld) is None:
+            # Nothing passes that was not compared with what was approved.
+            raise GateError(ErrorCode.INTERNAL, "a list was filtered before it was decided on")
         entries = [
             item
             for item in cast("list[object]", result[member.key])
-            if isinstance(name := _name(item, member.name), str) and self._lists(member.target(server, name))
+            if isinstance(name := _name(item, member.name), str)
+            and id(item) not in withheld
+            and self._lists(member.target(server, name))
         ]
         if self._call.modern and self._origin.method == "tools/list":
             # MCP 2026-07-28: clients must leave such tools out, so calls of them are refused.
@@ -318,6 +368,15 @@ class Shown:
             result["cacheScope"], result["ttlMs"] = "private", 0
         return result
 
+    def _introduction(self, payload: dict[str, Any]) -> dict[str, Any]:
+        if self._origin.method == "initialize":
+            payload = without_task_lists(payload)
+        if payload.get(_INSTRUCTIONS) is None:
+            return payload
+        if self._pins.passes(instructions_target(self._call.head.server), payload[_INSTRUCTIONS]):
+            return payload
+        return {name: value for name, value in payload.items() if name != _INSTRUCTIONS}
+
     def _private(self, payload: dict[str, Any]) -> dict[str, Any]:
         # What was answered to one caller must not be shared with another by a cache in between.
         if payload.get("cacheScope", "private") == "private":
@@ -325,34 +384,5 @@ class Shown:
         return {**payload, "cacheScope": "private"}
 
 
-def _asks_for_input(members: dict[str, Any]) -> bool:
-    """Whether a task's notification, or what stands inside of it or of a task's result, asks the client something."""
-    if len(members) > MAX_MEMBERS or any(reads_as(name, _INPUT_REQUESTS) for name in members):
-        return True
-    result, error = members.get("result"), members.get("error")
-    return (isinstance(result, dict) and _asks_for_input(cast("dict[str, Any]", result))) or (
-        isinstance(error, dict) and cast("dict[str, Any]", error).get("code") == _URL_ELICITATION_REQUIRED
-    )
-
-
 def _name(item: object, key: str) -> object:
     return cast("dict[str, object]", item).get(key) if isinstance(item, dict) else None
-
-
-def _unrelated(params: dict[str, Any]) -> dict[str, Any]:
-    # A task's id in a message that a client needs no id of a task for.
-    meta: Any = params.get("_meta")
-    if not isinstance(meta, dict) or RELATED_TASK not in meta:
-        return params
-    rest = {name: value for name, value in cast("dict[str, Any]", meta).items() if name != RELATED_TASK}
-    return {**params, "_meta": rest}
-
-
-def _without_task_lists(payload: dict[str, Any]) -> dict[str, Any]:
-    # A server does not say whose tasks it lists, so its list is refused, and not promised.
-    capabilities: Any = payload.get("capabilities")
-    tasks: Any = cast("dict[str, Any]", capabilities).get("tasks") if isinstance(capabilities, dict) else None
-    if not isinstance(tasks, dict) or "list" not in tasks:
-        return payload
-    kept = {name: value for name, value in cast("dict[str, Any]", tasks).items() if name != "list"}
-    return {**payload, "capabilities": {**capabilities, "tasks": kept}}

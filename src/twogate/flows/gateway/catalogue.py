@@ -1,7 +1,8 @@
-"""The tools and prompts of each server as each tenant's credential sees them, asked for by the gateway itself and kept for a while.
+"""The tools and prompts of each server as each tenant's credential sees them.
 
-Used to check what a call says about itself (`param_headers`) and what it calls (`tool_check`). It belongs to one configuration generation: with the
-next one everything is asked anew.
+They are asked for by the gateway itself, and kept for a while. Used to check what a call says about itself
+(`param_headers`) and what it calls (`tool_check`). It belongs to one configuration generation: with the next one
+everything is asked anew.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from twogate.flows.gateway.exchange import Exchange, Header
 from twogate.flows.gateway.headers import upstream_headers
 from twogate.flows.gateway.identify import Identifier
 from twogate.flows.gateway.meta import ASKS
+from twogate.flows.gateway.pins import AnswerPins, PinBook
 from twogate.flows.gateway.read import Call
 from twogate.flows.gateway.record import Recorded, Recorder
 from twogate.flows.gateway.relay import Relay
@@ -40,9 +41,10 @@ class Server(msgspec.Struct, frozen=True):
 
 
 class Forwarder:
-    """Forwards recorded calls to the configured servers.
+    """Forwards recorded calls to the configured servers; `required` ones show nothing that nobody approved.
 
-    `on_list_changed` is told the name of a server whose tools changed; `closing` ends every long-lived stream.
+    `on_list_changed` is told the name of a server whose tools or prompts changed; `closing` ends every long-lived
+    stream; with `remembers`, sessions keep that a client can have its user open URLs, for calls that wait.
     """
 
     def __init__(
@@ -54,14 +56,21 @@ class Forwarder:
         on_list_changed: Callable[[str], None],
         closing: tuple[asyncio.Event, ...],
         identifier: Identifier,
+        pins: PinBook,
+        required: frozenset[str],
+        *,
+        remembers: bool = False,
     ) -> None:
         self._servers = servers
         self._identifier = identifier
+        self._pins = pins
+        self._required = required
         self._recorder = recorder
         self._seal = seal
         self._policy = policy
         self._on_list_changed = on_list_changed
         self._closing = closing
+        self._remembers = remembers
 
     def knows(self, server: str) -> bool:
         """Whether a server of this name is configured."""
@@ -83,10 +92,21 @@ class Forwarder:
         call = recorded.admitted.call
         name = call.head.server
         server = self._servers[name]
-        shown = Shown(recorded.admitted, self._seal, self._policy, server.asks)
+        pins = AnswerPins(self._pins, call.principal.tenant, name, required=name in self._required)
+        shown = Shown(recorded.admitted, self._seal, self._policy, server.asks, pins)
         identity: tuple[Header, ...] = ()
         side = _ServerSide(server, call, lambda: self._on_list_changed(name))
-        relay = Relay(recorded, exchange, self._recorder, self._seal, shown, side, renew, self._closing)
+        relay = Relay(
+            recorded,
+            exchange,
+            self._recorder,
+            self._seal,
+            shown,
+            side,
+            renew,
+            self._closing,
+            remembers=self._remembers,
+        )
         answer: UpstreamAnswer | None = None
         try:
             if server.identified:

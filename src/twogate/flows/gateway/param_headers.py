@@ -31,10 +31,18 @@ _INTEGER: Final = re.compile(r"(-?(?:0|[1-9][0-9]{0,15}))(?:\.0{1,16})?")
 
 
 class Catalogue(Protocol):
-    """Knows the tools of servers; `catalogue.Catalogue` is the one there is."""
+    """Knows the tools and prompts of servers; `catalogue.Catalogue` is the one there is."""
 
     async def tools(self, tenant: str, server: str, *, newer_than: ToolList | None = None) -> ToolList:
         """The tools of a server; another list than `newer_than`, unless it was just asked for.
+
+        Raises:
+            GateError: UPSTREAM_UNAVAILABLE.
+        """
+        ...
+
+    async def prompts(self, tenant: str, server: str, *, newer_than: ToolList | None = None) -> ToolList:
+        """As `tools`, of its prompts.
 
         Raises:
             GateError: UPSTREAM_UNAVAILABLE.
@@ -54,16 +62,27 @@ async def param_headers(call: Call, catalogue: Catalogue) -> tuple[Header, ...]:
     """
     if not call.modern or call.message.method != "tools/call":
         return ()
-    params, tenant, server = call.message.params, call.principal.tenant, call.head.server
-    name, arguments = params["name"], cast("dict[str, Any]", params.get("arguments", {}))
-    given = {header: value for header, value in call.head.headers.items() if header.startswith(_PREFIX)}
+    name, tenant, server = call.message.params["name"], call.principal.tenant, call.head.server
     listed = await catalogue.tools(tenant, server)
     tool = listed.tools.get(name)
     if tool is not None:
         with suppress(GateError):
-            return mirrored_headers(tool, arguments, given)
+            return headers_of(call, tool)
     listed = await catalogue.tools(tenant, server, newer_than=listed)
-    return mirrored_headers(listed.tools.get(name), arguments, given)
+    return headers_of(call, listed.tools.get(name))
+
+
+def headers_of(call: Call, tool: Tool | None) -> tuple[Header, ...]:
+    """As `mirrored_headers`, for a call of a tool as it is listed; none for other calls than a modern `tools/call`.
+
+    Raises:
+        GateError: TOOL_INVALID, HEADER_MISMATCH.
+    """
+    if not call.modern or call.message.method != "tools/call":
+        return ()
+    arguments = cast("dict[str, Any]", call.message.params.get("arguments", {}))
+    given = {header: value for header, value in call.head.headers.items() if header.startswith(_PREFIX)}
+    return mirrored_headers(tool, arguments, given)
 
 
 def mirrored_headers(tool: Tool | None, arguments: Mapping[str, Any], given: Mapping[str, str]) -> tuple[Header, ...]:

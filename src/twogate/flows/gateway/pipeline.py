@@ -1,8 +1,8 @@
 """One call's way through both gates. Read this first.
 
     head -> address limit -> one credential, its proof -> gate one: authenticate -> read and parse the body, open its
-         handles -> gate two: session and decision -> limits -> header parameters -> operation token -> audit intent
-         -> upstream -> filtered answer -> audit outcome
+         handles -> gate two: session and decision -> limits -> pin, header parameters, arguments -> people's
+         approval, or operation token -> audit intent -> upstream -> filtered answer -> audit outcome
 
 Each stage takes what the stage before gives (`BearerToken`, `Authenticated`, `Call`, `Admitted`, `Recorded`), so that
 leaving one out does not type-check. Nothing of the body is read before gate one, nothing reaches an upstream before
@@ -13,6 +13,7 @@ on its own way from the parsed message on; a long-lived stream is decided anew a
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import ceil
 
 import msgspec
@@ -24,6 +25,7 @@ from twogate.core.principal import Principal
 from twogate.flows.audit import Refusals
 from twogate.flows.environment import Clock
 from twogate.flows.gateway.admit import Admitted, Conditions, Refused, admit
+from twogate.flows.gateway.approval import Approvals, Line, no_approvals
 from twogate.flows.gateway.authenticate import Authenticator
 from twogate.flows.gateway.batch import BatchExchange, alone
 from twogate.flows.gateway.caller import Caller
@@ -33,7 +35,6 @@ from twogate.flows.gateway.forward import Forwarder
 from twogate.flows.gateway.limit import AddressLimit, CallRates, UnderWay
 from twogate.flows.gateway.meta import forwarded
 from twogate.flows.gateway.operation import Operations, brings_token, settle, start_operation
-from twogate.flows.gateway.param_headers import Catalogue, param_headers
 from twogate.flows.gateway.possession import Possession, proven_by
 from twogate.flows.gateway.read import (
     SESSION_END,
@@ -48,6 +49,7 @@ from twogate.flows.gateway.read import (
 )
 from twogate.flows.gateway.record import Recorded, Recorder, refused_event
 from twogate.flows.gateway.seal import Seal
+from twogate.flows.gateway.tool_check import ToolCheck
 from twogate.flows.registry import Registry
 from twogate.flows.sessions import Sessions
 
@@ -70,11 +72,12 @@ class Pipeline:
         sessions: Sessions,
         policy: Policy,
         conditions: Conditions | None = None,
-        catalogue: Catalogue,
+        tools: ToolCheck,
         recorder: Recorder,
         seal: Seal,
         forwarder: Forwarder,
         operations: Operations | None = None,
+        approvals: Approvals | None = None,
         clock: Clock,
         max_body: int,
     ) -> None:
@@ -90,11 +93,12 @@ class Pipeline:
         self._sessions = sessions
         self._policy = policy
         self._conditions = conditions
-        self._catalogue = catalogue
+        self._tools = tools
         self._recorder = recorder
         self._seal = seal
         self._forwarder = forwarder
         self._operations = operations
+        self._approvals = approvals
         self._clock = clock
         self._max_body = max_body
 
@@ -208,21 +212,31 @@ class Pipeline:
         if isinstance(decided, Admitted):
             decided = self._begin(decided, under_way)
         if isinstance(decided, Refused):
+            if decided.call.approval is not None and self._approvals is not None:
+                await self._approvals.ended(decided)
             await self._refuse(decided, exchange)
             return
         try:
             if self._rates.any:
                 decided = await self._within_rates(decided)
             if isinstance(decided, Admitted):
-                decided = await self._mirror(caller, decided)
-            if isinstance(decided, Refused):
-                await self._refuse(decided, exchange)
-            elif decided.gated or brings_token(decided.call):
-                await self._run_once(caller, decided, exchange)
-            else:
-                await self._run(caller, decided, exchange)
+                decided = await self._check_tool(caller, decided)
+            await self._go_on(caller, decided, exchange)
         finally:
             under_way.end(call.principal.key)
+
+    async def _go_on(self, caller: Caller, decided: Admitted | Refused, exchange: Exchange) -> None:
+        """Take a call on that was decided in full: to people, to its token, or to its server."""
+        if isinstance(decided, Refused):
+            await self._refuse(decided, exchange)
+        elif self._approvals is not None and self._approvals.waits(decided):
+            await self._approvals.take(decided, self._line(caller), exchange)
+        elif decided.call.approval is not None:
+            await self._refuse(no_approvals(decided), exchange)
+        elif decided.gated or brings_token(decided.call):
+            await self._run_once(caller, decided, exchange)
+        else:
+            await self._run(caller, decided, exchange)
 
     def _begin(self, admitted: Admitted, under_way: UnderWay) -> Admitted | Refused:
         """Count an allowed call in as under way; it was, if it is still admitted after this."""
@@ -256,11 +270,11 @@ class Pipeline:
             call = msgspec.structs.replace(call, principal=authenticated.principal)
         return await admit(call, self._sessions, self._policy, now, self._conditions)
 
-    async def _mirror(self, caller: Caller, admitted: Admitted) -> Admitted | Refused:
-        """Check the headers that repeat arguments. The server may have to be asked for its tools, and take its time."""
+    async def _check_tool(self, caller: Caller, admitted: Admitted) -> Admitted | Refused:
+        """Check what is called by what was approved. The server may have to be asked for it, and take its time."""
         before = caller.authenticated
         try:
-            params = await param_headers(admitted.call, self._catalogue)
+            checked = await self._tools.check(admitted.call)
             if await caller.current() is not before:
                 decided = await self._admit(caller.authenticated, caller.now, admitted.call)
                 if isinstance(decided, Refused):
@@ -268,7 +282,19 @@ class Pipeline:
                 admitted = decided
         except GateError as error:
             return Refused(admitted.call, admitted.session, admitted.target, error)
-        return msgspec.structs.replace(admitted, param_headers=params) if params else admitted
+        if not (checked.headers or checked.pin):
+            return admitted
+        return msgspec.structs.replace(admitted, param_headers=checked.headers, pin=checked.pin)
+
+    def _line(self, caller: Caller) -> Line:
+        async def again(call: Call) -> Admitted | Refused:
+            try:
+                decided = await self._admit(await caller.current(), caller.now, call)
+            except GateError as error:
+                return Refused(call, None, call.targets[0] if call.targets else "", error)
+            return decided if isinstance(decided, Refused) else await self._check_tool(caller, decided)
+
+        return Line(again, partial(self._run, caller), self._refuse)
 
     async def _run_once(self, caller: Caller, admitted: Admitted, exchange: Exchange) -> None:
         """Take a call on that needs an operation token, or brings one: see `operation`."""

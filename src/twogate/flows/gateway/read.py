@@ -19,7 +19,16 @@ from twogate.core.principal import Principal
 from twogate.core.protocol import ASSUMED_VERSION, MODERN_VERSIONS, MethodKind, method_kind, resource_target, target_of
 from twogate.flows.gateway.exchange import Exchange, Head
 from twogate.flows.gateway.headers import check_handshake_version, check_headers
-from twogate.flows.gateway.seal import McpSession, RequestState, Seal, ServerRequest, StreamEvent, TaskId
+from twogate.flows.gateway.seal import (
+    ApprovalState,
+    ApprovalTask,
+    McpSession,
+    RequestState,
+    Seal,
+    ServerRequest,
+    StreamEvent,
+    TaskId,
+)
 
 SESSION_END: Final = "DELETE"
 """Stands for the method of an HTTP DELETE, which ends an MCP session, in calls and in the audit trail."""
@@ -54,6 +63,7 @@ class Call(msgspec.Struct, frozen=True):
 
     `targets` is all that it acts on, in the policy's words. `answered` is the server's request that a client's response
     answers, `resumed` the event after which a stream goes on, `tasks` the sealed ids of the tasks that it names.
+    `approval` is the parked call that it comes back for, `base` the approved call that its request state belongs to.
     """
 
     head: Head
@@ -66,6 +76,8 @@ class Call(msgspec.Struct, frozen=True):
     answered: ServerRequest | None = None
     resumed: StreamEvent | None = None
     tasks: Mapping[str, str] = _NO_TASKS
+    approval: ApprovalState | ApprovalTask | None = None
+    base: str = ""
 
     @property
     def modern(self) -> bool:
@@ -230,15 +242,27 @@ def _read_target(call: Call, seal: Seal) -> Call:
     if state is None:
         return msgspec.structs.replace(call, targets=(target,))
     key, server = call.principal.key, call.head.server
-    opened = seal.open(state, RequestState, key, server) if isinstance(state, str) else None
+    opened: RequestState | ApprovalState | None = None
+    if isinstance(state, str):
+        opened = seal.open(state, RequestState, key, server) or seal.open(state, ApprovalState, key, server)
     if opened is None or (opened.method, opened.target) != (call.message.method, target):
         raise GateError(ErrorCode.REQUEST_STATE_UNKNOWN, "a requestState of another principal, server or call")
-    message = msgspec.structs.replace(call.message, params={**call.message.params, "requestState": opened.state})
-    return msgspec.structs.replace(call, message=message, targets=(target,))
+    params, approval = {**call.message.params, "requestState": opened.state}, None
+    if isinstance(opened, ApprovalState):
+        # What is answered here is our own question: the server sees neither it nor the answer.
+        params.pop("inputResponses", None)
+        approval = opened
+        if opened.state is None:
+            del params["requestState"]
+    message = msgspec.structs.replace(call.message, params=params)
+    return msgspec.structs.replace(call, message=message, targets=(target,), approval=approval, base=opened.base)
 
 
 def _read_task(call: Call, seal: Seal) -> Call:
     sealed = check_name(call.message.params.get("taskId"), "params.taskId")
+    ours = seal.open(sealed, ApprovalTask, call.principal.key, call.head.server)
+    if ours is not None:
+        return msgspec.structs.replace(call, targets=(ours.target,), approval=ours)
     task = _open_task(sealed, call, seal)
     message = msgspec.structs.replace(call.message, params={**call.message.params, "taskId": task.id})
     return msgspec.structs.replace(call, message=message, targets=(task.target,), tasks={task.id: sealed})

@@ -16,15 +16,16 @@ from twogate.core.audit.record import Outcome
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.json_stream import ResponseScanner
 from twogate.core.message import MAX_ANSWER, Kind, Message, encode_error, encode_message, parse_answer
-from twogate.core.protocol import HANDSHAKE_VERSIONS, MethodKind, method_kind
+from twogate.core.protocol import MethodKind, method_kind
 from twogate.core.sse import SseEvent, SsePart, SsePartParser, encode_event, encode_part
 from twogate.flows.gateway.answers import Shown
 from twogate.flows.gateway.bodies import EVENTS_IN_A_ROW, FEED, collect, collect_small, scan
 from twogate.flows.gateway.exchange import Exchange, Header, Refusal
 from twogate.flows.gateway.headers import resumable
+from twogate.flows.gateway.mcp_session import opened_session
 from twogate.flows.gateway.read import SESSION_END, STREAM
 from twogate.flows.gateway.record import Recorded, Recorder
-from twogate.flows.gateway.seal import McpSession, Seal
+from twogate.flows.gateway.seal import Seal
 from twogate.flows.gateway.streams import KEEP_ALIVE_TICKS, Renew, paced
 from twogate.flows.gateway.upstream import UpstreamAnswer
 
@@ -46,6 +47,7 @@ _OK: Final = 200
 _STREAM_REFUSALS: Final = MappingProxyType(
     {405: ErrorCode.METHOD_NOT_ALLOWED, 409: ErrorCode.STREAM_CONFLICT, 404: ErrorCode.METHOD_NOT_ALLOWED}
 )
+_LISTS_CHANGED: Final = frozenset({"notifications/tools/list_changed", "notifications/prompts/list_changed"})
 _NOT_FOUND: Final = 404
 _NOT_ALLOWED: Final = 405
 
@@ -66,14 +68,14 @@ class ServerSide(Protocol):
         ...
 
     def list_changed(self) -> None:
-        """The server's tools changed."""
+        """The server's tools or prompts changed."""
         ...
 
 
 class Relay:
     """Brings one answer back. Ends in exactly one of: answered, `failed`, `aborted`.
 
-    `renew` and `closing` are for long-lived streams.
+    `renew` and `closing` are for long-lived streams. `remembers`: sessions keep what the client declared.
     """
 
     def __init__(
@@ -86,6 +88,8 @@ class Relay:
         server: ServerSide,
         renew: Renew,
         closing: tuple[asyncio.Event, ...],
+        *,
+        remembers: bool = False,
     ) -> None:
         self._recorded = recorded
         self._call = recorded.admitted.call
@@ -96,6 +100,7 @@ class Relay:
         self._server = server
         self._renew = renew
         self._closing = closing
+        self._remembers = remembers
         self._answer_media = ""
         self._upstream_session: str | None = None
         self._started = False
@@ -214,6 +219,8 @@ class Relay:
         finally:
             for method, passes in self._shown.questions:
                 await self._recorder.server_request(self._recorded, method, passed=passes)
+            if await self._shown.note_changes():
+                self._server.list_changed()
         outcome = Outcome.UPSTREAM_ERROR if message.is_error else Outcome.ANSWERED
         return _Response(encode_message(message), outcome, self._session_header(message))
 
@@ -278,7 +285,7 @@ class Relay:
         if message.kind is Kind.REQUEST:
             await self._ask(event, message)
         else:
-            if message.method == "notifications/tools/list_changed":
+            if message.method in _LISTS_CHANGED:
                 self._server.list_changed()
             shown = self._shown.notification(message)
             if shown is not None:
@@ -375,18 +382,13 @@ class Relay:
         await self._send_large(last, last=True)
 
     def _session_header(self, message: Message) -> tuple[Header, ...]:
-        """`Mcp-Session-Id` of the answer to `initialize`, if the upstream keeps a session or one of ours is bound."""
+        """`Mcp-Session-Id` of the answer to `initialize`, if there is something to remember."""
         if message.is_error or self._call.message.method != "initialize":
             return ()
-        session = self._recorded.admitted.session
-        if self._upstream_session is None and session is None:
+        admitted, upstream = self._recorded.admitted, self._upstream_session
+        handle = opened_session(admitted, upstream, message.payload, remembers=self._remembers)
+        if handle is None:
             return ()
-        version = message.payload.get("protocolVersion")
-        handle = McpSession(
-            self._upstream_session,
-            None if session is None else session.id,
-            version if isinstance(version, str) and version in HANDSHAKE_VERSIONS else "",
-        )
         sealed = self._seal.seal(handle, self._call.principal.key, self._call.head.server)
         return ((b"mcp-session-id", sealed.encode()),)
 

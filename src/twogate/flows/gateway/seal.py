@@ -27,11 +27,15 @@ _KEY_BYTES: Final = 64  # AES-256-SIV takes two keys of 256 bits
 
 
 class McpSession(msgspec.Struct, frozen=True, array_like=True):
-    """`Mcp-Session-Id`: the upstream's session if it keeps one, Twogate's bound at `initialize`, the version."""
+    """`Mcp-Session-Id`: the upstream's session if it keeps one, Twogate's bound at `initialize`, the version.
+
+    `url`: the client declared that it can have its user open a URL.
+    """
 
     upstream: str | None
     session: str | None
     version: str
+    url: bool = False
 
 
 class StreamEvent(msgspec.Struct, frozen=True, array_like=True):
@@ -60,14 +64,39 @@ class TaskId(msgspec.Struct, frozen=True, array_like=True):
 
 
 class RequestState(msgspec.Struct, frozen=True, array_like=True):
-    """The state with which a server asks for input (MCP 2026-07-28), and the one call it belongs to."""
+    """The state with which a server asks for input (MCP 2026-07-28), and the one call it belongs to.
+
+    `base` is the digest of a call that people approved, without what was answered to the server.
+    """
 
     state: str
     method: str
     target: str
+    base: str = ""
 
 
-Sealed = McpSession | StreamEvent | ServerRequest | TaskId | RequestState
+class ApprovalState(msgspec.Struct, frozen=True, array_like=True):
+    """The state with which Twogate asks for an approval: the parked call, and the one call it belongs to.
+
+    `state` is the server's own, if the call goes on with what the server asked, and `base` as there.
+    """
+
+    approval: str
+    method: str
+    target: str
+    digest: str
+    state: str | None = None
+    base: str = ""
+
+
+class ApprovalTask(msgspec.Struct, frozen=True, array_like=True):
+    """A task of Twogate's own: a parked call, and its target."""
+
+    approval: str
+    target: str
+
+
+Sealed = McpSession | StreamEvent | ServerRequest | TaskId | RequestState | ApprovalState | ApprovalTask
 Handle = TypeVar("Handle", bound=Sealed)
 
 

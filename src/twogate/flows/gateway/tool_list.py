@@ -53,8 +53,9 @@ class Claims(msgspec.Struct, frozen=True):
 class Tool(msgspec.Struct, frozen=True):
     """One tool of a server, or one prompt.
 
-    `digest` and `shape` are of everything that the server says of it (`core.pins`). `fault` says what is wrong with its `x-mcp-header`
-    annotations, if something is: clients must not use such a tool (MCP 2026-07-28, server/tools, "x-mcp-header").
+    `digest` and `shape` are of everything that the server says of it (`core.pins`). `fault` says what is wrong with its
+    `x-mcp-header` annotations, if something is: clients must not use such a tool (MCP 2026-07-28, server/tools,
+    "x-mcp-header").
     """
 
     name: str
@@ -73,8 +74,9 @@ class Era(StrEnum):
 
 
 class ToolList(msgspec.Struct, frozen=True):
-    """A server's whole list, of its tools or of its prompts. `lifetime` is how many seconds the server vouches for it; None if it did not say.
+    """A server's whole list, of its tools or of its prompts.
 
+    `lifetime` is how many seconds the server vouches for it; None if it did not say.
     `era` is how the server is best asked the next time; None if that is not known for sure.
     """
 

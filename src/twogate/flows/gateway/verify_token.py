@@ -62,7 +62,8 @@ async def verify_signed(
 
     Raises:
         GateError: TOKEN_MALFORMED, TOKEN_HEADER_REFUSED, ISSUER_UNKNOWN, TOKEN_TYPE_REFUSED, TOKEN_ALGORITHM_REFUSED,
-            KEY_UNKNOWN, SIGNATURE_INVALID, TOKEN_REVOKED; KEYS_UNAVAILABLE, IDENTITY_PROVIDER_UNAVAILABLE.
+            KEY_UNKNOWN, SIGNATURE_INVALID, TOKEN_REVOKED, TOKEN_BINDING_REFUSED; KEYS_UNAVAILABLE,
+            IDENTITY_PROVIDER_UNAVAILABLE.
     """
     # 1.
     if unverified_token.count(".") != _JWT_DOTS:
@@ -81,8 +82,11 @@ async def verify_signed(
     signed = verify_jwt(jwt, await issuers.keys[issuer.issuer].keys(jwt.unverified_kid), issuer.algorithms)
     require_access_token(signed, issuer.pointers.agent)
     if issuer.asked:
-        # Only whether it is still good: what it says is what was signed.
-        await issuers.ask(issuer, unverified_token)
+        # Only whether it is still good: what it says is what was signed. But a binding that it did not sign, and tells
+        # only here (RFC 8705 section 3.2, RFC 9449 section 6.2), must not be passed over.
+        said = await issuers.ask(issuer, unverified_token)
+        if "cnf" in said.claims and said.claims["cnf"] != signed.claims.get("cnf"):
+            raise GateError(ErrorCode.TOKEN_BINDING_REFUSED, "the issuer says of another cnf than it signed")
     return signed, issuer
 
 

@@ -22,7 +22,7 @@ from twogate.core.oauth.access_token import JTI_BYTES, encode_base64url
 from twogate.core.oauth.confirmation import ClientCertificate
 from twogate.core.oauth.resource import server_path
 from twogate.core.operation import MAX_CALL, TYPE, Bound, OperationToken, canonical, default_method, digest_call
-from twogate.core.principal import Agent, AgentId, Method, Principal
+from twogate.core.principal import Agent, AgentId, Principal
 from twogate.core.session import Session, verify_session
 from twogate.core.strict_json import decode
 from twogate.flows.audit import AuditSink, Refusals
@@ -30,6 +30,7 @@ from twogate.flows.authserver.clients import ClientKind
 from twogate.flows.authserver.people import People
 from twogate.flows.environment import Clock, Rng
 from twogate.flows.gateway.record import refused_event
+from twogate.flows.hypothetical import hypothetical_principal
 from twogate.flows.operations.minter import Minter, Minters
 from twogate.flows.registry import Registry
 from twogate.flows.signer import Signer, sign_jwt
@@ -270,27 +271,18 @@ class MintToken:
 
     async def _caller(self, agent: Agent, session: Session, policy: Policy) -> Principal:
         """The agent as its call will show it, as far as that is known now: its token's scopes are not."""
-        owner, user = session.principal, None
+        owner = session.principal
         roles: tuple[str, ...] = ()
         groups: tuple[str, ...] = ()
-        if owner.user is not None and owner.user.issuer == self._settings.issuer:
+        known = owner.user is not None and owner.user.issuer == self._settings.issuer
+        if known and owner.user is not None:
             person = await self._people.user(owner.tenant, owner.user.subject)
             if person is None or person.disabled:
                 raise GateError(ErrorCode.MINT_REFUSED, "the session's person is disabled or gone")
-            user, roles, groups = owner.user, person.roles, person.groups
-        return Principal(
-            tenant=owner.tenant,
-            issuer=owner.issuer,
-            agent=agent,
-            user=user,
-            user_roles=roles,
-            groups=groups,
-            scopes=frozenset(policy.scopes),
-            method=Method.JWT,
-            credential="",
-            session_id=session.id,
-            expires_at=session.deadline,
-        )
+            roles, groups = person.roles, person.groups
+        caller = hypothetical_principal(agent, {}, scopes=tuple(policy.scopes), groups=groups, user_roles=roles)
+        # What another issuer says of its users is in their tokens only.
+        return msgspec.structs.replace(caller, user=owner.user if known else None)
 
     def _event(
         self, kind: EventKind, minter: Minter, session: Session | None, wanted: Wanted | None, address: str

@@ -81,7 +81,7 @@ class Minters:
         digest = hashlib.sha256(bearer.unverified_token.encode()).digest()
         token = verify_claims(signed, issuer, self._accessors.of("token", digest), now)
         # 3.
-        if token.audiences != {self._operations}:
+        if token.audiences != frozenset({self._operations}):
             raise GateError(ErrorCode.AUDIENCE_MISMATCH, "aud is not the operations resource alone")
         # 4.
         view = await self._registry.view()

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from hashlib import sha1
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from redis import exceptions
 from redis.asyncio import Connection, SSLConnection
@@ -55,13 +55,20 @@ _ADVICE: Final[tuple[tuple[type[Exception], str], ...]] = (
 )
 
 _POLICY: Final = re.compile(rb"^maxmemory_policy:([a-z-]{1,32})\r?$", re.MULTILINE)
+_RUN: Final = re.compile(rb"^run_id:([0-9a-f]{40})\r?$", re.MULTILINE)
+_LOGS: Final = re.compile(rb"^aof_enabled:([01])\r?$", re.MULTILINE)
 
 
 class Script:
-    """A Lua script that the server keeps; it runs whole, and nothing else of any client runs meanwhile."""
+    """A Lua script that the server keeps; it runs whole, and nothing else of any client runs meanwhile.
 
-    def __init__(self, source: str) -> None:
+    With `told_life` its last argument is the server's life: another one after a restart or fail-over that may have put
+    back a state of before, and empty if the server logs each write (`appendonly`), so that it puts none back.
+    """
+
+    def __init__(self, source: str, *, told_life: bool = False) -> None:
         self.source = source
+        self.told_life = told_life
         # The name that the protocol gives it (EVALSHA).
         self.digest = sha1(source.encode(), usedforsecurity=False).hexdigest()
 
@@ -102,11 +109,12 @@ class RedisLink:
         rest = (len(keys), *keys, *arguments)
 
         async def work(opened: _Open) -> object:
+            given = (*rest, opened.life) if script.told_life else rest
             try:
-                return await opened.ask("EVALSHA", script.digest, *rest)
+                return await opened.ask("EVALSHA", script.digest, *given)
             except exceptions.NoScriptError:
                 # The first time, and after a restart of the server.
-                return await opened.ask("EVAL", script.source, *rest)
+                return await opened.ask("EVAL", script.source, *given)
 
         return await self._do(work)
 
@@ -134,7 +142,8 @@ class RedisLink:
         tries = self._trying = bool(self._failure)
         try:
             result = await self._on_a_connection(work)
-        except (exceptions.RedisError, GateError, OSError) as error:
+        except (exceptions.RedisError, GateError, OSError, ValueError) as error:
+            # ValueError: what the library makes of some answers that are none.
             raise await self._failed(error) from error
         else:
             self._failure = ""
@@ -237,15 +246,15 @@ class _Credentials(CredentialProvider):
 
 @dataclass
 class _Open:
-    """A connection that is logged in. `checked_at`: when the server last said that it forgets nothing."""
+    """A connection that is logged in. `checked_at`: when the server said that it forgets nothing, and its `life`."""
 
     connection: Connection
     checked_at: float
+    life: str = ""
 
     async def ask(self, *command: str | float) -> object:
         await self.connection.send_command(*command)
-        answer: object = await self.connection.read_response()  # pyright: ignore[reportUnknownMemberType] - untyped there
-        return answer
+        return cast("object", await self.connection.read_response())
 
     async def usable(self) -> bool:
         """Whether it is open, with no answer on it that nobody waited for."""
@@ -257,10 +266,13 @@ class _Open:
 
 async def _require_memory(opened: _Open) -> None:
     # Not CONFIG GET: operators of shared servers often forbid it.
-    answer = await opened.ask("INFO", "memory")
-    match = _POLICY.search(answer) if isinstance(answer, bytes) else None
-    if match is None:
-        raise _unavailable("the server does not say its maxmemory-policy (INFO memory)")
+    # All that it says by itself: several sections by name need Redis 7.
+    answer = await opened.ask("INFO")
+    said = answer if isinstance(answer, bytes) else b""
+    match, run, logs = _POLICY.search(said), _RUN.search(said), _LOGS.search(said)
+    if match is None or run is None or logs is None:
+        raise _unavailable("the server does not say its maxmemory-policy, run_id and aof_enabled (INFO)")
+    opened.life = "" if logs[1] == b"1" else run[1].decode("ascii")
     policy = match[1].decode("ascii")
     if policy != KEPT:
         raise _unavailable(f"the server may forget what was used already: set its maxmemory-policy to {KEPT}")

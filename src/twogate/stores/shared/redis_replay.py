@@ -3,7 +3,9 @@
 A server of this kind may lose what it holds: by a restart without a disk, a fail-over, a FLUSHALL. What was used before
 could then be used again. So the server holds one key that never expires: its memory's name, and since when there is
 one. A process that has known one name and meets none, or another, notes in the server that a memory was lost; from then
-on no replica redeems what could have been used before (SHARED_UNAVAILABLE), which soon is nothing.
+on no replica redeems what could have been used before (SHARED_UNAVAILABLE), which soon is nothing. A server that
+restarts from a snapshot has the name and not what was used since. So the key also says in which life of the server it was
+written; in another one, unless the server logs each write, the memory counts as lost and begins anew.
 """
 
 from __future__ import annotations
@@ -40,15 +42,19 @@ MAX_KEPT: Final = 366 * 24 * 3600
 """Seconds ahead that a value may expire."""
 
 # KEYS: the memory's name, and the value unless one only asks. ARGV: the name that the caller knows, one for a new
-# memory, and of the value: seconds it is good for, the most that these could be, milliseconds to keep it.
+# memory, and of the value: seconds it is good for, the most that these could be, milliseconds to keep it; last the life
+# of the server, see Script.
 # Returns the name and: 1 redeemed, 0 used before, or minus the seconds until this may be tried.
 REDEEM: Final = """
 local now = tonumber(redis.call('TIME')[1])
-local memory = redis.call('HMGET', KEYS[1], 'name', 'began', 'lost')
-local name, began, lost = memory[1], tonumber(memory[2]), memory[3]
+local memory = redis.call('HMGET', KEYS[1], 'name', 'began', 'lost', 'life')
+local name, began, lost, life = memory[1], tonumber(memory[2]), memory[3], ARGV[#ARGV]
 if not name then
   name, began, lost = ARGV[2], now, '0'
-  redis.call('HSET', KEYS[1], 'name', name, 'began', began, 'lost', lost)
+  redis.call('HSET', KEYS[1], 'name', name, 'began', began, 'lost', lost, 'life', life)
+elseif life ~= '' and life ~= memory[4] then
+  began, lost = now, '1'
+  redis.call('HSET', KEYS[1], 'began', began, 'lost', lost, 'life', life)
 end
 if ARGV[1] ~= '' and ARGV[1] ~= name and lost == '0' then
   lost = '1'
@@ -63,7 +69,7 @@ if redis.call('SET', KEYS[2], '', 'NX', 'PX', ARGV[5]) then return {name, 1} end
 return {name, 0}
 """
 
-_SCRIPT: Final = Script(REDEEM)
+_SCRIPT: Final = Script(REDEEM, told_life=True)
 _NAME_BYTES: Final = 16
 
 
@@ -115,7 +121,7 @@ class RedisReplayStore:
         # Nobody has to guess it: that two memories never have the same name is enough.
         fresh = self._rng.token(_NAME_BYTES).hex()
         match await self._link.run(_SCRIPT, keys, self._memory, fresh, *arguments):
-            case [bytes(name), int(outcome)]:
+            case [bytes(name), int(outcome)] if name.isascii():
                 self._memory = name.decode("ascii")
                 return outcome
             case _:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import msgspec
-from sqlalchemy import RowMapping, delete, func, select, update
+from sqlalchemy import RowMapping, case, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from twogate.core.approval import TRANSITIONS, Decision, ParkedCall, Rule, State, Step, Vote, tally
@@ -21,6 +21,8 @@ KEEP: Final = 30 * 24 * 3600
 
 PURGE_BATCH: Final = 100
 """Calls that one parking deletes at most."""
+
+_LISTED: Final = tuple(column for column in approvals.c if column.name not in ("params", "result"))
 
 
 class SqlParkedStore:
@@ -62,13 +64,33 @@ class SqlParkedStore:
             return await _one(connection, approval=approval)
 
     async def list(self, tenant: str, states: frozenset[State], most: int) -> Sequence[Parked]:
-        """A tenant's parked calls in any of these states, newest first."""
-        wanted = select(approvals).where(
+        """A tenant's parked calls in any of these states, newest first, without what is sealed: it may be megabytes."""
+        wanted = select(*_LISTED).where(
             approvals.c.tenant == tenant, approvals.c.state.in_(sorted(state.value for state in states))
         )
         async with reading(self._engine) as connection:
             rows = await connection.execute(wanted.order_by(approvals.c.created_at.desc(), approvals.c.id).limit(most))
             return await _with_votes(connection, rows.mappings().all())
+
+    async def count(self, tenant: str, now: int) -> int:
+        """How many of a tenant's calls wait for people."""
+        waiting = select(func.count()).where(
+            approvals.c.tenant == tenant, approvals.c.state == State.PENDING.value, approvals.c.deadline > now
+        )
+        async with reading(self._engine) as connection:
+            return (await connection.execute(waiting)).scalar_one()
+
+    async def mark(self, tenant: str, now: int) -> str:
+        """A text that is another one once a tenant's list, or a vote on a waiting call, is another one."""
+        waits = (approvals.c.state == State.PENDING.value) & (approvals.c.deadline > now)
+        listed = select(
+            func.count(), func.max(approvals.c.created_at), func.max(approvals.c.decided_at), func.sum(case((waits, 1)))
+        ).where(approvals.c.tenant == tenant)
+        joined = approval_votes.join(approvals, approvals.c.id == approval_votes.c.approval)
+        voted = select(func.count()).select_from(joined).where(approvals.c.tenant == tenant, waits)
+        async with reading(self._engine) as connection:
+            counts = (await connection.execute(listed)).one()
+            return repr((*counts, (await connection.execute(voted)).scalar_one()))
 
     async def vote(self, approval: str, vote: Vote, assertion: str, announce: AnnounceVote) -> Parked | None:
         """Count a vote and decide the call if that does; None if it cannot be counted."""
@@ -206,8 +228,8 @@ def _parked(row: RowMapping, votes: tuple[Vote, ...]) -> Parked:
         call=call,
         state=State(row["state"]),
         votes=votes,
-        sealed=base64.urlsafe_b64decode(row["params"]),
-        result=None if row["result"] is None else base64.urlsafe_b64decode(row["result"]),
+        sealed=base64.urlsafe_b64decode(row.get("params") or ""),
+        result=None if row.get("result") is None else base64.urlsafe_b64decode(row["result"]),
         decided_at=row["decided_at"],
         reminded_at=row["reminded_at"],
         escalated_at=row["escalated_at"],

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 import msgspec
-from sqlalchemy import RowMapping, and_, delete, insert, or_, select, update
+from sqlalchemy import RowMapping, and_, delete, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from twogate.core.errors import ErrorCode, GateError
@@ -74,6 +74,19 @@ class SqlClientStore:
             statement = statement.where(clients.c.tenant == tenant)
         async with reading(self._engine) as connection:
             return [client_of(row) for row in (await connection.execute(statement)).mappings()]
+
+    async def of_agents(self, tenant: str, agents: Collection[str], most: int) -> Sequence[Client]:
+        """A tenant's clients that act as one of these agents, the last used first.
+
+        Raises:
+            GateError: STORE_UNAVAILABLE.
+        """
+        columns = clients.c
+        used = func.coalesce(columns.last_used_at, columns.created_at)
+        wanted = select(clients).where(columns.tenant == tenant, columns.agent.in_(sorted(agents)))
+        async with reading(self._engine) as connection:
+            rows = await connection.execute(wanted.order_by(used.desc(), columns.client_id).limit(most))
+            return [client_of(row) for row in rows.mappings()]
 
     async def existing(self, client_ids: Collection[str]) -> Sequence[str]:
         """Those of the ids that are taken, in order.

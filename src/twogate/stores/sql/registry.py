@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy import RowMapping, Table, insert, select
+from sqlalchemy import RowMapping, Table, delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from twogate.core.errors import ErrorCode, GateError
@@ -62,6 +62,21 @@ class SqlRegistryStore:
             if disabled:
                 await bump(connection)
         return disabled
+
+    async def enable_agent(self, agent: AgentId) -> bool:
+        """Let a disabled agent in again; in force everywhere on return. False if it was not disabled.
+
+        Raises:
+            GateError: STORE_UNAVAILABLE.
+        """
+        columns = disabled_agents.c
+        removed = delete(disabled_agents).where(columns.tenant == agent.tenant, columns.agent == agent.agent)
+        async with changing(self._engine) as connection:
+            found = await connection.execute(removed.returning(columns.agent))
+            enabled = found.one_or_none() is not None
+            if enabled:
+                await bump(connection)
+        return enabled
 
 
 async def insert_agent(connection: AsyncConnection, agent: Agent, now: int) -> None:

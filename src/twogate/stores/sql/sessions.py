@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import msgspec
-from sqlalchemy import ColumnElement, RowMapping, Select, delete, insert, select, update
+from sqlalchemy import ColumnElement, RowMapping, Select, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from twogate.core.errors import ErrorCode, GateError
@@ -100,6 +100,25 @@ class SqlSessionStore:
         async with reading(self._engine) as connection:
             return await _fetch(connection, _select(*conditions))
 
+    async def newest(self, now: int, tenant: str, most: int) -> Sequence[Session]:
+        """A tenant's live sessions, newest first.
+
+        Raises:
+            GateError: STORE_UNAVAILABLE.
+        """
+        wanted = select(sessions).where(*_live(now, tenant))
+        async with reading(self._engine) as connection:
+            return await _fetch(connection, wanted.order_by(sessions.c.created_at.desc(), sessions.c.id).limit(most))
+
+    async def count(self, now: int, tenant: str) -> int:
+        """How many live sessions a tenant has.
+
+        Raises:
+            GateError: STORE_UNAVAILABLE.
+        """
+        async with reading(self._engine) as connection:
+            return (await connection.execute(select(func.count()).where(*_live(now, tenant)))).scalar_one()
+
     async def live(self, now: int, tenant: str, whose: PrincipalKey | UserId, most: int) -> Sequence[Session]:
         """A tenant's live sessions of this very principal, or of this user with whichever agent; newest first.
 
@@ -111,9 +130,7 @@ class SqlSessionStore:
         else:
             owned = _principal_columns(whose)
         conditions = [sessions.c[name] == value for name, value in owned.items()]
-        wanted = select(sessions).where(
-            sessions.c.tenant == tenant, sessions.c.deadline > now, sessions.c.ended_at.is_(None), *conditions
-        )
+        wanted = select(sessions).where(*_live(now, tenant), *conditions)
         newest = wanted.order_by(sessions.c.created_at.desc(), sessions.c.id).limit(most)
         async with reading(self._engine) as connection:
             return await _fetch(connection, newest)
@@ -137,6 +154,10 @@ class SqlSessionStore:
                 await bump(connection)
             found = await _fetch(connection, _select(sessions.c.id == session_id))
         return found[0] if found else None
+
+
+def _live(now: int, tenant: str) -> list[ColumnElement[bool]]:
+    return [sessions.c.tenant == tenant, sessions.c.deadline > now, sessions.c.ended_at.is_(None)]
 
 
 def _principal_columns(principal: PrincipalKey) -> dict[str, str]:

@@ -42,6 +42,7 @@ approvals: Final = Table(
     Index("approvals_by_state", "tenant", "state", "created_at"),
     Index("approvals_by_agent", "tenant", "agent", "created_at"),
     Index("approvals_by_deadline", "deadline"),
+    Index("approvals_by_turn", "state", "created_at"),
 )
 
 # What people said: one vote of each. `assertion` is what the passkey signed, JSON; '' for a denial.
@@ -55,4 +56,25 @@ approval_votes: Final = Table(
     Column("assertion", Text, nullable=False),
     Column("at", INT, nullable=False),
     PrimaryKeyConstraint("approval", "approver", name="approval_votes_pk"),
+)
+
+# Messages about them, one for each reason (`kind`) and channel. `state` is due, sent, summed (another one stood for it),
+# moot or failed; whoever sends one moves `next_at` into the future first.
+notices: Final = Table(
+    "notices",
+    metadata,
+    Column("approval", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("channel", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("attempts", INT, nullable=False),
+    Column("created_at", INT, nullable=False),
+    Column("next_at", INT, nullable=False),
+    Column("last_at", INT),
+    Column("ended_at", INT),
+    PrimaryKeyConstraint("approval", "kind", "channel", name="notices_pk"),
+    Index("notices_by_turn", "channel", "state", "next_at"),
+    Index("notices_by_time", "channel", "last_at"),
+    Index("notices_by_age", "created_at"),
 )

@@ -1,4 +1,7 @@
-"""The tables of gate two: what operators approved of the servers, and the uses of operation tokens. As `tables`, whose metadata they share."""
+"""The tables of gate two: what operators approved of the servers, and the uses of operation tokens.
+
+As `tables`, whose metadata they share.
+"""
 
 from __future__ import annotations
 

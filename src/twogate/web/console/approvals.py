@@ -17,13 +17,14 @@ from twogate.flows.approvals.voting import Approver, Voting
 from twogate.flows.authserver.people import People
 from twogate.flows.environment import Clock
 from twogate.web.authserver import OnlyMethods
+from twogate.web.console.frame import APPROVALS, navigation
 from twogate.web.console.visit import ConsoleVisits
 from twogate.web.errors import http_status
 from twogate.web.headers import security_headers
 from twogate.web.pages import Browser, Pages
 from twogate.web.visitors import as_attribute, shown_time, words_of
 
-INBOX_PATH: Final = "/console/approvals"
+INBOX_PATH: Final = APPROVALS.path
 APPROVAL_PATH: Final = "/approvals/"
 """Before an approval's id: where agents and messages send people."""
 
@@ -53,6 +54,10 @@ class ApprovalPages:
         return self._pages.render(
             "approvals.html",
             browser,
+            scripts=True,
+            live=True,
+            nav=navigation(visitor.duties, APPROVALS),
+            here=APPROVALS.path,
             visitor=visitor,
             waiting=[one for one in waiting if one.call.deadline > now],
             decided=decided,
@@ -104,6 +109,9 @@ class ApprovalPages:
             browser,
             status=200 if error is None else http_status(error.code),
             scripts=may_vote,
+            live=False,
+            nav=navigation(visitor.duties, APPROVALS),
+            here=INBOX_PATH + "/one",
             visitor=visitor,
             parked=parked,
             call=call,

@@ -44,6 +44,7 @@ def upgrade() -> None:
     op.create_index("approvals_by_state", "approvals", ["tenant", "state", "created_at"])
     op.create_index("approvals_by_agent", "approvals", ["tenant", "agent", "created_at"])
     op.create_index("approvals_by_deadline", "approvals", ["deadline"])
+    op.create_index("approvals_by_turn", "approvals", ["state", "created_at"])
     op.create_table(
         "approval_votes",
         sa.Column("approval", sa.Text, nullable=False),
@@ -54,3 +55,20 @@ def upgrade() -> None:
         sa.Column("at", _INT, nullable=False),
         sa.PrimaryKeyConstraint("approval", "approver", name="approval_votes_pk"),
     )
+    op.create_table(
+        "notices",
+        sa.Column("approval", sa.Text, nullable=False),
+        sa.Column("kind", sa.Text, nullable=False),
+        sa.Column("channel", sa.Text, nullable=False),
+        sa.Column("tenant", sa.Text, nullable=False),
+        sa.Column("state", sa.Text, nullable=False),
+        sa.Column("attempts", _INT, nullable=False),
+        sa.Column("created_at", _INT, nullable=False),
+        sa.Column("next_at", _INT, nullable=False),
+        sa.Column("last_at", _INT),
+        sa.Column("ended_at", _INT),
+        sa.PrimaryKeyConstraint("approval", "kind", "channel", name="notices_pk"),
+    )
+    op.create_index("notices_by_turn", "notices", ["channel", "state", "next_at"])
+    op.create_index("notices_by_time", "notices", ["channel", "last_at"])
+    op.create_index("notices_by_age", "notices", ["created_at"])

@@ -1,0 +1,1 @@
+"""Ways to reach people; each implements `flows.approvals.notices.Channel`."""

@@ -1,0 +1,1 @@
+"""What the console shows and is told of: ports and flows that only its pages need."""
