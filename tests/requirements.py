@@ -38,17 +38,20 @@ ROWS: Final = (
     "R-31",
     "R-32",
     "R-33",
+    "R-34",
     "R-35",
     "R-36",
     "R-37",
     "R-38",
     "R-40",
     "R-42",
+    "R-43",
     "R-44",
     "R-45",
     "R-46",
     "R-61",
     "R-70",
+    "R-73",
     "R-90",
     "R-93",
 )
@@ -57,6 +60,8 @@ ROWS: Final = (
 _CORE = "unit/core"
 _SHARED = "attacks/test_shared_store.py"
 _FLOWS = "unit/flows"
+_PINS = "attacks/test_pins.py"
+_SCHEMAS = "attacks/test_argument_schemas.py"
 _SECRETS = "attacks/test_upstream_secrets.py"
 _TOKENS = "attacks/test_review_tokens.py"
 _POLICIES = "attacks/test_policies.py"
@@ -679,6 +684,7 @@ BEHAVIOURS: Final = (
         (
             "attacks/test_tenants.py::test_what_servers_say_of_their_tools_is_kept_for_each_tenant",
             "attacks/test_tenants.py::test_a_tenant_that_uses_its_calls_up_takes_none_of_anothers",
+            "unit/adapters/test_upstream_by_tenant.py::test_a_tenant_whose_connections_are_all_busy_holds_no_other_up",
             "attacks/test_tenants.py::test_the_trail_of_one_tenant_holds_nothing_of_another",
             "attacks/test_tenants.py::test_explaining_a_call_goes_by_its_agents_tenant",
         ),
@@ -956,6 +962,131 @@ BEHAVIOURS: Final = (
             "stateful/test_operations.py::test_no_order_of_events_makes_a_token_run_twice",
         ),
     ),
+    # R-73: the console.
+    Behaviour(
+        "R-73",
+        "DESIGN, decision 8 and interface",
+        "people see and do in the console what their duties in their own tenant allow, from the next click on",
+        (
+            "attacks/test_console.py::test_nobody_sees_a_page_without_a_login",
+            "attacks/test_console.py::test_a_duty_opens_its_pages_and_its_navigation_leads_to_no_other",
+            "attacks/test_console.py::test_a_person_of_one_tenant_sees_nothing_of_another_on_any_page",
+            "attacks/test_console.py::test_what_is_asked_for_of_another_tenant_is_not_there",
+            "attacks/test_console.py::test_an_operator_ends_nothing_and_pauses_nobody_of_another_tenant",
+            "attacks/test_console.py::test_another_sites_form_does_nothing",
+            "attacks/test_console.py::test_who_may_only_look_or_approve_operates_nothing",
+            "attacks/test_console.py::test_a_duty_taken_away_or_a_person_disabled_is_out_at_the_next_click",
+            "attacks/test_console.py::test_a_duty_comes_from_a_group_too",
+        ),
+    ),
+    Behaviour(
+        "R-73",
+        "DESIGN, interface",
+        "operators pause and enable agents and end sessions, and the trail says who did it",
+        (
+            "attacks/test_console.py::test_an_operator_pauses_and_enables_and_the_trail_says_who",
+            "attacks/test_console.py::test_an_operator_ends_a_session_once_and_the_trail_says_who",
+            "attacks/test_console.py::test_when_the_trail_cannot_be_written_nothing_is_operated",
+            "contracts/test_registry_store.py::test_enabling_an_agent_takes_the_disabling_back_and_happens_once",
+            "unit/cli/test_agent.py::test_a_disabled_agent_is_enabled_again_once",
+        ),
+    ),
+    Behaviour(
+        "R-73",
+        "WCAG 2.2 AA; DESIGN, security rules",
+        "pages are live, fit a phone, work by keyboard and without scripts, and hold nothing of strangers' but their names",
+        (
+            "browser/test_console.py::test_a_call_arrives_live_and_a_passkey_approves_it",
+            "browser/test_console.py::test_another_denies_without_javascript",
+            "browser/test_console.py::test_every_page_fits_a_phone_and_names_its_controls_and_runs_no_stray_script",
+            "browser/test_console.py::test_a_keyboard_pauses_an_agent_and_the_page_of_another_shows_it_live",
+            "unit/web/test_console_style.py::test_text_and_edges_of_controls_can_be_read",
+            "attacks/test_console.py::test_names_of_strangers_bring_no_markup_and_hide_nothing",
+            "attacks/test_console.py::test_streams_are_few_and_end_with_the_generation_and_the_duty",
+            "unit/adapters/test_audit_reading.py::test_reading_ends_at_the_cap_and_says_so",
+        ),
+    ),
+    # R-34: people in the loop.
+    Behaviour(
+        "R-34",
+        "DESIGN decision 8",
+        "nobody but a person with a duty, their own passkey and our own page approves",
+        (
+            "attacks/test_approvals.py::test_a_person_reads_what_will_run_and_approves_it",
+            "attacks/test_approvals.py::test_another_sites_form_neither_approves_nor_denies",
+            "attacks/test_approvals.py::test_a_login_without_the_duty_decides_nothing",
+            "attacks/test_approvals.py::test_another_persons_passkey_does_not_approve_in_this_persons_browser",
+            "attacks/test_approvals.py::test_an_answer_for_one_call_or_decision_is_none_for_another",
+        ),
+    ),
+    Behaviour(
+        "R-34",
+        "DESIGN decision 10",
+        "a call waits in the best form that its client speaks",
+        (
+            "attacks/test_waiting_calls.py::test_a_call_is_held_then_told_in_words_and_runs_when_it_comes_again_approved",
+            "attacks/test_waiting_calls.py::test_a_held_call_runs_as_soon_as_it_is_approved",
+            "attacks/test_waiting_calls.py::test_input_is_asked_for_at_once_and_the_retry_runs_what_was_approved",
+            "attacks/test_waiting_calls.py::test_a_task_works_until_it_is_approved_and_runs_within_the_question_for_it",
+            "attacks/test_waiting_calls.py::test_the_error_of_2025_11_25_tells_where_and_the_same_call_runs_later",
+            "attacks/test_waiting_calls.py::test_a_batch_is_not_held_and_its_member_waits",
+            "peers/test_approvals.py::test_a_client_of_2025_11_25_is_told_where_and_its_commit_is_made_once",
+            "peers/test_approvals.py::test_a_client_of_2026_07_28_opens_the_page_and_its_commit_is_made_once",
+            "peers/test_approvals.py::test_a_client_with_tasks_asks_until_it_is_done",
+            "peers/test_approvals.py::test_an_older_client_waits_in_its_call_and_the_row_is_written_once",
+        ),
+    ),
+    Behaviour(
+        "R-34",
+        "DESIGN decision 8",
+        "what was approved lets nothing else run, and nobody else",
+        (
+            "attacks/test_waiting_calls.py::test_what_was_approved_is_no_approval_of_other_arguments",
+            "attacks/test_waiting_calls.py::test_a_state_is_for_one_call_of_one_caller",
+            "attacks/test_waiting_calls.py::test_a_task_is_its_callers_alone",
+            "attacks/test_waiting_calls.py::test_another_tenants_agent_finds_nothing_of_it",
+            "attacks/test_waiting_calls.py::test_a_token_replaces_no_approval",
+            "attacks/test_waiting_calls.py::test_what_a_server_asks_in_between_is_approved_with_its_answer",
+        ),
+    ),
+    Behaviour(
+        "R-34",
+        "DESIGN decision 8",
+        "an approved call runs only if its caller may still do it",
+        (
+            "attacks/test_waiting_calls.py::test_an_approval_dies_with_the_session",
+            "attacks/test_waiting_calls.py::test_an_approval_runs_nothing_that_the_agent_may_not_do_any_more",
+            "attacks/test_waiting_calls.py::test_a_disabled_agents_approval_runs_nothing",
+            "attacks/test_waiting_calls.py::test_an_approval_is_for_the_tool_as_it_was_pinned_when_it_was_asked_for",
+            "attacks/test_waiting_calls.py::test_a_rule_that_was_changed_needs_another_approval",
+            "attacks/test_waiting_calls.py::test_a_denied_call_stays_denied_in_every_form",
+        ),
+    ),
+    Behaviour(
+        "R-34",
+        "DESIGN decision 9",
+        "an approved call runs once, and its one answer is kept",
+        (
+            "attacks/test_waiting_calls.py::test_of_twenty_identical_calls_at_once_one_runs_and_all_get_its_answer",
+            "attacks/test_waiting_calls.py::test_a_failure_of_the_one_run_is_its_answer_and_nothing_runs_again",
+            "attacks/test_waiting_calls.py::test_a_server_that_got_nothing_leaves_the_approval_good",
+            "attacks/test_waiting_calls.py::test_without_the_audit_trail_nothing_is_parked_and_nothing_runs",
+            "attacks/test_waiting_calls.py::test_without_the_store_nothing_runs",
+            "attacks/test_waiting_calls.py::test_a_restart_loses_no_parked_call_and_lets_it_run_once",
+            "crash/test_approvals.py::test_an_approved_call_that_was_running_at_kill_9_never_runs_again",
+            "stateful/test_approvals.py::test_no_order_of_events_runs_a_call_twice_or_without_an_approval",
+        ),
+    ),
+    Behaviour(
+        "R-34",
+        "R-34",
+        "an agent cannot flood people, and a client that goes away changes nothing",
+        (
+            "attacks/test_waiting_calls.py::test_an_agent_cannot_let_more_than_ten_calls_wait",
+            "attacks/test_waiting_calls.py::test_only_some_calls_of_an_agent_are_held_and_the_others_told_at_once",
+            "attacks/test_waiting_calls.py::test_a_client_that_goes_away_while_it_is_held_changes_nothing",
+        ),
+    ),
     Behaviour(
         "R-44",
         "JSON-RPC 2.0, section 6; MCP 2025-03-26, Base Protocol",
@@ -1042,6 +1173,47 @@ BEHAVIOURS: Final = (
             f"{_CORE}/test_json_stream.py::test_a_large_answer_passes_as_it_comes_in_flat_memory",
             f"{_CORE}/test_sse.py::test_a_large_event_passes_in_flat_memory",
             f"{_CORE}/test_json_stream.py::test_a_large_event_goes_through_both_and_reaches_the_client_as_one",
+        ),
+    ),
+    # R-43: what was approved is what is used.
+    Behaviour(
+        "R-43",
+        "R-43; ADR 23",
+        "what a server shows otherwise than it was approved is neither shown nor called, and told of once",
+        (
+            f"{_PINS}::TestARugPull::test_a_description_that_changes_between_two_lists_is_held_back_and_told_of",
+            f"{_PINS}::TestARugPull::test_whatever_member_changes_the_tool_is_not_shown_and_not_called",
+            f"{_PINS}::TestARugPull::test_a_change_that_nobody_can_see_is_seen",
+            f"{_PINS}::TestARugPull::test_a_change_for_one_tenant_only_is_that_tenants",
+            f"{_PINS}::TestPromptsAndInstructions::test_changed_instructions_are_taken_out_and_the_rest_passes",
+            f"{_PINS}::TestPromptsAndInstructions::test_a_changed_prompt_is_neither_shown_nor_got_nor_completed",
+            f"{_PINS}::TestAnAlertThatCannotBeWritten::test_nothing_of_the_answer_passes",
+            "peers/test_pinned_servers.py::test_a_server_that_changes_a_tool_is_held_back_for_the_official_client",
+        ),
+    ),
+    Behaviour(
+        "R-43",
+        "R-43; ADR 23",
+        "what nobody approved is withheld where approvals are required; an approval and its withdrawal hold everywhere",
+        (
+            f"{_PINS}::TestApprovals::test_without_any_approval_everything_is_as_ever_unless_one_is_required",
+            f"{_PINS}::TestApprovals::test_both_of_two_replicas_act_on_an_approval_and_on_its_withdrawal",
+            "contracts/test_pin_store.py::test_every_other_replica_sees_an_approval_and_its_withdrawal_when_they_return",
+            "unit/cli/test_tool_pins.py::test_what_is_kept_is_what_the_person_saw_and_not_what_the_server_shows_next",
+            "unit/cli/test_tool_pins.py::test_nothing_that_is_shown_can_drive_the_terminal_or_hide",
+        ),
+    ),
+    Behaviour(
+        "R-43",
+        "R-43; JSON Schema 2020-12",
+        "arguments are checked against the approved schema, which can neither fetch nor keep us",
+        (
+            f"{_SCHEMAS}::test_arguments_that_do_not_fit_are_refused_with_their_place",
+            f"{_SCHEMAS}::test_no_schema_makes_the_gateway_fetch_anything",
+            f"{_SCHEMAS}::test_a_schema_that_cannot_be_checked_in_time_is_refused_when_it_is_read",
+            f"{_SCHEMAS}::test_arguments_that_would_take_too_long_are_not_even_begun",
+            f"{_SCHEMAS}::test_what_is_read_of_a_schema_is_what_its_validator_sees",
+            "peers/test_pinned_servers.py::test_every_tool_of_a_real_server_is_approved_and_called",
         ),
     ),
     # R-44: what is authorized is what is sent.
@@ -2163,6 +2335,34 @@ BEHAVIOURS: Final = (
         (
             f"{_FLOWS}/test_logins.py::test_the_account_page_shows_who_has_access_and_takes_it_back",
             f"{_FLOWS}/test_logins.py::test_a_client_that_registered_itself_is_not_known_by_its_name_alone",
+        ),
+    ),
+    Behaviour(
+        "R-34",
+        "R-34",
+        "people learn of calls that wait, at least once and by one of several replicas, whatever else fails",
+        (
+            "contracts/test_notice_store.py::test_people_are_told_at_once_reminded_escalated_and_told_the_end",
+            "contracts/test_notice_store.py::test_a_restart_loses_nothing",
+            "contracts/test_notice_store.py::test_of_many_replicas_one_tells",
+            "contracts/test_notice_store.py::test_who_dies_between_sending_and_noting_is_followed_by_few_more",
+            "contracts/test_notice_store.py::test_a_dead_channel_holds_up_no_other_and_the_trail_says_what_it_missed",
+            "contracts/test_notice_store.py::test_a_tenant_has_so_many_messages_a_minute_and_the_last_stands_for_the_rest",
+            "attacks/test_notifications.py::test_a_hanging_channel_leaves_the_call_waiting_and_the_others_told",
+            "peers/test_mail_server.py::test_a_mail_arrives_over_tls_for_everybody",
+        ),
+    ),
+    Behaviour(
+        "R-34",
+        "Standard Webhooks 1.0.0; RFC 5322; RFC 3207",
+        "messages to people hold nothing secret and nothing of a stranger's but plain names, and cannot be forged",
+        (
+            "attacks/test_notifications.py::test_no_argument_is_in_any_message",
+            "attacks/test_notifications.py::test_names_are_no_markup_in_slack",
+            "attacks/test_notifications.py::test_names_add_nothing_to_a_mails_head",
+            "attacks/test_notifications.py::test_a_webhook_is_verified_as_documented_and_nothing_else_is",
+            "attacks/test_notifications.py::test_a_redirect_is_not_followed",
+            "attacks/test_notifications.py::test_nothing_is_said_to_a_mail_server_without_tls",
         ),
     ),
     # R-93: guides.

@@ -10,6 +10,7 @@ from types import MappingProxyType
 import structlog
 from starlette.applications import Starlette
 
+from twogate.adapters.argument_schema import ArgumentSchema
 from twogate.adapters.envelope import KEY_FILE, LocalEnvelope
 from twogate.adapters.fetch import GuardedFetch
 from twogate.adapters.refusal_log import RefusalLog
@@ -25,9 +26,11 @@ from twogate.carried import (
     trusted_issuers,
 )
 from twogate.config import Settings
+from twogate.config.client_records import configured_clients
 from twogate.config.pins import approval_required, arguments_validated
 from twogate.config.policy import compile_policy, configured_agents
 from twogate.config.servers import HttpServer, LibraryServer, StdioServer
+from twogate.console import Shown
 from twogate.core.audit.accessor import Accessors
 from twogate.core.oauth.resource import SESSIONS_PATH, server_path
 from twogate.flows.authserver.device import DeviceLimits
@@ -52,6 +55,7 @@ from twogate.flows.list_sessions import ListSessions
 from twogate.flows.registry import Registry
 from twogate.flows.sessions import Sessions
 from twogate.introspectors import introspectors
+from twogate.notices import Clockwork
 from twogate.operations import OperationParts, give_up_lost, minting_routes, open_hosts, open_operations, process_name
 from twogate.policies import conditions_of
 from twogate.state import State
@@ -102,6 +106,11 @@ class Application(RootApp):
             process.state.revision.start()
             refusals.start()
             await give_up_lost(process.state, process.name)
+            clockwork.start()
+
+        async def stop() -> None:
+            await clockwork.close()
+            await refusals.close()
 
         super().__init__(
             generation,
@@ -109,8 +118,9 @@ class Application(RootApp):
             clock=process.state.clock,
             on_refusal=lambda address, code: refusals.note(address, code, "HTTP"),
             start=start,
-            stop=refusals.close,
+            stop=stop,
         )
+        clockwork = Clockwork(process.state, lambda: self.current.settings, process.new_fetch, process.envelope)
         self._process = process
         self.state = process.state
         self.draining = process.draining
@@ -152,7 +162,7 @@ def build_app(
         refusals=RefusalLog(state.audit, state.clock),
         recorder=Recorder(state.audit, accessors, state.clock, state.rng),
         pins=pins,
-        arguments=ArgumentChecks(pins),
+        arguments=ArgumentChecks(pins, ArgumentSchema),
         legacy=LegacyStreams(state.rng),
         new_fetch=new_fetch,
         device_limits=DeviceLimits(),
@@ -295,6 +305,7 @@ def _build_generation(process: Process, settings: Settings, last: Generation | N
                     issuers=issuers,
                     fetch=fetch,
                     device_limits=process.device_limits,
+                    seen=Shown(policy, registry, catalogue, process.pins, configured_clients(settings), closing),
                 )
             ),
             *session_routes(declare, listing, settings.public_url, scopes),

@@ -1,4 +1,4 @@
-"""The composition of approvals: calls that wait, people who decide them, and the pages on which they do."""
+"""The composition of approvals: calls that wait, and people who decide them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-
-from starlette.routing import Route
 
 from twogate.adapters.passkeys import PasskeyLibrary, relying_party
 from twogate.config import Settings
@@ -24,15 +22,10 @@ from twogate.flows.gateway.operation import Operations
 from twogate.flows.gateway.parked_run import ParkedRuns
 from twogate.flows.gateway.record import Recorder
 from twogate.flows.gateway.seal import Seal
-from twogate.people import People
 from twogate.state import State
 from twogate.stores.sql.approvals import SqlParkedStore
 from twogate.stores.sql.operations import SqlOperationStore
 from twogate.stores.sql.passkeys import SqlPasskeyStore
-from twogate.web.console.approvals import ApprovalPages, approval_routes
-from twogate.web.console.visit import ConsoleVisits
-from twogate.web.pages import Pages
-
 
 PACE = Pace()
 """How calls are held that wait."""
@@ -102,14 +95,3 @@ def open_waiting(
         teller=teller,
         waits=Waits(parking, runs, teller, closing, PACE),
     )
-
-
-def console_routes(state: State, settings: Settings, envelope: Envelope, people: People, pages: Pages) -> list[Route]:
-    """The pages of people with duties."""
-    approvals = open_approvals(state, settings, envelope)
-    if approvals.voting is None:
-        return []
-    issuer = settings.public_url
-    visits = ConsoleVisits(pages, people.logins, people.users, state.clock, issuer, settings.duties)
-    served = ApprovalPages(pages, approvals.parking, approvals.voting, people.users, state.clock)
-    return approval_routes(served, visits, issuer)

@@ -9,11 +9,11 @@ from starlette.routing import Route
 from twogate.adapters.fetch import GuardedFetch
 from twogate.adapters.refusal_log import RefusalLog
 from twogate.adapters.signers.local import LocalSigner
-from twogate.approvals import console_routes
 from twogate.config import Settings
 from twogate.config.client_records import allowed_documents, configured_clients
 from twogate.config.clients import DEFAULT_UNUSED
 from twogate.config.issuer_keys import identity_keys, workload_keys
+from twogate.console import Shown, console_routes
 from twogate.core.access import Policy
 from twogate.core.oauth.authorize_request import Prompt
 from twogate.core.oauth.metadata import DEVICE_PATH, INTROSPECT_PATH, PAR_PATH, REVOKE_PATH, TOKEN_PATH, ServerFaces
@@ -98,6 +98,7 @@ class Parts:
     issuers: Issuers
     fetch: GuardedFetch
     device_limits: DeviceLimits
+    seen: Shown
 
 
 def authserver_routes(parts: Parts) -> list[Route]:
@@ -217,7 +218,7 @@ def _endpoints(parts: Parts, resources: dict[str, frozenset[str]]) -> tuple[Toke
             GivenAccess(families, consents, directory, (code_store, devices)),
             upstream.logins.providers_of,
         ),
-        *console_routes(state, settings, parts.envelope, persons, pages),
+        *console_routes(state, settings, parts.envelope, persons, pages, parts.seen),
         form_route(INTROSPECT_PATH, introspection.respond, issuer),
         form_route(REVOKE_PATH, revocation.respond, issuer),
         *_registration(parts, removal),

@@ -11,6 +11,7 @@ from twogate.adapters.envelope import KEY_FILE, LocalEnvelope
 from twogate.adapters.secrets.files import FileSecrets
 from twogate.adapters.secrets.sealed import SealedSecrets
 from twogate.adapters.signers.local import KeyFileError, LocalSecret
+from twogate.adapters.upstream.by_tenant import TenantConnections
 from twogate.adapters.upstream.credentialed import CredentialedUpstream, HeaderSecrets, RenewedUpstream
 from twogate.adapters.upstream.http import HttpUpstream
 from twogate.adapters.upstream.sse import SseUpstream
@@ -113,7 +114,7 @@ def open_upstream(
             if credential is not None:
                 headers = HeaderSecrets(secrets, name, credential.header, credential.effective_scheme)
             if transport == "http":
-                upstream = HttpUpstream(url, ca_file=ca)
+                upstream = TenantConnections(HttpUpstream(url, ca_file=ca))
                 return upstream if headers is None else CredentialedUpstream(upstream, headers)
             made = None if headers is None else headers.of
             links = SseUpstream(url, ca_file=ca, name=name, clock=clock, log=log, credential=made)

@@ -18,10 +18,11 @@ import pytest
 from harness.issuer import TestIssuer
 from harness.upstream import RecordingUpstream
 from ruglab import FIND, LEGACY, MODERN, RugLab, rug_lab
-from twogate.core.argument_schema import BUDGET, MAX_PATH, MAX_PATTERNS, MAX_SCHEMA, ArgumentSchema
+from twogate.adapters.argument_schema import MAX_PATH, MAX_PATTERNS, MAX_SCHEMA, ArgumentSchema
 from twogate.core.errors import INVALID_PARAMS, ErrorCode, GateError
 from twogate.core.schema_cost import MAX_CHAIN, TooCostlyError
 from twogate.core.schema_reader import SchemaError
+from twogate.flows.gateway.arguments import BUDGET
 
 OBJECT: dict[str, Any] = {"type": "object"}
 SCHEMA: dict[str, Any] = {
@@ -292,7 +293,7 @@ def test_arguments_that_would_take_too_long_are_not_even_begun(name: str) -> Non
     schema, arguments = COSTLY[name]
     compiled = ArgumentSchema(copy.deepcopy(schema))
     with pytest.raises(TooCostlyError):
-        compiled.check(arguments)
+        compiled.check(arguments, BUDGET)
 
 
 async def test_a_call_that_would_take_too_long_is_refused_and_nothing_runs(lab: Lab) -> None:
@@ -353,7 +354,7 @@ def test_what_honest_servers_ask_for_is_checked(name: str) -> None:
 
     def check() -> None:
         try:
-            compiled.check(arguments)
+            compiled.check(arguments, BUDGET)
         except (GateError, TooCostlyError) as error:
             failures.append(error)
 
@@ -397,7 +398,7 @@ def test_what_honest_servers_ask_for_is_checked(name: str) -> None:
 )
 def test_what_is_read_of_a_schema_is_what_its_validator_sees(schema: Any, arguments: Any, path: str) -> None:
     with pytest.raises(GateError) as refusal:
-        ArgumentSchema(schema).check(arguments)
+        ArgumentSchema(schema).check(arguments, BUDGET)
     assert refusal.value.code is ErrorCode.ARGUMENTS_INVALID
     assert refusal.value.data is not None
     assert refusal.value.data["path"] == path

@@ -14,7 +14,7 @@ from harness.valkey import Valkey
 _WITHOUT_CACHES = frozenset(
     {
         "test_authorize_request_store", "test_code_store", "test_consent_store", "test_device_store",
-        "test_grant_store", "test_operation_store", "test_parked_store", "test_registration_store",
+        "test_grant_store", "test_notice_store", "test_operation_store", "test_parked_store", "test_registration_store",
         "test_replay_store", "test_upstream_stores",
     }
 )  # fmt: skip

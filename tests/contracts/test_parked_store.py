@@ -190,6 +190,32 @@ async def test_a_tenant_sees_its_own_newest_first_and_the_clockwork_every_tenant
     assert [one.call.id for one in await parked.waiting(10)] == ["a-4", "a-0", "a-2"]
 
 
+async def test_a_list_leaves_out_what_is_sealed(parked: SqlParkedStore) -> None:
+    await park(parked, other(1))
+    (listed,) = await parked.list("acme", frozenset(State), 10)
+    found = await parked.get("a-1")
+    assert found is not None
+    assert found.sealed != b""
+    assert listed == msgspec.structs.replace(found, sealed=b"", result=None)
+
+
+async def test_waiting_calls_are_counted_and_marked_by_tenant(parked: SqlParkedStore) -> None:
+    assert await parked.count("acme", NOW) == 0
+    marks = [await parked.mark("acme", NOW)]
+    foreign = await parked.mark("globex", NOW)
+    await park(parked, other(1))
+    await park(parked, other(2))
+    assert await parked.count("acme", NOW) == 2
+    marks.append(await parked.mark("acme", NOW))
+    await parked.vote("a-1", msgspec.structs.replace(YES, at=NOW), "{}", nothing)
+    marks.append(await parked.mark("acme", NOW))
+    # Time alone: what waited is over.
+    assert await parked.count("acme", NOW + 10**6) == 0
+    marks.append(await parked.mark("acme", NOW + 10**6))
+    assert len(set(marks)) == len(marks)
+    assert (await parked.count("globex", NOW), await parked.mark("globex", NOW)) == (0, foreign)
+
+
 async def test_approvals_of_a_person_are_counted_within_their_tenant(parked: SqlParkedStore) -> None:
     for number, tenant in ((1, "acme"), (2, "acme"), (3, "globex")):
         await park(parked, other(number, tenant=tenant))

@@ -69,6 +69,21 @@ async def test_disabling_an_agent_keeps_it_and_its_bindings_and_happens_once(sto
     )
 
 
+async def test_enabling_an_agent_takes_the_disabling_back_and_happens_once(stores: Stores) -> None:
+    await stores.registry.add_agent(AGENT, [BINDING], NOW)
+    assert await stores.registry.enable_agent(AGENT.id) is False
+    await stores.registry.disable_agent(AGENT.id, NOW)
+    await stores.registry.disable_agent(OTHER.id, NOW)
+    before = await stores.revision.read()
+    assert await stores.registry.enable_agent(AGENT.id) is True
+    # In force at every replica.
+    assert await stores.revision.read() != before
+    assert await stores.registry.enable_agent(AGENT.id) is False
+    assert await stores.registry.load() == RegistryState(
+        {AGENT.id: AGENT}, {BINDING: AGENT.id}, frozenset({OTHER.id})
+    )
+
+
 async def test_an_agent_that_only_the_configuration_defines_can_be_disabled(stores: Stores) -> None:
     assert await stores.registry.disable_agent(AgentId("acme", "configured"), NOW) is True
     assert (await stores.registry.load()).disabled == {AgentId("acme", "configured")}

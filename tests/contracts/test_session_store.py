@@ -138,6 +138,19 @@ async def test_the_unexpired_list_holds_ended_sessions_and_leaves_out_expired_an
     assert await stores.sessions.list_unexpired(late.deadline) == []
 
 
+async def test_the_newest_live_sessions_of_a_tenant_are_told_and_counted(stores: Stores) -> None:
+    for number in range(3):
+        whose = PrincipalKey("acme", "https://as.example", "builder", UserId("i", str(number)))
+        made = session(f"s{number}", principal=whose, start=NOW + number)
+        await stores.sessions.open(made, AGENT, NOW)
+    await stores.sessions.end("s1", NOW + 5)
+    assert [one.id for one in await stores.sessions.newest(NOW + 5, "acme", 10)] == ["s2", "s0"]
+    assert [one.id for one in await stores.sessions.newest(NOW + 5, "acme", 1)] == ["s2"]
+    assert await stores.sessions.count(NOW + 5, "acme") == 2
+    assert await stores.sessions.count(NOW + 5, "globex") == 0
+    assert await stores.sessions.newest(NOW + 9999, "acme", 10) == []
+
+
 async def test_an_id_that_is_taken_is_refused_and_changes_nothing(stores: Stores) -> None:
     first = await stores.sessions.open(session("s1"), AGENT, NOW)
     stranger = msgspec.structs.replace(PRINCIPAL, user=ALICE)

@@ -165,7 +165,7 @@ async def legacy(**limits: Any) -> AsyncIterator[tuple[LegacyServer, Client]]:
         finally:
             await made.upstream.aclose()
             assert isinstance(made.upstream, SseUpstream)
-            assert made.upstream._pool._empty
+            assert all(pool._empty for pool in made.upstream._pools.values())
             assert not made.upstream._lives
             servers = ("RawServer", "_accept_connection")
             left = asyncio.all_tasks() - before

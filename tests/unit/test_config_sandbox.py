@@ -235,7 +235,7 @@ def test_what_the_system_cannot_do_is_an_error_and_never_a_weaker_sandbox(
     (found,) = refused(tmp_path, server)
     assert found == "servers.git.sandbox: cannot be built here: a user namespace: Operation not permitted"
     with pytest.raises(ConfigError):
-        check_command(tmp_path / "twogate.yaml")
+        check_command(config=tmp_path / "twogate.yaml")
 
 
 def test_of_nested_paths_the_longest_decides(tmp_path: Path) -> None:

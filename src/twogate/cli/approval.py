@@ -1,4 +1,4 @@
-"""`twogate approval list | show | deny | verify`."""
+"""`twogate approval list | show | deny | verify | notify-test`."""
 
 from __future__ import annotations
 
@@ -163,6 +163,30 @@ def verify(
             print_text(f"{one.approval} of {one.tool} by {one.approver}: {verdict}")
         print_text(f"{sum(one.ok for one in found)} of {len(found)} approvals hold.")
     if not ok:
+        raise typer.Exit(1)
+
+
+@app.command("notify-test")
+def notify_test(
+    channel: Annotated[str | None, typer.Option(metavar="NAME", help="Only this channel of `notify`.")] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Send a test message to every channel. Gives 1 if one was not taken."""
+    from twogate.cli.notify_test import try_channels  # noqa: PLC0415 - only here
+
+    settings = load_settings(config)
+    if channel is not None and channel not in settings.notify:
+        raise CommandError(f"there is no channel {channel!r}; channels: {', '.join(settings.notify) or 'none'}")
+    rows = try_channels(settings, channel)
+    if as_json:
+        print_json({"ok": all(row.ok for row in rows), "channels": [{**row.as_dict(), "ok": row.ok} for row in rows]})
+    else:
+        for row in rows:
+            print_text(f"{row.channel} ({row.way}): {'sent' if row.ok else 'NOT SENT, ' + row.problem}")
+        if not rows:
+            print_text("There is no channel in `notify`.")
+    if not all(row.ok for row in rows):
         raise typer.Exit(1)
 
 

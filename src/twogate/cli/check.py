@@ -67,6 +67,10 @@ def check(
         document |= {"enforcement": settings.enforcement, "observe_until": shown_moment(settings.observe_until) or None}
         document["shared"] = settings.shared
         listed = [{"id": policy.id, "file": policy.file, "line": policy.line} for policy in policies]
+        document["notify"] = [
+            {"name": name, "way": item.way, "tenants": item.tenants, "events": item.events}
+            for name, item in settings.notify.items()
+        ]
         print_json(document | {"matrix": cells, "policies": listed, "warnings": notes})
         return
     print_text(f"{config} is valid (generation {settings.generation}).")
@@ -85,6 +89,13 @@ def check(
         print_text("\nPolicies may forbid what the table allows:")
         rows = ((policy.id, f"{policy.file}:{policy.line}", str(len(policy.entries))) for policy in policies)
         print_table(("Policy", "Where", "Entries covered"), rows)
+    if settings.notify:
+        print_text("\nPeople are told about calls that wait:")
+        channels = (
+            (name, item.way, ", ".join(item.tenants) or "all", ", ".join(item.events))
+            for name, item in settings.notify.items()
+        )
+        print_table(("Channel", "Way", "Tenants", "Events"), channels)
     for note in notes:
         print_text(f"warning: {note}")
 
@@ -111,6 +122,7 @@ def warnings(settings: Settings, cells: list[Cell]) -> Iterator[str]:
         if not tenant.servers:
             yield f"tenants.{name}: reaches no server"
     yield from _secret_warnings(settings)
+    yield from _notify_warnings(settings)
     yield from _limit_warnings(settings)
     yield from _agent_warnings(settings, cells)
     yield from _observe_warnings(settings, compile_policy(settings))
@@ -124,6 +136,16 @@ def _secret_warnings(settings: Settings) -> Iterator[str]:
 
     for name, server, why in asyncio.run(missing_secrets(settings, SystemRng())):
         yield f"tenants.{name}: has no secret for {server}, so its calls of that server are refused: {why}"
+
+
+def _notify_warnings(settings: Settings) -> Iterator[str]:
+    if not settings.notify:
+        return
+    # Here, because few configurations have channels.
+    from twogate.notices import channel_problems  # noqa: PLC0415
+
+    for name, why in channel_problems(settings):
+        yield f"notify.{name}: tells nobody: {why}"
 
 
 def _task_warnings(settings: Settings) -> Iterator[str]:

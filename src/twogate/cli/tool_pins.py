@@ -12,6 +12,7 @@ from typing import Annotated, Final
 import msgspec
 import typer
 
+from twogate.adapters.argument_schema import ArgumentSchema
 from twogate.cli.ask_tools import Asked, ask
 from twogate.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from twogate.cli.output import CommandError, print_json, print_table, print_text, printable
@@ -179,7 +180,7 @@ def _proposals(settings: Settings, asked: Sequence[Asked], pins: Sequence[Pin]) 
             item.server,
             item.offer,
             {pin.target: pin for pin in pins if (pin.tenant, pin.server) == (item.tenant, item.server)},
-            validated=item.server in validated,
+            ArgumentSchema if item.server in validated else None,
         )
     ]
 

@@ -23,7 +23,7 @@ Host = Annotated[str, AfterValidator(_host)]
 MailAddress = Annotated[
     str,
     matching(
-        r"[A-Za-z0-9!#$%&'*+/=?^_{|}~-]{1,64}(?:\.[A-Za-z0-9!#$%&'*+/=?^_{|}~-]{1,64}){0,8}"
+        r"[A-Za-z0-9!#$%&'*+/^_{|}~-]{1,64}(?:\.[A-Za-z0-9!#$%&'*+/^_{|}~-]{1,64}){0,8}"
         r"@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?",
         "must be a plain mail address, such as approvals@example.com",
     ),

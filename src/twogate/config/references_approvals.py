@@ -17,6 +17,11 @@ def approval_problems(settings: Settings, broken: frozenset[KeyPath]) -> Iterato
     yield from _problems(settings, ("tools",), settings.tools, broken)
     for name, tenant in settings.tenants.items():
         yield from _problems(settings, ("tenants", name, "tools"), tenant.tools, broken)
+    for name, channel in settings.notify.items():
+        for index, tenant in enumerate(channel.tenants):
+            if tenant not in settings.tenants and ("tenants", tenant) not in broken:
+                text = f"unknown tenant {tenant!r}{hint(tenant, settings.tenants)}"
+                yield ("notify", name, "tenants", index), text
 
 
 def _problems(

@@ -23,6 +23,7 @@ from twogate.config.clients import ClientId, ClientSettings, DocumentSettings, R
 from twogate.config.enforcement import ObserveUntil
 from twogate.config.issuer import Issuer
 from twogate.config.logins import LoginProvider
+from twogate.config.notify import ChannelSettings
 from twogate.config.policy_files import Policies
 from twogate.config.secrets import Reference
 from twogate.config.servers import Server
@@ -258,6 +259,8 @@ class Settings(_Model):
     groups: Mapping[GroupName, GroupSettings] = Field(default_factory=dict)
     # What people of a group may do in the console, beside their own duties.
     duties: Mapping[GroupName, Annotated[tuple[Duty, ...], Field(min_length=1)]] = Field(default_factory=dict)
+    # How people learn of calls that wait for them.
+    notify: Mapping[Name, ChannelSettings] = Field(default_factory=dict)
     scopes: Mapping[ScopeName, Entries] = Field(default_factory=dict)
     policies: Policies | None = None
     allowed_origins: NonEmpty[Origin] = ()

@@ -60,7 +60,7 @@ _TITLES: Final = {
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True):
-    """One message. Texts of strangers are in the form of `shown`; times are Unix seconds.
+    """One message. Texts of strangers are in the form of `named`; times are Unix seconds.
 
     `id` is the same each time that the message is tried, so that whoever gets it twice can tell. `more` is how many
     further messages of the tenant it stands for. `may_decide` are the duties that may vote now, `people` how many must
@@ -158,7 +158,7 @@ def pause(attempts: int, draw: int) -> int | None:
     """
     if attempts >= MAX_ATTEMPTS:
         return None
-    whole = min(_FIRST_PAUSE * 3 ** (attempts - 1), _LONGEST_PAUSE)
+    whole: int = min(_FIRST_PAUSE * 3 ** (attempts - 1), _LONGEST_PAUSE)
     return max(1, (whole + whole * draw // 255) // 2)
 
 
@@ -177,10 +177,10 @@ def compose(
         kind=kind,
         approval=call.id,
         tenant=call.tenant,
-        tool=shown(call.tool, _MAX_NAME),
-        agent=shown(call.agent, _MAX_NAME),
-        task=shown(call.task, _MAX_NAME),
-        user=shown(user, _MAX_NAME),
+        tool=named(call.tool),
+        agent=named(call.agent),
+        task=named(call.task),
+        user=named(user),
         state=state,
         asked_at=call.created_at,
         deadline=call.deadline,
@@ -189,6 +189,11 @@ def compose(
         link=f"{public_url}/approvals/{call.id}",
         more=more,
     )
+
+
+def named(text: str) -> str:
+    """A stranger's text as messages hold it: as `shown`, and no URL that a mail reader would make a link of."""
+    return shown(text, _MAX_NAME).replace("://", ":[//]")
 
 
 def moment(at: int) -> str:

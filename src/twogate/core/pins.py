@@ -28,6 +28,7 @@ MAX_MEMBER: Final = 40
 """Characters of such a name; unknown members are the server's own words."""
 
 _MEMBER_BYTES: Final = 8
+_TEXT: Final = ("",)
 _canonical: Final = msgspec.json.Encoder(order="sorted")
 
 
@@ -60,7 +61,9 @@ class Shape(NamedTuple):
 
 def shape_of(value: object) -> Shape:
     """The shape of an object; anything else has one member without a name."""
-    members = cast("dict[str, object]", value) if isinstance(value, dict) else {"": value}
+    if not isinstance(value, dict):
+        return Shape(_TEXT, hashlib.sha256(PIN_FORM + _canonical.encode(value)).digest()[:_MEMBER_BYTES])
+    members = cast("dict[str, object]", value)
     names = sorted(members)
     digests = (hashlib.sha256(_canonical.encode(members[name])).digest()[:_MEMBER_BYTES] for name in names)
     return Shape(_shared(tuple(names)), b"".join(digests))
@@ -99,9 +102,13 @@ class Difference(NamedTuple):
 
 def differences(before: object, after: object, path: tuple[str, ...] = ()) -> Iterator[Difference]:
     """Where two definitions differ, member by member in objects; a list that differs is one difference."""
-    if isinstance(before, dict) and isinstance(after, dict):
-        mine, its = cast("dict[str, Any]", before), cast("dict[str, Any]", after)
+    mine, its = _object(before), _object(after)
+    if mine is not None and its is not None:
         for name in sorted(mine.keys() | its.keys()):
             yield from differences(mine.get(name, MISSING), its.get(name, MISSING), (*path, name))
     elif before is MISSING or after is MISSING or definition_of(before) != definition_of(after):
         yield Difference(path, before, after)
+
+
+def _object(value: object) -> dict[str, Any] | None:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else None

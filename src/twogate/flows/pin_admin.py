@@ -6,11 +6,10 @@ What is approved is exactly what was shown to the person, never what a server sh
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 
-from twogate.core.argument_schema import ArgumentSchema
 from twogate.core.audit.record import AuditEvent, EventKind
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.pins import definition_of, pin_digest
@@ -18,6 +17,7 @@ from twogate.core.protocol import instructions_target, prompt_target, tool_targe
 from twogate.core.schema_reader import SchemaError
 from twogate.flows.audit import AuditSink
 from twogate.flows.environment import Clock
+from twogate.flows.gateway.arguments import Compile
 from twogate.flows.gateway.catalogue_fetch import Offer
 from twogate.flows.gateway.pins import Pin, PinStore
 
@@ -47,17 +47,20 @@ class Proposal(msgspec.Struct, frozen=True):
 
 
 def proposals(
-    tenant: str, server: str, offer: Offer, pins: Mapping[str, Pin], *, validated: bool
+    tenant: str, server: str, offer: Offer, pins: Mapping[str, Pin], compile_schema: Compile | None
 ) -> Iterator[Proposal]:
-    """Everything that a server shows. `pins` are the tenant's by target; `validated`: arguments are checked there."""
+    """Everything that a server shows. `pins` are the tenant's by target.
+
+    `compile_schema` is None where arguments go on unchecked, so that a schema may be anything.
+    """
     for target, shown, is_tool in _shown(server, offer):
         pin = pins.get(target)
         definition = definition_of(shown)
         problem = None
         if len(definition) > MAX_DEFINITION:
             problem = f"it has more than {MAX_DEFINITION} bytes"
-        elif is_tool and validated and (pin is None or pin.definition != definition):
-            problem = _schema_problem(shown)
+        elif is_tool and compile_schema is not None and (pin is None or pin.definition != definition):
+            problem = _schema_problem(shown, compile_schema)
         yield Proposal(tenant, server, target, definition, None if pin is None else pin.definition, problem)
 
 
@@ -70,9 +73,9 @@ def _shown(server: str, offer: Offer) -> Iterator[tuple[str, object, bool]]:
         yield instructions_target(server), offer.instructions, False
 
 
-def _schema_problem(tool: object) -> str | None:
+def _schema_problem(tool: object, compile_schema: Compile) -> str | None:
     try:
-        ArgumentSchema(tool.get("inputSchema") if isinstance(tool, Mapping) else None)
+        compile_schema(cast("Mapping[str, object]", tool).get("inputSchema"))
     except SchemaError as error:
         return f"its arguments cannot be checked: {error}"
     return None

@@ -67,9 +67,7 @@ class SessionAdmin:
         """
         session = await self._store.get(session_id)
         if session is None or tenant not in (None, session.principal.tenant):
-            raise GateError(
-                ErrorCode.NOT_FOUND, f"there is no session {session_id}; `twogate session list` shows them"
-            )
+            raise GateError(ErrorCode.NOT_FOUND, f"there is no session {session_id}; `twogate session list` shows them")
         now = self._clock.now()
         if session.ended_at is not None or now >= session.deadline:
             return session

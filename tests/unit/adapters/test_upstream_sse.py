@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rawlab import Authority, RawServer, silent_after, until
-from stdio_servers.harness import ALICE, BOT, Client, Reader, StepClock, body, raw
+from stdio_servers.harness import ALICE, BOT, OTHER_TENANT, Client, Reader, StepClock, body, raw
 from stdio_servers.legacy import EVENTS, LegacyServer, chunk, legacy, message_event
 from twogate.adapters.upstream.http_origin import HttpOrigin
 from twogate.adapters.upstream.sse import SseUpstream
@@ -50,6 +50,20 @@ async def test_what_goes_over_the_wire() -> None:
         assert json.loads(hello.partition(b"\r\n\r\n")[2])["params"]["capabilities"] == {}
         assert server.methods() == ["initialize", "notifications/initialized", "tools/call"]
         assert json.loads(call.partition(b"\r\n\r\n")[2])["params"] == {"name": "echo", "arguments": {"x": 1}}
+
+
+async def test_no_connection_serves_two_tenants() -> None:
+    async with legacy() as (server, made):
+        # Agents of one tenant take turns on the connections for posts; another tenant's has its own.
+        for owner in (BOT, ALICE, OTHER_TENANT):
+            await made.pid(owner=owner)
+        used: dict[bytes, set[int]] = {}
+        for connection, request in server.raw.requests:
+            if request.startswith(b"POST"):
+                used.setdefault(request.split(b" ")[1], set()).add(connection)
+        first, second, abroad = used.values()
+        assert first & second
+        assert abroad.isdisjoint(first | second)
 
 
 async def test_fixed_headers_go_with_every_request() -> None:

@@ -239,6 +239,19 @@ def test_disabling_cuts_off_once_and_says_so(run: Run, tmp_path: Path) -> None:
     assert run(*WORKER).exit_code == 1
 
 
+def test_a_disabled_agent_is_enabled_again_once(run: Run, tmp_path: Path) -> None:
+    assert run("enable", "acme/declared").stdout == "acme/declared was not disabled.\n"
+    run("disable", "acme/declared")
+    assert run("enable", "acme/declared").stdout == "acme/declared is enabled.\n"
+    assert document(run("enable", "acme/declared", "--json")) == {
+        "agent": "acme/declared", "state": "enabled", "changed": False,
+    }  # fmt: skip
+    states = {row["agent"]: row["state"] for row in document(run("list", "--json"))["agents"]}
+    assert states["acme/declared"] == "enabled"
+    assert ("agent.enabled", "acme/declared") in trail(tmp_path)
+    assert json.loads(run("enable", "acme/ghost", "--json").stdout)["error"]["code"] == "not_found"
+
+
 def test_an_agent_that_is_not_there_cannot_be_disabled(run: Run, tmp_path: Path) -> None:
     result = run("disable", "acme/ghost")
     assert (result.exit_code, result.stdout) == (1, "")

@@ -135,6 +135,7 @@ def test_warnings_name_what_is_probably_not_meant(check: Check) -> None:
         "servers.web: no tenant may reach it",
         "servers.web: calls cross the network unencrypted; use https",
         "tools.git.config: in no task, so it cannot be called",
+        "pins: tools that nobody approved can be called; see `twogate tool approve`, then set `pins: required`",
         "tenants.other: reaches no server",
         "agents.other/worker: its task change gives it no tools",
     ]

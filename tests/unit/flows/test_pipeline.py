@@ -35,6 +35,7 @@ from gatelab import (
 )
 from harness.issuer import new_key, sign
 from pinlab import a_book
+from twogate.adapters.argument_schema import ArgumentSchema
 from twogate.core.audit.record import AuditEvent, EventKind, Outcome
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.jose.keys import Algorithm, parse_jwks
@@ -143,6 +144,7 @@ class Lab:
             "notes": Server(self.upstream, 30.0),
         }
         book = a_book()
+        checks = ArgumentChecks(book, ArgumentSchema)
         self.pipeline = Pipeline(
             resource=lambda server: FILES.replace("files", server),
             limit=AddressLimit(rate=1, burst=burst),
@@ -156,7 +158,7 @@ class Lab:
             sessions=Sessions(self.store, self.store, lambda: POLICY, self.audit, self.clock, CountingRng()),
             policy=POLICY,
             recorder=recorder,
-            tools=ToolCheck(book, ArgumentChecks(book), NoTools(), required=frozenset(), validated=frozenset()),
+            tools=ToolCheck(book, checks, NoTools(), required=frozenset(), validated=frozenset()),
             seal=self.seal,
             forwarder=Forwarder(
                 servers,

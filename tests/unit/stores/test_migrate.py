@@ -7,17 +7,21 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.stores import race
 from harness.postgres import Cluster
 from twogate.core.errors import ErrorCode, GateError
+from twogate.stores.sql import migrate
 from twogate.stores.sql.engine import reading, writing
 from twogate.stores.sql.migrate import current_version, latest_version, upgrade
 from twogate.stores.sql.opening import open_engine
 from twogate.stores.sql.tables_approvals import approvals
 from twogate.stores.sql.tables_gates import pins
+
+MIGRATIONS = Path(migrate.__file__).with_name("migrations")
 
 metadata = pins.metadata  # the same for all; complete, because every module of tables is loaded here
 assert approvals.metadata is metadata
@@ -94,3 +98,22 @@ async def test_a_migration_that_fails_halfway_leaves_nothing_behind(engine: Asyn
 async def test_processes_that_start_together_on_nothing_all_find_the_latest_version(url: str, tmp_path: Path) -> None:
     assert await race(url, "start", processes=4, each=2) == [latest_version()] * 8
     assert [name for _, _, files in os.walk(tmp_path) for name in files] == ["twogate.db"] * url.startswith("sqlite")
+
+
+def test_the_files_names_say_which_version_is_the_latest() -> None:
+    assert latest_version() == ScriptDirectory(str(MIGRATIONS)).get_current_head()
+
+
+async def test_a_database_that_has_the_latest_version_is_only_read(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/state/twogate.db"
+    first, second = open_engine(url), open_engine(url, busy_timeout=0.01)
+    try:
+        await upgrade(first)
+        async with writing(first):
+            await upgrade(second)
+            with pytest.raises(GateError):
+                async with writing(second):
+                    pass
+    finally:
+        await first.dispose()
+        await second.dispose()

@@ -312,7 +312,8 @@ INFO = b"run_id:" + b"a" * 40 + b"\r\naof_enabled:0\r\nmaxmemory_policy:noevicti
     [
         b"+OK\r\n", b"$-1\r\n", b"*0\r\n", b"*2\r\n:1\r\n:1\r\n", b"*2\r\n$4\r\nname\r\n$1\r\n1\r\n", b"-ERR no\r\n",
         b"!!\r\n", b"*2\r\n$4\r\nname\r\n", b"*-1\r\n", b"-MOVED 1 10.0.0.1:6379\r\n", b"", b"-MOVED 1\r\n",
-        b"-ASK 1 nowhere\r\n", b"*2\r\n$2\r\n\xff\xfe\r\n:1\r\n", b":x\r\n", b"$-5\r\nx\r\n", b"*x\r\n", b":9999999999999999999999\r\n",
+        b"-ASK 1 nowhere\r\n", b"*2\r\n$2\r\n\xff\xfe\r\n:1\r\n", b":x\r\n", b"$-5\r\nx\r\n", b"*x\r\n",
+        b":9999999999999999999999\r\n",
     ],
 )  # fmt: skip
 async def test_an_answer_that_is_none_redeems_nothing_and_lets_no_call_through(answer: bytes) -> None:

@@ -13,11 +13,11 @@ import socket
 import ssl
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime
-from datetime import UTC, datetime
 from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
@@ -145,13 +145,17 @@ class _Visit:
                 client.quit()
         finally:
             client.close()
+            if self._socket is not None:
+                # It is not the client's yet if TLS failed.
+                self._socket.close()
 
     def cut(self) -> None:
         """End whatever the thread waits for."""
         self._over = True
         if self._socket is not None:
             with suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
+                # Not the TLS layer's: the thread may be within it.
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     def _connect(self, addresses: Sequence[str]) -> socket.socket:
         failed = OSError("no address")
@@ -163,7 +167,9 @@ class _Visit:
             except OSError as error:
                 failed = error
             else:
-                return self._socket
+                if not self._over:
+                    return self._socket
+                self._socket.close()
         raise failed
 
     def _start_tls(self, client: smtplib.SMTP, plain: socket.socket) -> None:
@@ -183,8 +189,10 @@ class _Visit:
     def _wrap(self, plain: socket.socket) -> ssl.SSLSocket:
         context = ssl.create_default_context(cafile=self._server.ca_file)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        wrapped = context.wrap_socket(plain, server_hostname=self._server.host)
+        wrapped = context.wrap_socket(plain, server_hostname=self._server.host, do_handshake_on_connect=False)
+        # The plain one is nothing any more; what is cut from now on is this one.
         self._socket = wrapped
+        wrapped.do_handshake()
         return wrapped
 
 
@@ -193,7 +201,9 @@ def compose_mail(notice: Notice, sender: str, to: Sequence[str], now: int) -> Em
     mail = EmailMessage(policy=SMTP)
     mail["From"] = Address(addr_spec=sender)
     mail["To"] = tuple(Address(addr_spec=address) for address in to)
-    mail["Subject"] = notice.subject
+    # The header is parsed when it is set: an encoded word (RFC 2047) in a name would be decoded, and some versions of
+    # Python write the line break that may be in it.
+    mail["Subject"] = notice.subject.replace("=?", "= ?")
     mail["Date"] = format_datetime(datetime.fromtimestamp(now, UTC))
     mail["Message-ID"] = f"<{notice.id}@{sender.rpartition('@')[2]}>"
     # RFC 3834: no replies by machines.

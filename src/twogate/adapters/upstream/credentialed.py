@@ -36,10 +36,7 @@ class HeaderSecrets:
 
 
 class CredentialedUpstream:
-    """An HTTP server whose every request brings the header of its owner's tenant; implements `Upstream`.
-
-    Connections may be shared by tenants: what a request may do goes by its own header.
-    """
+    """An HTTP server whose every request brings the header of its owner's tenant; implements `Upstream`."""
 
     def __init__(self, inner: Upstream, headers: HeaderSecrets) -> None:
         self._inner = inner

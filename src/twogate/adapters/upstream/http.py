@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from pathlib import Path
 from typing import Final
 
@@ -31,9 +32,16 @@ class HttpUpstream:
         limits: HttpUpstreamLimits | None = None,
         extra_headers: tuple[Header, ...] = (),
     ) -> None:
-        origin = HttpOrigin(url, ca_file, extra_headers)
+        self._origin = origin = HttpOrigin(url, ca_file, extra_headers)
+        self._limits = limits or HttpUpstreamLimits()
         self._heads = {method: origin.head(method) for method in _METHODS}
-        self._pool = origin.pool(limits or HttpUpstreamLimits())
+        self._pool = origin.pool(self._limits)
+
+    def apart(self) -> HttpUpstream:
+        """The same server over connections of its own."""
+        other = copy(self)
+        other._pool = self._origin.pool(self._limits)  # noqa: SLF001 - one of this class
+        return other
 
     async def send(self, request: UpstreamRequest) -> HttpAnswer:
         """Send one message and return once the answer's head has arrived; see `Upstream.send`.

@@ -10,10 +10,11 @@ from typing import Final
 from twogate.adapters.upstream.duplex import DuplexUpstream
 from twogate.adapters.upstream.duplex_mailbox import FixedAnswer
 from twogate.adapters.upstream.http_origin import Header, HttpOrigin
-from twogate.adapters.upstream.http_pool import HttpUpstreamLimits
+from twogate.adapters.upstream.http_pool import HttpPool, HttpUpstreamLimits
 from twogate.adapters.upstream.sse_channel import SseChannel, SseLimits
 from twogate.core.errors import UNSUPPORTED_PROTOCOL_VERSION
 from twogate.core.message import Kind, Message, encode_message
+from twogate.core.principal import PrincipalKey
 from twogate.core.protocol import HANDSHAKE_VERSIONS, MODERN_VERSIONS
 from twogate.flows.environment import Clock
 from twogate.flows.gateway.upstream import UpstreamAnswer, UpstreamRequest
@@ -50,9 +51,16 @@ class SseUpstream(DuplexUpstream):
     ) -> None:
         origin = HttpOrigin(url, ca_file, extra_headers)
         bounds = limits or SseLimits()
-        self._pool = pool = origin.pool(HttpUpstreamLimits(streams=bounds.links))
+        self._pools = pools = dict[str, HttpPool]()
+        """By tenant: some servers hold a post until its call is done, and so many are one tenant's own matter."""
+
+        async def connect(owner: PrincipalKey) -> SseChannel:
+            if owner.tenant not in pools:
+                pools[owner.tenant] = origin.pool(HttpUpstreamLimits(streams=bounds.links))
+            return await SseChannel.open(origin, pools[owner.tenant], bounds, _of(owner.tenant, credential))
+
         super().__init__(
-            lambda owner: SseChannel.open(origin, pool, bounds, _of(owner.tenant, credential)),
+            connect,
             limits=bounds,
             clock=clock,
             log=lambda line: log(name or origin.host, line),
@@ -74,7 +82,7 @@ class SseUpstream(DuplexUpstream):
     async def aclose(self) -> None:
         """End every link and close every connection."""
         # Together, so that a link that is still waiting for its server to say something ends too.
-        await asyncio.gather(super().aclose(), self._pool.aclose())
+        await asyncio.gather(super().aclose(), *(pool.aclose() for pool in self._pools.values()))
 
 
 def _of(tenant: str, credential: Callable[[str], Awaitable[Header]] | None) -> Callable[[], Awaitable[Header]] | None:

@@ -59,6 +59,9 @@ class Changes:
             raise GateError(ErrorCode.RATE_LIMITED, "too many pages are watched", data={"wait": 30})
         watch = Watch(tenant)
         self._watches[watch] = person
+        if tenant in self._marks:
+            # The page may be older than the last look.
+            watch.changed.set()
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._look())
         try:
@@ -82,7 +85,8 @@ class Changes:
     def _compare(self, tenant: str, mark: str) -> None:
         before = self._marks.get(tenant)
         self._marks[tenant] = mark
-        if before not in (None, mark):
+        # The first look counts as a change: nobody knows what happened between the page and its stream.
+        if before != mark:
             for watch in self._watches:
                 if watch.tenant == tenant:
                     watch.changed.set()

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from functools import partial
 from typing import Any, Final, NamedTuple, cast
 
 import msgspec
@@ -30,7 +29,7 @@ from twogate.core.message import NAMED_METHODS, Kind, Message
 from twogate.core.operation import Digested, canonical_message, digest_call
 from twogate.flows.approvals.parked import Parked, Parking, Target
 from twogate.flows.gateway.admit import Admitted, Refused
-from twogate.flows.gateway.approval_exchange import HeldExchange
+from twogate.flows.gateway.approval_exchange import Captured, HeldExchange
 from twogate.flows.gateway.approval_tell import Teller
 from twogate.flows.gateway.approval_wait import UNDECIDED, Waits
 from twogate.flows.gateway.exchange import Exchange
@@ -153,8 +152,6 @@ class Approvals:
                 wanted.digested.form,
             )
             parked = await self._parking.park(admitted.call.principal, session, target, rule)
-        if "requestState" in wanted.message.params and admitted.call.base != wanted.base:
-            raise GateError(ErrorCode.REQUEST_STATE_UNKNOWN, "the server's requestState is of a call nobody approved")
         turn = Turn(admitted, wanted, parked)
         await self._same(turn, admitted)
         turn, standing = await self._settled(turn, exchange)
@@ -187,7 +184,7 @@ class Approvals:
     async def _start(self, turn: Turn, line: Line, exchange: HeldExchange) -> bool:
         """Run it, or refuse it, and answer; False if it was not to start now."""
         captured = self._runs.capture(exchange)
-        made = await self._run(turn, line, partial(self._runs.run, turn.parked, captured))
+        made = await self._run(turn, line, captured)
         if made is None:
             return False
         if isinstance(made, Refused):
@@ -198,7 +195,7 @@ class Approvals:
             await exchange.abort()
         return True
 
-    async def _run(self, turn: Turn, line: Line, run: Callable[..., Awaitable[Kept | None]]) -> _Ran | Refused | None:
+    async def _run(self, turn: Turn, line: Line, captured: Captured) -> _Ran | Refused | None:
         """Decide the call again, let it start, decide it once more, and run it; None if it was not to start now."""
         call, parked = turn.admitted.call, turn.parked
         again = await line.again(call)
@@ -223,13 +220,13 @@ class Approvals:
                 return None
             admitted = msgspec.structs.replace(again, operation=started.operation, base=turn.wanted.base)
 
-            async def go(captured: Exchange) -> None:
+            async def go() -> None:
                 try:
                     await line.run(admitted, captured)
                 finally:
                     await settle(started)
 
-            return _Ran(await run(go))
+            return _Ran(await self._runs.run(parked, captured, go))
         finally:
             await settle(started)
 
@@ -267,7 +264,7 @@ class Approvals:
             if turn.wanted.digested.digest != parked.call.digest:
                 raise GateError(ErrorCode.INTERNAL, "a parked call is not what was digested")
             captured = self._runs.capture()
-            made = await self._run(turn, line, partial(self._runs.run, parked, captured))
+            made = await self._run(turn, line, captured)
             if isinstance(made, Refused):
                 await line.refuse(made, exchange)
                 return
@@ -316,6 +313,8 @@ class Approvals:
         if "inputResponses" in params:
             rest = {name: value for name, value in params.items() if name != "inputResponses"}
             base = digest_call(message.method, target, rest).digest
+        if "requestState" in params and call.base != base:
+            raise GateError(ErrorCode.REQUEST_STATE_UNKNOWN, "the server's requestState is of a call nobody approved")
         return Wanted(message, digested, base)
 
     async def _own(self, approval: str, session: str, unknown: ErrorCode) -> Parked:

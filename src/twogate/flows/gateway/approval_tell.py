@@ -226,9 +226,9 @@ def _outcome(kept: Kept) -> tuple[object, dict[str, object] | None]:
     if kept.refused is not None:
         made: dict[str, Any] = msgspec.json.decode(encode_error(None, kept.refused, kept.data))
         return None, made["error"]
-    if kept.result is None:
-        return None, msgspec.json.decode(kept.error or b"{}")
-    result: Any = msgspec.json.decode(kept.result)
+    result: Any = msgspec.json.decode(kept.payload)
+    if kept.failed:
+        return None, result
     if isinstance(result, dict) and cast("dict[str, Any]", result).get("resultType") in _NO_END:
         return None, forms.error_object(ErrorCode.UPSTREAM_INVALID, {})
     return result, None

@@ -232,7 +232,8 @@ class _Asking:
     async def _pages(self, key: str, version: str, session: str | None) -> dict[str, Any]:
         method, found = f"{key}/list", dict[str, Any]()
         params: dict[str, Any] = {}
-        if key != TOOLS and isinstance(self._capabilities, dict) and key not in self._capabilities:
+        promised = self._capabilities
+        if key != TOOLS and isinstance(promised, dict) and key not in cast("dict[str, Any]", promised):
             return found  # many servers answer with an error of any code
         for _ in range(MAX_PAGES):
             answer = await self._request(method, params, version, session)

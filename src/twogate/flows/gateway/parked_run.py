@@ -27,6 +27,8 @@ LINGER: Final = 60.0
 """Seconds that a run may go on whose client went away."""
 
 _LOOK: Final = 0.2
+_NONE: Final = msgspec.Raw(b"")
+_NULL: Final = msgspec.Raw(b"null")
 _ROOM: Final = 4096
 """Bytes of a message around what is kept of it."""
 
@@ -48,27 +50,23 @@ class Standing(StrEnum):
 
 
 class Kept(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The answer of a run: a result, an error of the server's, or a refusal of Twogate's own, by its code."""
+    """The answer of a run: a result or, if it `failed`, the server's error; or a refusal of Twogate's, by its code."""
 
     status: int = 200
-    result: msgspec.Raw | None = None
-    error: msgspec.Raw | None = None
+    failed: bool = False
+    payload: msgspec.Raw = _NULL
     refused: ErrorCode | None = None
     data: dict[str, Any] | None = None
 
     def body(self, request_id: str | int | None) -> bytes:
         """The message that answers a request."""
-        member, value = ("result", self.result) if self.result is not None else ("error", self.error)
-        return b'{"jsonrpc":"2.0","id":%b,"%b":%b}' % (
-            msgspec.json.encode(request_id),
-            member.encode(),
-            b"null" if value is None else bytes(value),
-        )
+        member = b"error" if self.failed else b"result"
+        return b'{"jsonrpc":"2.0","id":%b,"%b":%b}' % (msgspec.json.encode(request_id), member, bytes(self.payload))
 
 
 class _Body(msgspec.Struct):
-    result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    result: msgspec.Raw = _NONE
+    error: msgspec.Raw = _NONE
 
 
 class ParkedRuns:
@@ -170,6 +168,5 @@ def _kept(outcome: Answered | Refusal | None) -> Kept | None:
     if isinstance(outcome, Refusal):
         return Kept(refused=outcome.error.code, data=None if outcome.error.data is None else dict(outcome.error.data))
     body = msgspec.json.decode(outcome.body, type=_Body)
-    if isinstance(body.result, msgspec.Raw):
-        return Kept(outcome.status, result=body.result)
-    return Kept(outcome.status, error=None if isinstance(body.error, msgspec.UnsetType) else body.error)
+    failed = not bytes(body.result)
+    return Kept(outcome.status, failed, body.error if failed else body.result)

@@ -4,8 +4,8 @@ A server of this kind may lose what it holds: by a restart without a disk, a fai
 could then be used again. So the server holds one key that never expires: its memory's name, and since when there is
 one. A process that has known one name and meets none, or another, notes in the server that a memory was lost; from then
 on no replica redeems what could have been used before (SHARED_UNAVAILABLE), which soon is nothing. A server that
-restarts from a snapshot has the name and not what was used since. So the key also says in which life of the server it was
-written; in another one, unless the server logs each write, the memory counts as lost and begins anew.
+restarts from a snapshot has the name and not what was used since. So the key also says in which life of the server it
+was written; in another one, unless the server logs each write, the memory counts as lost and begins anew.
 """
 
 from __future__ import annotations

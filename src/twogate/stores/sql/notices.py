@@ -99,7 +99,7 @@ class SqlNoticeStore:
                 .where(notices.c.channel == channel, notices.c.last_at > now - MINUTE)
                 .group_by(notices.c.tenant)
             )
-            counts: dict[str, int] = {tenant: count for tenant, count in await connection.execute(lately)}
+            counts = {row[0]: int(row[1]) for row in await connection.execute(lately)}
             full = [tenant for tenant, count in counts.items() if count >= PER_MINUTE]
             wanted = (
                 select(notices)
@@ -154,9 +154,7 @@ def _mine(claimed: Claimed) -> ColumnElement[bool]:
     )
 
 
-async def _rest(
-    connection: AsyncConnection, waiting: ColumnElement[bool], now: int
-) -> tuple[tuple[str, Kind], ...]:
+async def _rest(connection: AsyncConnection, waiting: ColumnElement[bool], now: int) -> tuple[tuple[str, Kind], ...]:
     """What else is due and has still something to say; the one that was taken is not due any more."""
     speaks = or_(
         notices.c.kind == Kind.DECIDED.value,

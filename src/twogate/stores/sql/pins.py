@@ -14,7 +14,7 @@ from twogate.core.pins import pin_digest
 from twogate.flows.gateway.pins import Pin
 from twogate.stores.sql.engine import is_postgresql, reading
 from twogate.stores.sql.revision import bump, changing
-from twogate.stores.sql.tables_gates import pins
+from twogate.stores.sql.tables_gates import pins as table
 
 BATCH: Final = 100
 """Targets that one statement names: databases limit how many values it may have."""
@@ -32,7 +32,7 @@ class SqlPinStore:
         Raises:
             GateError: STORE_UNAVAILABLE.
         """
-        statement = select(pins.c.target, pins.c.digest).where(pins.c.tenant == tenant, pins.c.server == server)
+        statement = select(table.c.target, table.c.digest).where(table.c.tenant == tenant, table.c.server == server)
         async with reading(self._engine) as connection:
             return {row.target: bytes.fromhex(row.digest) for row in await connection.execute(statement)}
 
@@ -42,7 +42,7 @@ class SqlPinStore:
         Raises:
             GateError: STORE_UNAVAILABLE, also if the digest is not.
         """
-        statement = select(pins).where(pins.c.tenant == tenant, pins.c.server == server, pins.c.target == target)
+        statement = select(table).where(table.c.tenant == tenant, table.c.server == server, table.c.target == target)
         async with reading(self._engine) as connection:
             row = (await connection.execute(statement)).mappings().one_or_none()
             return None if row is None else _pin(row)
@@ -53,17 +53,17 @@ class SqlPinStore:
         Raises:
             GateError: STORE_UNAVAILABLE.
         """
-        statement = select(pins)
+        statement = select(table)
         if tenant is not None:
-            statement = statement.where(pins.c.tenant == tenant)
+            statement = statement.where(table.c.tenant == tenant)
         if server is not None:
-            statement = statement.where(pins.c.server == server)
+            statement = statement.where(table.c.server == server)
         async with reading(self._engine) as connection:
             found = [_pin(row) for row in (await connection.execute(statement)).mappings()]
         # Databases sort text each by rules of their own.
         return sorted(found, key=lambda pin: (pin.tenant, pin.target))
 
-    async def approve(self, approved: Sequence[Pin]) -> None:
+    async def approve(self, pins: Sequence[Pin]) -> None:
         """Keep pins in place of those that their targets have; all or nothing.
 
         Raises:
@@ -71,17 +71,17 @@ class SqlPinStore:
         """
         async with changing(self._engine) as connection:
             insert = postgresql.insert if is_postgresql(connection) else sqlite.insert
-            for pin in approved:
+            for pin in pins:
                 values = {
                     "digest": pin.digest.hex(),
                     "definition": pin.definition.decode(),
                     "approved_at": pin.approved_at,
                     "approved_by": pin.approved_by,
                 }
-                statement = insert(pins).values(tenant=pin.tenant, server=pin.server, target=pin.target, **values)
+                statement = insert(table).values(tenant=pin.tenant, server=pin.server, target=pin.target, **values)
                 await connection.execute(
                     statement.on_conflict_do_update(
-                        index_elements=[pins.c.tenant, pins.c.server, pins.c.target], set_=values
+                        index_elements=[table.c.tenant, table.c.server, table.c.target], set_=values
                     )
                 )
             await bump(connection)
@@ -94,9 +94,9 @@ class SqlPinStore:
         """
         async with changing(self._engine) as connection:
             for start in range(0, len(targets), BATCH):
-                some = pins.c.target.in_(targets[start : start + BATCH])
+                some = table.c.target.in_(targets[start : start + BATCH])
                 await connection.execute(
-                    delete(pins).where(and_(pins.c.tenant == tenant, pins.c.server == server, some))
+                    delete(table).where(and_(table.c.tenant == tenant, table.c.server == server, some))
                 )
             await bump(connection)
 
@@ -106,6 +106,4 @@ def _pin(row: RowMapping) -> Pin:
     if pin_digest(definition) != digest:
         # Whoever wrote this did not go through an approval; a call must not be judged by it.
         raise GateError(ErrorCode.STORE_UNAVAILABLE, f"the pin of {row['target']} is not the digest of its definition")
-    return Pin(
-        row["tenant"], row["server"], row["target"], digest, definition, row["approved_at"], row["approved_by"]
-    )
+    return Pin(row["tenant"], row["server"], row["target"], digest, definition, row["approved_at"], row["approved_by"])

@@ -58,8 +58,8 @@ approval_votes: Final = Table(
     PrimaryKeyConstraint("approval", "approver", name="approval_votes_pk"),
 )
 
-# Messages about them, one for each reason (`kind`) and channel. `state` is due, sent, summed (another one stood for it),
-# moot or failed; whoever sends one moves `next_at` into the future first.
+# Messages about them, one for each reason (`kind`) and channel. `state` is due, sent, summed (another one stood for
+# it), moot or failed; whoever sends one moves `next_at` into the future first.
 notices: Final = Table(
     "notices",
     metadata,

@@ -60,6 +60,7 @@ class Desk:
             template,
             browser,
             status=status,
+            form_targets=(),
             scripts=live,
             live=live,
             nav=navigation(visitor.duties, current, self.without),

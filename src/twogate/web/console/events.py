@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -84,9 +84,8 @@ class _Stream(Response):
 
     async def _serve(self, watch: Watch, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        # What changed between the page and this stream is nobody's but the page's to find out: it looks once more.
-        await _write(send, _RETRY + _CHANGED)
-        ends: list[asyncio.Future[object]] = [asyncio.ensure_future(event.wait()) for event in self._changes.closing]
+        await _write(send, _RETRY)
+        ends: list[asyncio.Future[Any]] = [asyncio.ensure_future(event.wait()) for event in self._changes.closing]
         ends.append(asyncio.ensure_future(_gone(receive)))
         try:
             while not any(end.done() for end in ends):

@@ -34,7 +34,7 @@ _NO_TOOL: Final = ("resource:", "prompt:", "instructions:")
 
 
 class ToolRow(msgspec.Struct, frozen=True):
-    """One tool. `pin` is `approved`, `changed`, `gone`, `missing`, `unknown` or `none`; `changed` names what differs."""
+    """One tool. `pin` is `approved`, `changed`, `gone`, `missing`, `unknown` or `none`; `changed` says what differs."""
 
     name: str
     target: str

@@ -1,4 +1,4 @@
-"""A tool's arguments, checked against the JSON Schema that was approved for them (row R-43).
+"""JSON Schema by the library jsonschema-rs; implements `flows.gateway.arguments.CompiledSchema` (row R-43).
 
 The dialect is JSON Schema 2020-12 unless `$schema` names another. `format` is not asserted and no default is filled in:
 what was checked is what the server gets. Nothing is fetched, whatever a schema refers to. Patterns run in linear time;
@@ -10,10 +10,10 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from twogate.core.errors import ErrorCode, GateError
 from twogate.core.pins import definition_of
 from twogate.core.schema_cost import SchemaCost
 from twogate.core.schema_reader import SchemaError
+from twogate.flows.gateway.arguments import UNTOLD, invalid_arguments
 
 if TYPE_CHECKING:
     from jsonschema_rs import ValidationError, Validator
@@ -23,10 +23,6 @@ MAX_SCHEMA: Final = 256 * 1024
 MAX_PATTERN: Final = 2048
 MAX_PATTERNS: Final = 256
 
-BUDGET: Final = 2_000_000
-"""Units (`core.schema_cost`) of checking one call's arguments: about 50 ms, within which nobody else is served."""
-INLINE: Final = 100_000
-"""Units that may be counted where others wait."""
 MAX_EXPLAINED: Final = 20_000
 """Units up to which a schema with branches is asked where the error lies: it tells of every branch, at length."""
 MAX_TOLD: Final = 100_000_000
@@ -39,7 +35,6 @@ MAX_PATH: Final = 256
 _SIZES: Final = ((20_000, 20), (100_000, 400), (1_000_000, 4000))
 _LARGEST: Final = _SIZES[-1][0]
 _CACHE_BYTES: Final = 1_000_000
-_UNTOLD: Final = "schema"
 
 
 class ArgumentSchema:
@@ -74,7 +69,7 @@ class ArgumentSchema:
             # Its first line; the rest repeats the schema.
             raise SchemaError(f"it is no valid schema: {str(error).partition(chr(10))[0][:200]}") from None
 
-    def check(self, arguments: object, budget: int = BUDGET) -> None:
+    def check(self, arguments: object, budget: int) -> None:
         """Check a call's arguments.
 
         Raises:
@@ -84,10 +79,10 @@ class ArgumentSchema:
         cost = self._cost.of(arguments, budget)
         if self._validator.is_valid(arguments):
             return
-        path, keyword = "", _UNTOLD
+        path, keyword = "", UNTOLD
         if not self._cost.contextual or (cost <= MAX_EXPLAINED and cost * self.size <= MAX_TOLD):
             path, keyword = self._explained(arguments)
-        raise invalid(path, keyword)
+        raise invalid_arguments(path, keyword)
 
     def _explained(self, arguments: object) -> tuple[str, str]:
         from jsonschema_rs import ValidationError  # noqa: PLC0415
@@ -96,22 +91,7 @@ class ArgumentSchema:
             self._validator.validate(arguments)
         except ValidationError as error:
             return _pointer(error), error.kind.name
-        return "", _UNTOLD
-
-
-def invalid(path: str, keyword: str) -> GateError:
-    """The refusal of arguments for what is at a place."""
-    where = f"at {path}" if path else "as a whole"
-    return GateError(ErrorCode.ARGUMENTS_INVALID, f"{where}: {keyword}", data={"path": path, "keyword": keyword})
-
-
-def too_costly() -> GateError:
-    """The refusal of arguments that cannot be checked in bounded time."""
-    return GateError(
-        ErrorCode.ARGUMENTS_INVALID,
-        "too large for the tool's schema to be checked in time",
-        data={"path": "", "keyword": _UNTOLD},
-    )
+        return "", UNTOLD
 
 
 def _pointer(error: ValidationError) -> str:
