@@ -994,7 +994,7 @@ BEHAVIOURS: Final = (
     Behaviour(
         "R-73",
         "WCAG 2.2 AA; DESIGN, security rules",
-        "pages are live, fit a phone, work by keyboard and without scripts, and hold nothing of strangers' but their names",
+        "pages are live, fit a phone, work by keyboard and without scripts, and show strangers' names as text",
         (
             "browser/test_console.py::test_a_call_arrives_live_and_a_passkey_approves_it",
             "browser/test_console.py::test_another_denies_without_javascript",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +28,8 @@ MODERN = "2026-07-28"
 URL = "2025-11-25"
 CHANGED = {"path": "/a", "text": "hello"}
 PACE = Pace(hold=0.3, poll=0.02, word=0.1, most=3)
-TASKS = {"extensions": {"io.modelcontextprotocol/tasks": {}}}
-URLS = {"elicitation": {"url": {}}}
+TASKS: dict[str, Any] = {"extensions": {"io.modelcontextprotocol/tasks": {}}}
+URLS: dict[str, Any] = {"elicitation": {"url": {}}}
 _PREFIX = "io.modelcontextprotocol/"
 
 
@@ -105,7 +105,9 @@ class WaitingLab:
         return await self.send(message, token, mcp_protocol_version=MODERN, mcp_method=method, **headers)
 
     async def modern_change(self, arguments: Any = CHANGED, **more: Any) -> httpx2.Response:
-        known = {name: more.pop(name) for name in ("inputResponses", "requestState") if name in more}
+        known: dict[str, Any] = {
+            str(name): more.pop(name) for name in ("inputResponses", "requestState") if name in more
+        }
         return await self.modern("tools/call", {"name": "change", "arguments": arguments, **known}, **more)
 
     async def waiting(self) -> list[Parked]:
@@ -161,7 +163,7 @@ def reason(answer: httpx2.Response) -> str:
 @asynccontextmanager
 async def open_waiting_lab(
     directory: Path, issuer: TestIssuer, upstream: RecordingUpstream, pace: Pace = PACE, **changes: Any
-) -> AsyncIterator[WaitingLab]:
+) -> AsyncGenerator[WaitingLab]:
     """Serve it; `changes` replace sections of the settings."""
     settings = {**waiting_settings(directory, upstream, issuer), **changes}
     with pytest.MonkeyPatch.context() as patch:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, MutableMapping
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -220,8 +221,8 @@ async def test_names_of_strangers_bring_no_markup_and_hide_nothing(lab: ConsoleL
     for name in ("agent", "tool", "task", "scopes", "groups", "roles"):
         given = {"agent": "reporter", "tool": "files.read", name: HOSTILE}
         pages.append(await viewer.http.get("/console/explain", params=given))
-    for name in ("agent", "session", "reason", "kind", "before"):
-        pages.append(await viewer.http.get("/console/audit", params={name: HOSTILE}))
+    names = ("agent", "session", "reason", "kind", "before")
+    pages += [await viewer.http.get("/console/audit", params={name: HOSTILE}) for name in names]
     for answer in pages:
         assert "<script>alert" not in answer.text
         assert "<img" not in answer.text
@@ -297,7 +298,7 @@ class Stream:
     """One GET of the events, message by message."""
 
     def __init__(self, lab: ConsoleLab, cookie: str) -> None:
-        self._sent: asyncio.Queue[dict[str, object]] = asyncio.Queue()
+        self._sent: asyncio.Queue[MutableMapping[str, Any]] = asyncio.Queue()
         self._gone = asyncio.Event()
         scope = {
             "type": "http",
@@ -312,14 +313,14 @@ class Stream:
         }
         self.task = asyncio.ensure_future(lab.app(scope, self._receive, self._send))
 
-    async def _receive(self) -> dict[str, object]:
+    async def _receive(self) -> MutableMapping[str, Any]:
         await self._gone.wait()
         return {"type": "http.disconnect"}
 
-    async def _send(self, message: dict[str, object]) -> None:
+    async def _send(self, message: MutableMapping[str, Any]) -> None:
         await self._sent.put(message)
 
-    async def next(self) -> dict[str, object]:
+    async def next(self) -> MutableMapping[str, Any]:
         return await asyncio.wait_for(self._sent.get(), 20)
 
     async def end(self) -> None:

@@ -1,7 +1,8 @@
 """Messages to people: nothing secret in them, nothing in them that a stranger wrote as markup, nobody fooled by them.
 
 Threats: an agent that leaks arguments into a chat, names that are links, mentions or mail headers, a receiver that
-turns against the network or holds things up, a forged or replayed message, a mail server that asks for the password in clear.
+turns against the network or holds things up, a forged or replayed message, a mail server that asks for the
+password in clear.
 """
 
 from __future__ import annotations

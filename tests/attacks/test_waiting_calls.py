@@ -100,9 +100,13 @@ async def test_a_task_works_until_it_is_approved_and_runs_within_the_question_fo
 
 
 async def test_the_error_of_2025_11_25_tells_where_and_the_same_call_runs_later(lab: WaitingLab) -> None:
-    hello = {"protocolVersion": "2025-11-25", "capabilities": {"elicitation": {"url": {}}}, "clientInfo": {}}
+    hello: dict[str, Any] = {
+        "protocolVersion": "2025-11-25",
+        "capabilities": {"elicitation": {"url": {}}},
+        "clientInfo": {},
+    }
     opened = await lab.send({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": hello})
-    session = {"mcp_session_id": opened.headers["mcp-session-id"]}
+    session: dict[str, Any] = {"mcp_session_id": opened.headers["mcp-session-id"]}
     error = said(await lab.change(**session))["error"]
     parked = await lab.only()
     assert error["code"] == -32042
@@ -268,8 +272,8 @@ async def test_another_agents_approval_is_not_this_agents(lab: WaitingLab) -> No
 
 
 async def test_a_token_replaces_no_approval(lab: WaitingLab) -> None:
-    for headers, meta in (({"twogate_operation_token": "a.b.c"}, None), ({}, {"dev.twogate/operation-token": "a.b.c"})):
-        assert reason(await lab.change(meta=meta, **headers)) == "operation_token_invalid"
+    assert reason(await lab.change(twogate_operation_token="a.b.c")) == "operation_token_invalid"
+    assert reason(await lab.change(meta={"dev.twogate/operation-token": "a.b.c"})) == "operation_token_invalid"
     assert await lab.waiting() == []
     assert lab.ran == []
 
@@ -424,8 +428,15 @@ async def test_another_tenants_agent_finds_nothing_of_it(lab: WaitingLab) -> Non
 async def test_what_a_server_asks_in_between_is_approved_with_its_answer(lab: WaitingLab) -> None:
     lab.settings["servers"]["files"]["client_requests"] = ["elicitation"]
     lab.stack.adopt(lab.settings)
-    question = {"method": "elicitation/create", "params": {"mode": "form", "message": "Sure?", "requestedSchema": {}}}
-    asking = {"resultType": "input_required", "inputRequests": {"sure": question}, "requestState": "of-the-server"}
+    question: dict[str, Any] = {
+        "method": "elicitation/create",
+        "params": {"mode": "form", "message": "Sure?", "requestedSchema": {}},
+    }
+    asking: dict[str, Any] = {
+        "resultType": "input_required",
+        "inputRequests": {"sure": question},
+        "requestState": "of-the-server",
+    }
     lab.upstream.extra["tools/call"] = asking
     ours = said(await lab.modern_change())["result"]
     await lab.decide()
@@ -433,7 +444,10 @@ async def test_what_a_server_asks_in_between_is_approved_with_its_answer(lab: Wa
     assert list(theirs["inputRequests"]) == ["sure"]
     del lab.upstream.extra["tools/call"]
     # Their state fits the call that was approved, and no other.
-    yes = {"inputResponses": {"sure": {"action": "accept", "content": {}}}, "requestState": theirs["requestState"]}
+    yes: dict[str, Any] = {
+        "inputResponses": {"sure": {"action": "accept", "content": {}}},
+        "requestState": theirs["requestState"],
+    }
     assert reason(await lab.modern_change({"path": "/b"}, **yes)) == "request_state_unknown"
     lab.upstream.seen.clear()
     again = said(await lab.modern_change(**yes))["result"]

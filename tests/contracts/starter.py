@@ -1,4 +1,4 @@
-"""`starter.py SOCKET`: makes the processes of races by forking, since it has loaded what each would load for a second.
+"""`-m contracts.starter SOCKET`: makes the processes of races by forking, since it has loaded what each would load for a second.
 
 Each connection to the socket is a process: it sends the arguments of `contender.py` as a line of JSON, gets the
 process id as another, then has its standard input and output. Ends with its own standard input.
@@ -16,7 +16,7 @@ import sys
 import traceback
 from typing import NoReturn
 
-import contender
+from contracts import contender
 
 
 def main(path: str) -> None:

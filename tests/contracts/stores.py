@@ -156,8 +156,8 @@ def _starter() -> Path:
     """The socket of this test process's starter, which lives as long."""
     directory = Path(tempfile.mkdtemp(prefix="twogate-race-"))
     path = directory / "socket"
-    command = [sys.executable, str(Path(__file__).with_name("starter.py")), str(path)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    command = [sys.executable, "-m", "contracts.starter", str(path)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parent.parent)
 
     def end() -> None:
         process.communicate(timeout=30)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import subprocess
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +91,7 @@ class Company:
         self.approved += 1
 
     @asynccontextmanager
-    async def connected(self, server: str, mode: str, **options: Any) -> AsyncIterator[Client]:
+    async def connected(self, server: str, mode: str, **options: Any) -> AsyncGenerator[Client]:
         """The official client."""
         gateway, url = self.world.gateway, self.world.url(server)
         async with (
@@ -226,13 +226,11 @@ class Tasks(ClientExtension):
 
     async def resolve(self, made: MadeTask, context: ClaimContext) -> types.CallToolResult:
         ask = GetTask(params=TaskParams(taskId=made.task_id))
-        for _ in range(2):
-            stands = await context.session.send_request(ask, Task)
-            self.states.append(stands.status)
-            if stands.status == "completed":
-                break
-            (waiting,) = await asyncio.to_thread(self.company.waiting)
-            await self.company.approve(f"/approvals/{waiting}")
+        self.states.append((await context.session.send_request(ask, Task)).status)
+        (waiting,) = await asyncio.to_thread(self.company.waiting)
+        await self.company.approve(f"/approvals/{waiting}")
+        stands = await context.session.send_request(ask, Task)
+        self.states.append(stands.status)
         return types.CallToolResult.model_validate(stands.result)
 
 

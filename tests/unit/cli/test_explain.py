@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from twogate.flows.explain import STEPS
 from twogate.cli.main import app
+from twogate.flows.explain import STEPS
 
 CONFIG = """\
 public_url: http://localhost:8080
