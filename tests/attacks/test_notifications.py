@@ -253,7 +253,7 @@ async def test_slacks_url_is_a_secret_also_when_it_fails(lab: NoticeLab, tmp_pat
         channel = SlackChannel(path, fetch())
         await lab.park()
         notices = lab.telling(slack=channel, other=failing)
-        for _ in range(12):
+        for _ in range(20):
             await notices.tick()
             lab.clock.advance(100)
         assert b"/services/" + hidden.encode() in server.requests[0][1]

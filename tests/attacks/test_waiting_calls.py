@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from crash.holding import HoldingServer
 from harness.issuer import TestIssuer
 from harness.stack import running
 from harness.upstream import RecordingUpstream
 from pinlab import a_pin
+from rawlab import RawServer
 from twogate.core.approval import Decision, State
 from twogate.core.audit.record import EventKind
 from twogate.core.errors import ErrorCode, GateError
@@ -477,6 +479,33 @@ async def test_a_client_that_goes_away_while_it_is_held_changes_nothing(
         assert said(await lab.change())["result"]["isError"] is False
         assert await lab.state(parked) is State.GRANTED
         assert lab.ran == ["change"]
+
+
+async def test_a_client_that_goes_away_while_its_call_runs_finds_the_answer_later(
+    tmp_path: Path, issuer: TestIssuer, upstream: RecordingUpstream
+) -> None:
+    holding = HoldingServer()
+    async with RawServer(holding.serve) as server, open_waiting_lab(tmp_path, issuer, upstream) as lab:
+        lab.settings["servers"]["files"] = {"url": server.url}
+        lab.settings["tools"]["files.hold"] = {"class": "write", "approval": {"by": ["approver"]}}
+        lab.settings["tasks"]["edit"]["tools"].append("files.hold")
+        lab.stack.adopt(lab.settings)
+        message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "hold", "arguments": {}}}
+        await lab.send(message)
+        parked = await lab.decide()
+        running = asyncio.create_task(lab.send(message))
+        async with asyncio.timeout(10):
+            while not holding.calls:
+                await asyncio.sleep(0.01)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            assert await lab.runs.state(parked.call.id, 0) is Run.STARTED
+            assert reason(await lab.send(message)) == "approval_pending"
+            holding.released.set()
+            while await lab.runs.state(parked.call.id, 0) is Run.STARTED:
+                await asyncio.sleep(0.01)
+        assert said(await lab.send(message))["result"]["content"][0]["text"] == "hold done"
+        assert holding.calls == ["hold"]
 
 
 async def test_without_the_audit_trail_nothing_is_parked_and_nothing_runs(

@@ -143,7 +143,7 @@ async def test_a_keyboard_pauses_an_agent_and_the_page_of_another_shows_it_live(
         await expect(vera.page.get_by_text("paused")).to_have_count(0, timeout=10_000)
 
 
-async def test_a_tool_that_is_other_than_approved_is_marked(site: Site, browser: Browser) -> None:
+async def test_a_tool_without_class_and_one_that_is_gone_are_marked(site: Site, browser: Browser) -> None:
     async with person(browser) as tina:
         await enrol(site, tina, "tina", "viewer")
         await log_in(site, tina.page)

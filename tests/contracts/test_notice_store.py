@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from noticelab import Dying, Kept, NoticeLab, listener, open_notice_lab
-from twogate.core.approval import Decision, State, Step, Vote
+from twogate.core.approval import Decision, Duty, Rule, State, Step, Vote
 from twogate.core.audit.record import EventKind
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.notices import MAX_ATTEMPTS, PER_MINUTE, Kind
@@ -160,8 +160,9 @@ async def test_what_stands_for_others_but_fails_leaves_them_due(lab: NoticeLab) 
 async def test_a_dead_channel_holds_up_no_other_and_the_trail_says_what_it_missed(lab: NoticeLab) -> None:
     dead, ops = Kept(down=True), Kept()
     notices = lab.telling(dead=dead, ops=ops)
-    call = await lab.park()
-    for _ in range(30):
+    call = await lab.park(rule=Rule(frozenset({Duty.APPROVER})))
+    # Longer than all pauses together, however they are drawn.
+    for _ in range(45):
         await notices.tick()
         lab.clock.advance(15)
     assert ops.kinds == [Kind.REQUESTED]

@@ -7,7 +7,7 @@ agents, and at a mark of each watching tenant's approvals.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
@@ -47,7 +47,7 @@ class Changes:
         self._marks: dict[str, str] = {}
 
     @asynccontextmanager
-    async def watch(self, tenant: str, subject: str) -> AsyncIterator[Watch]:
+    async def watch(self, tenant: str, subject: str) -> AsyncGenerator[Watch]:
         """Watch for one page of a person, as long as the block lasts.
 
         Raises:
@@ -68,10 +68,14 @@ class Changes:
             yield watch
         finally:
             del self._watches[watch]
-            if not self._watches and self._task is not None:
-                self._task.cancel()
-                self._task = None
-                self._marks.clear()
+            if not self._watches:
+                self._stop()
+
+    def _stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        self._marks.clear()
 
     async def _look(self) -> None:
         while self._watches:

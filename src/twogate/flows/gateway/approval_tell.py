@@ -229,7 +229,7 @@ def _outcome(kept: Kept) -> tuple[object, dict[str, object] | None]:
     result: Any = msgspec.json.decode(kept.payload)
     if kept.failed:
         return None, result
-    members = cast("dict[str, Any]", result) if isinstance(result, dict) else {}
+    members: dict[str, Any] = cast("dict[str, Any]", result) if isinstance(result, dict) else {}
     if members.get("resultType") in _NO_END:
         return None, forms.error_object(ErrorCode.UPSTREAM_INVALID, {})
-    return result, None
+    return cast("object", result), None

@@ -47,7 +47,7 @@ class Forwarder:
     stream; with `remembers`, sessions keep that a client can have its user open URLs, for calls that wait.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what each call's relay needs
         self,
         servers: Mapping[str, Server],
         recorder: Recorder,

@@ -51,6 +51,10 @@ class MatrixPage:
         if agent is not None:
             for cell in agent_matrix(self._policy, agent, view.bindings, here.items(), self._clock.now()):
                 rows[cell.tool].append(cell)
+
+        def explain(tool: str, task: str) -> str:
+            return link_to(EXPLAIN, agent=chosen, tool=tool, task=task)
+
         return self._desk.render(
             "console_matrix.html",
             browser,
@@ -62,7 +66,7 @@ class MatrixPage:
             count=len(classes),
             back=link_to(MATRIX, agent=chosen, page=number - 1) if number > 1 else None,
             on=link_to(MATRIX, agent=chosen, page=number + 1) if number * size < len(classes) else None,
-            explain=lambda tool, task: link_to(EXPLAIN, agent=chosen, tool=tool, task=task),
+            explain=explain,
         )
 
     def routes(self) -> list[Route]:
