@@ -26,7 +26,6 @@ from twogate.flows.authserver.clients import Client, ClientAuth, ClientStore, Re
 from twogate.flows.authserver.device import DeviceStore
 from twogate.flows.authserver.revocations import RevocationStore
 from twogate.flows.registry import RegistryStore, Revision
-from twogate.flows.sessions import SessionStore
 from twogate.stores.sql.clients import SqlClientStore
 from twogate.stores.sql.device_codes import SqlDeviceStore
 from twogate.stores.sql.opening import open_revision
@@ -58,7 +57,7 @@ class Stores:
     """Every store of one database, through its port."""
 
     url: str
-    sessions: SessionStore
+    sessions: SqlSessionStore
     registry: RegistryStore
     clients: ClientStore
     replay: ReplayStore

@@ -12,8 +12,10 @@ from contracts.stores import ALICE, NOW, Stores, open_stores
 from twogate.core.approval import Decision, Duty, ParkedCall, Rule, State, Step, Vote
 from twogate.core.errors import ErrorCode, GateError
 from twogate.flows.approvals.parked import Parked, live_key
+from twogate.flows.operations.store import Operation
 from twogate.stores.sql.approvals import KEEP, SqlParkedStore
 from twogate.stores.sql.opening import open_engine
+from twogate.stores.sql.operations import SqlOperationStore
 
 RULE = Rule(frozenset({Duty.APPROVER, Duty.OPERATOR}), people=2, remind_after=60)
 CALL = ParkedCall(
@@ -235,6 +237,22 @@ async def test_people_are_reminded_and_others_told_once(parked: SqlParkedStore) 
     kept = await parked.get("a-1")
     assert kept is not None
     assert (kept.reminded_at, kept.escalated_at) == (NOW + 60, NOW + 90)
+
+
+async def test_what_was_started_neither_expires_nor_is_cancelled(parked: SqlParkedStore, stores: Stores) -> None:
+    for number in (1, 2):
+        await park(parked, other(number, rule=Rule(frozenset({Duty.APPROVER}))))
+        await parked.vote(f"a-{number}", YES, "{}", nothing)
+    engine = open_engine(stores.url)
+    operations = SqlOperationStore(engine)
+    await operations.deposit(Operation("a-1", "acme", "d", NOW + 600))
+    await operations.deposit(Operation("a-2", "acme", "d", NOW + 600))
+    assert await operations.start(Operation("a-1", "acme", "d", NOW + 600), "event", "me", NOW) is None
+    await engine.dispose()
+    assert await parked.step("a-1", Step.EXPIRE, NOW + 600, nothing) is False
+    assert await parked.step("a-1", Step.CANCEL, NOW + 600, nothing) is False
+    assert await parked.keep_result("a-1", b"late") is True
+    assert await parked.step("a-2", Step.EXPIRE, NOW + 600, nothing) is True
 
 
 async def test_the_answer_of_a_granted_call_is_kept_once(parked: SqlParkedStore) -> None:

@@ -79,9 +79,7 @@ async def test_enabling_an_agent_takes_the_disabling_back_and_happens_once(store
     # In force at every replica.
     assert await stores.revision.read() != before
     assert await stores.registry.enable_agent(AGENT.id) is False
-    assert await stores.registry.load() == RegistryState(
-        {AGENT.id: AGENT}, {BINDING: AGENT.id}, frozenset({OTHER.id})
-    )
+    assert await stores.registry.load() == RegistryState({AGENT.id: AGENT}, {BINDING: AGENT.id}, frozenset({OTHER.id}))
 
 
 async def test_an_agent_that_only_the_configuration_defines_can_be_disabled(stores: Stores) -> None:

@@ -86,7 +86,7 @@ def test_a_public_client_of_the_configuration(folder: Path) -> None:
 def test_a_secret_is_kept_as_its_digest(folder: Path, setting: str) -> None:
     made = settings(folder, client(f"kind: authorizer, {LISTS}, auth: client_secret, {setting}"))
     found = configured_clients(made)["x"]
-    assert (found.agents, found.tools) == ({AgentId("acme", "bot")}, {"write", "git.log"})
+    assert (found.agents, found.tools) == (frozenset({AgentId("acme", "bot")}), frozenset({"write", "git.log"}))
     assert [item.digest for item in found.secret_digests] == [hashlib.sha256(SECRET.encode()).hexdigest()]
     assert found.agent is None
     assert SECRET not in repr(made)
@@ -191,7 +191,8 @@ def test_a_secret_that_could_be_guessed_is_an_error_and_not_shown(folder: Path, 
 
 def test_a_secret_that_others_can_read_is_an_error(folder: Path) -> None:
     (folder / "secret").chmod(0o644)
-    assert "chmod 600" in problems(folder, client(f"kind: authorizer, {LISTS}, auth: client_secret, secret_file: secret"))
+    written = client(f"kind: authorizer, {LISTS}, auth: client_secret, secret_file: secret")
+    assert "chmod 600" in problems(folder, written)
 
 
 @pytest.mark.parametrize("name", ["https://app.example/c.json", '"a b"', '"ä"', "_x"])

@@ -15,8 +15,8 @@ from twogate.config.tenants import every_role
 def approval_problems(settings: Settings, broken: frozenset[KeyPath]) -> Iterator[Found]:
     """Every problem of `approval`, of the shared tools and of the tenants' own."""
     yield from _problems(settings, ("tools",), settings.tools, broken)
-    for name, tenant in settings.tenants.items():
-        yield from _problems(settings, ("tenants", name, "tools"), tenant.tools, broken)
+    for name, own in settings.tenants.items():
+        yield from _problems(settings, ("tenants", name, "tools"), own.tools, broken)
     for name, channel in settings.notify.items():
         for index, tenant in enumerate(channel.tenants):
             if tenant not in settings.tenants and ("tenants", tenant) not in broken:

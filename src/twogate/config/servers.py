@@ -55,9 +55,9 @@ class HttpServer(_Model):
     @model_validator(mode="after")
     def _credential_is_sealed(self) -> HttpServer:
         # RFC 6750 section 5.3: whoever reads it on its way can use it.
-        if self.credential is not None and self.url.startswith("http:"):
-            if not is_loopback(urlsplit(self.url).hostname or ""):
-                raise ValueError("credential needs an https url: it would cross the network for everybody to read")
+        read_by_all = self.url.startswith("http:") and not is_loopback(urlsplit(self.url).hostname or "")
+        if self.credential is not None and read_by_all:
+            raise ValueError("credential needs an https url: it would cross the network for everybody to read")
         return self
 
     @model_validator(mode="after")
@@ -70,7 +70,8 @@ class HttpServer(_Model):
 class StdioServer(_Model):
     """An MCP server run as a child process, with this environment and no other. Timeout in seconds.
 
-    `credential`: each process gets a secret of its tenant's. Without `sandbox` it runs as Twogate's own user and sees all that Twogate sees.
+    `credential`: each process gets a secret of its tenant's. Without `sandbox` it runs as Twogate's own user and sees
+    all that Twogate sees.
     """
 
     command: Annotated[tuple[ProcessText, ...], Field(min_length=1)]
@@ -125,9 +126,7 @@ _KINDS: Final[tuple[tuple[str, type[_Model]], ...]] = (
 
 
 def _kind(value: object) -> str | None:
-    found = [
-        key for key, model in _KINDS if isinstance(value, model) or (isinstance(value, dict) and key in value)
-    ]
+    found = [key for key, model in _KINDS if isinstance(value, model) or (isinstance(value, dict) and key in value)]
     return f"<{found[0]}>" if len(found) == 1 else None
 
 

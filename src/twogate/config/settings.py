@@ -49,9 +49,9 @@ from twogate.config.values import (
 )
 from twogate.config.workloads import IdentityAssertions, Workloads
 from twogate.core.access import ToolClass
+from twogate.core.approval import Duty
 from twogate.core.operation import DEFAULT_LIFETIME as DEFAULT_TOKEN_LIFETIME
 from twogate.core.operation import MAX_LIFETIME as MAX_TOKEN_LIFETIME
-from twogate.core.approval import Duty
 
 EMBEDDED: Final = "embedded"
 """How a binding names the embedded authorization server, whose issuer is `public_url`."""

@@ -23,9 +23,7 @@ from twogate.web.peer import peer_address, peer_certificate
 _JSON: Final = "application/json"
 
 
-def session_routes(
-    declare: DeclareTask, listing: ListSessions, public_url: str, scopes: frozenset[str]
-) -> list[Route]:
+def session_routes(declare: DeclareTask, listing: ListSessions, public_url: str, scopes: frozenset[str]) -> list[Route]:
     """The routes, for the control plane's application."""
     base = {**security_headers(public_url), "Cache-Control": "no-store"}
 

@@ -92,7 +92,7 @@ def test_a_session_ended_by_another_process_is_over_at_the_next_request(world: W
     assert world.call(token) == (200, "")
     rows = here_json("session", "list", "--config", world.gateway.config)["sessions"]
     (session,) = (row["session"] for row in rows if row["agent"] == "acme/second")
-    assert here("session", "end", session, "--config", world.gateway.config).returncode == 0
+    assert here("session", "end", "--config", world.gateway.config, "--", session).returncode == 0
     assert world.call(token) == (403, "session_ended")
 
 

@@ -40,12 +40,13 @@ class Cli:
     settings: dict[str, Any] = field(default_factory=lambda: copy.deepcopy(CONFIG))
 
     async def run(self, *arguments: str, said: str = "") -> tuple[int, str]:
-        """In a thread, because the server runs on this one's loop. What goes to stdout and stderr, together."""
+        """In a thread, because the server runs on this one's loop. What it printed, without what it waited for."""
         path = self.directory / "twogate.yaml"
         server = {"url": self.files.url, **self.settings.pop("server", {})}
         path.write_text(json.dumps({**self.settings, "servers": {"files": server}}))
         done = await asyncio.to_thread(CliRunner().invoke, app, ["tool", *arguments, "-c", str(path)], input=said)
-        return done.exit_code, done.output
+        lines = done.output.splitlines(keepends=True)
+        return done.exit_code, "".join(line for line in lines if not line.startswith("twogate: waiting for"))
 
     async def document(self, *arguments: str, code: int = 0) -> Any:
         done = await self.run(*arguments, "--json")

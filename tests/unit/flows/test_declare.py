@@ -76,6 +76,9 @@ class Lab:
     async def read(self) -> int:
         return self.current()
 
+    async def enable_agent(self, agent: AgentId) -> bool:
+        raise NotImplementedError
+
     async def load(self) -> RegistryState:
         return RegistryState({}, {}, frozenset())
 

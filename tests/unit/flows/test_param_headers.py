@@ -47,6 +47,9 @@ class Lists:
             raise answer
         return answer
 
+    async def prompts(self, tenant: str, server: str, *, newer_than: ToolList | None = None) -> ToolList:
+        raise NotImplementedError
+
 
 def call(
     arguments: dict[str, Any] | None,

@@ -42,12 +42,12 @@ def verify_actor(claims: Mapping[str, Any], issuer: str, agent_pointer: str, age
 def _actors(outermost: object) -> list[Mapping[str, Any]]:
     """The actors, the current one first."""
     found: list[Mapping[str, Any]] = []
-    nested: object = {CLAIM: outermost}
-    while isinstance(nested, Mapping) and CLAIM in nested:
-        nested = cast("Mapping[str, object]", nested)[CLAIM]
-        if not isinstance(nested, Mapping):
+    holder: Mapping[str, Any] = {CLAIM: outermost}
+    while CLAIM in holder:
+        claimed: object = holder[CLAIM]
+        if not isinstance(claimed, Mapping):
             raise GateError(ErrorCode.CLAIM_INVALID, "act is not an object")
-        actor = cast("Mapping[str, Any]", nested)
+        actor = holder = cast("Mapping[str, Any]", claimed)
         if string_at(actor, "/sub") is None:
             raise GateError(ErrorCode.CLAIM_INVALID, "act names nobody")
         if len(found) == MAX_ACTORS:

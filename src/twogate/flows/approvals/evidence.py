@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -74,10 +74,10 @@ def _judge(event: AuditEvent, evidence: Evidence, verifier_of: VerifierOf, origi
     verifier_of(evidence.origin, evidence.rp_id).verify_used(answer, expected, evidence.public_key, 0)
     # 3.
     head, _, body = form.partition(b"\n")
-    said: Any = strict_json.decode(body, max_bytes=_MAX_FORM, max_depth=_DEPTH)
+    said: object = strict_json.decode(body, max_bytes=_MAX_FORM, max_depth=_DEPTH)
     if head != FORM or not isinstance(said, dict):
         return "what was signed is no approval"
-    return _difference(event, said)
+    return _difference(event, cast("dict[str, Any]", said))
 
 
 def _difference(event: AuditEvent, said: dict[str, Any]) -> str:

@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from typing import Final
 
 import msgspec
-from sqlalchemy import RowMapping, case, delete, func, select, update
+from sqlalchemy import RowMapping, case, delete, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from twogate.core.approval import TRANSITIONS, Decision, ParkedCall, Rule, State, Step, Vote, tally
+from twogate.core.operation import State as Ran
 from twogate.core.principal import UserId
 from twogate.flows.approvals.parked import Announce, AnnounceVote, Parked
 from twogate.stores.sql.engine import exclude, insert_if_absent, reading, writing
 from twogate.stores.sql.tables_approvals import approval_votes, approvals
+from twogate.stores.sql.tables_gates import operations
 
 KEEP: Final = 30 * 24 * 3600
 """Seconds past its deadline that a call is kept for people to look at; the audit trail keeps what was decided."""
@@ -125,12 +127,16 @@ class SqlParkedStore:
         return msgspec.structs.replace(parked, state=state, votes=votes, decided_at=decided_at)
 
     async def step(self, approval: str, step: Step, now: int, announce: Announce) -> bool:
-        """Make a step from any state that it is possible in."""
+        """Make a step from any state that it is possible in; never once the call was started.
+
+        What ran, or may have, did not expire and was not cancelled: how it ended is its operation's state.
+        """
+        ran = exists().where(operations.c.jti == approvals.c.id, operations.c.state != Ran.READY.value)
         origins = {before.value: after.value for (before, of), after in TRANSITIONS.items() if of is step}
         async with writing(self._engine) as connection:
             changed = (
                 update(approvals)
-                .where(approvals.c.id == approval, approvals.c.state.in_(sorted(origins)))
+                .where(approvals.c.id == approval, approvals.c.state.in_(sorted(origins)), ~ran)
                 .values(state=next(iter(origins.values())), decided_at=now)
             )
             if (await connection.execute(changed.returning(approvals.c.id))).one_or_none() is None:
