@@ -420,6 +420,96 @@ async def each_round(lab: OperationLab) -> None:
     assert lab.ran == ["change", "change"]
 
 
+async def test_an_answer_signed_for_one_call_does_not_go_on_with_another(
+    tmp_path: Path, issuer: TestIssuer, upstream: RecordingUpstream
+) -> None:
+    servers = {"files": {"url": upstream.url, "client_requests": ["elicitation"]}}
+    async with open_operation_lab(tmp_path, issuer, upstream, servers=servers) as lab:
+        await other_state(lab)
+
+
+async def other_state(lab: OperationLab) -> None:
+    # The server believes its own state: it would do what the first round of that call said, whatever the second says.
+    helper = await lab.helper()
+    sid = await lab.sid(helper)
+    small, large, yes = {"amount": 1}, {"amount": 10_000}, {"a": {"action": "accept"}}
+    states = {}
+    for arguments in (small, large):
+        lab.upstream.extra["tools/call"] = {
+            "resultType": "input_required", "inputRequests": {"a": ELICIT}, "requestState": f"{arguments}",
+        }  # fmt: skip
+        asked = await modern(lab, helper, await lab.mint(await lab.host(), sid, arguments=arguments), arguments)
+        assert asked.status_code == 200, asked.text
+        states[arguments["amount"]] = asked.json()["result"]["requestState"]
+    del lab.upstream.extra["tools/call"]
+    lab.upstream.seen.clear()
+    signed = await lab.mint(await lab.host(), sid, arguments=small, input_responses=yes)
+    crossed = await modern(lab, helper, signed, small, requestState=states[10_000], inputResponses=yes)
+    assert refusal(crossed) == "operation_token_mismatch"
+    assert lab.ran == []
+    # Which used nothing up.
+    own = await modern(lab, helper, signed, small, requestState=states[1], inputResponses=yes)
+    assert own.status_code == 200, own.text
+    assert lab.upstream.seen[-1].message["params"]["requestState"] == f"{small}"
+
+
+async def test_input_signed_for_one_task_is_none_for_another(lab: OperationLab) -> None:
+    helper = await lab.helper()
+    sid = await lab.sid(helper)
+    tasks = []
+    for name in ("t-1", "t-2"):
+        lab.upstream.extra["tools/call"] = {"resultType": "task", "taskId": name, "status": "working"}
+        made = await modern(lab, helper, await lab.mint(await lab.host(), sid))
+        assert made.status_code == 200, made.text
+        tasks.append(made.json()["result"]["taskId"])
+    lab.upstream.raw_answer = answered({"resultType": "complete"})
+    lab.upstream.seen.clear()
+    yes = {"a": {"action": "accept"}}
+    update = {"method": "tasks/update", "input_responses": yes, "arguments": {}}
+    # Nobody signs for input to whichever task.
+    for params in ({}, {"taskId": 7}, {"taskId": ""}):
+        assert refusal(await lab.ask(await lab.host(), sid, **update, params=params)) == "invalid_params"
+    token = await lab.mint(await lab.host(), sid, **update, params={"taskId": tasks[0]})
+    for more in ({"taskId": tasks[1]}, {"taskId": tasks[0], "requestState": "x"}):
+        crossed = await updated(lab, helper, token, inputResponses=yes, **more)
+        assert refusal(crossed) == "operation_token_mismatch"
+    assert lab.upstream.seen == []
+    answer = await updated(lab, helper, token, inputResponses=yes, taskId=tasks[0])
+    assert answer.status_code == 200, answer.text
+    assert lab.upstream.seen[-1].message["params"]["taskId"] == "t-1"
+
+
+async def test_nothing_is_added_to_a_call_under_the_name_of_a_handle(lab: OperationLab) -> None:
+    helper, _, good = await ready(lab)
+    params = {"name": "change", "arguments": ARGUMENTS, "taskId": "t-9"}
+    raw = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).encode()
+    await refused(lab, helper, good, "operation_token_mismatch", raw=raw, where="header")
+
+
+ELICIT = {"method": "elicitation/create", "params": {"message": "sure?", "requestedSchema": {"type": "object"}}}
+
+
+async def modern(
+    lab: OperationLab, helper: str, token: str, arguments: Any = ARGUMENTS, method: str = "tools/call", **more: Any
+) -> Any:
+    """A call of the stateless version; of another method, `more` is all that it says."""
+    meta = {
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities": {"elicitation": {}},
+        "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
+    }
+    calls = method == "tools/call"
+    params = {"_meta": meta, **({"name": "change", "arguments": arguments} if calls else {}), **more}
+    message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+    name = "change" if calls else more["taskId"]
+    headers = {"mcp_protocol_version": "2026-07-28", "mcp_method": method, "mcp_name": name}
+    return await lab.stack.post(helper, message, twogate_task="edit", twogate_operation_token=token, **headers)
+
+
+async def updated(lab: OperationLab, helper: str, token: str, **params: Any) -> Any:
+    return await modern(lab, helper, token, method="tasks/update", **params)
+
+
 async def test_a_stdio_server_gets_the_signed_bytes_too(
     tmp_path: Path, issuer: TestIssuer, upstream: RecordingUpstream
 ) -> None:

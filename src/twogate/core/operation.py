@@ -50,9 +50,12 @@ MAX_CALL: Final = 256 * 1024
 LEEWAY: Final = 5
 """Seconds that the clocks of two replicas may differ when one checks what the other issued."""
 
-# Left out of the digest: `_meta` says how a call travels, not what it does (and is cut to an allowlist), and these two
-# are handles that this server sealed for one caller and one target. What the target says already is not said twice.
-_NOT_DIGESTED: Final = frozenset({"_meta", "requestState", "taskId"})
+# `_meta` says how a call travels, not what it does, and is cut to an allowlist. A `requestState` is a handle that this
+# server sealed for one caller and one call: what it belongs to is compared by `base_digest`. What the target says
+# already is not said twice.
+_STATE: Final = "requestState"
+_RESPONSES: Final = "inputResponses"
+_TELLS_TASK: Final = "tasks/"
 _NAMED_BY_TARGET: Final[Mapping[str, str]] = MappingProxyType(
     {
         "tools/call": "name",
@@ -118,17 +121,30 @@ def canonical_message(message: Message) -> Message:
 def digest_call(method: str, target: str, params: Mapping[str, Any]) -> Digested:
     """The digest of a call of `target` (`server.tool`, …) by `method` with these `params` as they go upstream.
 
-    Members of `params` that do not count are left out here: `_meta`, the handles, and what names the target.
+    Members of `params` that do not count are left out here: `_meta`, the `requestState`, and what names the target. A
+    `taskId` counts, as the caller was given it.
 
     Raises:
         GateError: BAD_NUMBER, NOT_UTF8.
     """
-    left_out = _NOT_DIGESTED | {_NAMED_BY_TARGET.get(method, "_meta")}
+    left_out = {"_meta", _NAMED_BY_TARGET.get(method, "_meta")}
+    if not method.startswith(_TELLS_TASK):
+        # Of tasks it is no handle of ours.
+        left_out.add(_STATE)
     counted = {name: value for name, value in params.items() if name not in left_out}
     if method in _WITH_ARGUMENTS:
         counted.setdefault("arguments", {})
     form = canonical({"form": FORM, "method": method, "params": counted, "tool": target})
     return Digested(hashlib.sha256(form).hexdigest(), form)
+
+
+def base_digest(method: str, target: str, params: Mapping[str, Any]) -> str:
+    """The digest of a call without what was answered to its server: the same in every round of one call.
+
+    Raises:
+        GateError: BAD_NUMBER, NOT_UTF8.
+    """
+    return digest_call(method, target, {name: value for name, value in params.items() if name != _RESPONSES}).digest
 
 
 def default_method(target: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64encode
 from typing import Protocol
 
 
@@ -27,3 +28,14 @@ class Rng(Protocol):
     def token(self, size: int) -> bytes:
         """`size` bytes from the operating system's generator."""
         ...
+
+
+def random_name(rng: Rng, size: int) -> str:
+    """`size` random bytes as base64url without padding, for names that people hand to commands.
+
+    It never begins with a dash, which a command line would take for an option.
+    """
+    while True:
+        name = urlsafe_b64encode(rng.token(size)).rstrip(b"=").decode()
+        if name[0] != "-":
+            return name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol, TypeVar
@@ -15,9 +14,10 @@ from twogate.core.errors import ErrorCode, GateError
 from twogate.core.principal import Agent, Principal, PrincipalKey
 from twogate.core.session import MAX_LIFETIME, Session, verify_session
 from twogate.flows.audit import AuditSink
-from twogate.flows.environment import Clock, Rng
+from twogate.flows.environment import Clock, Rng, random_name
 from twogate.flows.registry import Revision
 
+_ID_BYTES: Final = 18
 CACHE_ENTRIES: Final = 20_000
 
 _K = TypeVar("_K")
@@ -126,7 +126,7 @@ class Sessions:
             await self._audit.append(self._event(EventKind.SESSION_REFUSED, holder, task[:64], address, error))
             raise error
         candidate = Session(
-            id=base64.urlsafe_b64encode(self._rng.token(18)).decode(),
+            id=random_name(self._rng, _ID_BYTES),
             principal=holder.key,
             task=task,
             targets=session_targets(self._policy().of(holder.key.tenant), holder.agent.role, task),

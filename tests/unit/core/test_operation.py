@@ -124,6 +124,7 @@ def test_every_other_part_counts_too(arguments: Any) -> None:
     assert digest(arguments, method="tasks/update") != mine
     assert digest(arguments, inputResponses={}) != mine
     assert digest(arguments, task={"ttl": 1}) != mine
+    assert digest(arguments, taskId="t") != mine
     assert digest({**arguments, "\u0000": None}) != mine
     assert digest(arguments, _meta={"a": 1}, requestState="x") == mine
 

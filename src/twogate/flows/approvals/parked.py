@@ -20,7 +20,7 @@ from twogate.core.principal import Principal
 from twogate.core.session import Session
 from twogate.flows.audit import AuditSink
 from twogate.flows.envelope import Envelope
-from twogate.flows.environment import Clock, Rng
+from twogate.flows.environment import Clock, Rng, random_name
 
 SEALED: Final = "parked-call"
 """The purpose under which parameters are sealed; their owner is the approval."""
@@ -143,7 +143,7 @@ class Parking:
             raise GateError(ErrorCode.TOO_LARGE, f"a call of more than {MAX_PARAMS} bytes cannot wait for people")
         now = self._clock.now()
         call = ParkedCall(
-            id=encode_base64url(self._rng.token(_ID_BYTES)),
+            id=random_name(self._rng, _ID_BYTES),
             nonce=encode_base64url(self._rng.token(_NONCE_BYTES)),
             tenant=principal.tenant,
             issuer=principal.issuer,

@@ -28,7 +28,7 @@ class Admitted(msgspec.Struct, frozen=True):
     `observing` says that gate two is observed and not enforced; `observed` is what the call would be refused for
     otherwise. `param_headers` are the headers that mirror arguments, and `pin` is the digest in hex of what was
     approved of the target, if anything was (`tool_check.py`). A `gated` one runs only with an `operation`, which a
-    token or an approval started (`operation.py`, `approval.py`); `base` is the digest of a call that people approved,
+    token or an approval started (`operation.py`, `approval.py`); `base` is the digest of a call that started so,
     without what was answered to its server.
     """
 

@@ -4,7 +4,8 @@ In this order, and the first failure is the reason:
 
 1. the call brings one token, in `_meta` or the header; without one it is refused, if it needs one
 2. our own key signed it as an operation token, and neither it nor its minter was revoked
-3. it is bound to this resource, tenant, agent, user, session and target, and to the digest of this call
+3. it is bound to this resource, tenant, agent, user, session and target, and to the digest of this call; what the call
+   goes on with (a request state) was given to a call with a token, too, that said the same
 4. it is in time; of one that is not, what became of it is told
 5. nobody used it: one compare-and-set in the store lets one call start, of however many
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -32,6 +33,7 @@ from twogate.core.operation import (
     Bound,
     OperationToken,
     State,
+    base_digest,
     canonical_message,
     digest_call,
     presented_token,
@@ -90,6 +92,13 @@ async def settle(admitted: Admitted) -> None:
         await admitted.operation.settle(Outcome.ABORTED)
 
 
+def _as_given(params: Mapping[str, Any], call: Call) -> Mapping[str, Any]:
+    """The parameters with a task's id as the caller, and who signs, know it."""
+    task = params.get("taskId")
+    sealed = call.tasks.get(task) if isinstance(task, str) else None
+    return params if sealed is None else {**params, "taskId": sealed}
+
+
 class Operations:
     """Lets calls with a token start. `resource` names a server's endpoint, `owner` this process in the store."""
 
@@ -132,14 +141,20 @@ class Operations:
         await self._require_unrevoked(read)
         # 3.
         message = canonical_message(forwarded(call.message, call.version, self._asks(call.head.server)))
-        digest = digest_call(message.method, admitted.target, message.params).digest
+        params = _as_given(message.params, call)
+        digest = digest_call(message.method, admitted.target, params).digest
         if (field := read.bound.differs(self._bound(admitted, digest))) is not None:
             raise GateError(ErrorCode.OPERATION_TOKEN_MISMATCH, f"operation {read.jti} is for another {field}")
+        base = base_digest(message.method, admitted.target, params)
+        if "requestState" in params and call.base != base:
+            # Its server would believe the state, and do what was said, and signed for, in another call.
+            raise GateError(ErrorCode.OPERATION_TOKEN_MISMATCH, f"operation {read.jti} goes on with another call")
         # 4.
         await self._require_in_time(read)
         # 5.
         operation = Operation(read.jti, read.bound.tenant, digest, read.expires_at)
-        return await self.begin(admitted, operation, message, f"operation {read.jti} by {read.minter}")
+        begun = await self.begin(admitted, operation, message, f"operation {read.jti} by {read.minter}")
+        return msgspec.structs.replace(begun, base=base)
 
     async def begin(self, admitted: Admitted, operation: Operation, message: Message, label: str) -> Admitted:
         """Step 5, for a token that was presented or deposited: let this call start, and no other one.

@@ -63,7 +63,7 @@ class Call(msgspec.Struct, frozen=True):
 
     `targets` is all that it acts on, in the policy's words. `answered` is the server's request that a client's response
     answers, `resumed` the event after which a stream goes on, `tasks` the sealed ids of the tasks that it names.
-    `approval` is the parked call that it comes back for, `base` the approved call that its request state belongs to.
+    `approval` is the parked call that it comes back for, `base` the call that its request state belongs to.
     """
 
     head: Head

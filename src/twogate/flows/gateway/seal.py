@@ -66,7 +66,7 @@ class TaskId(msgspec.Struct, frozen=True, array_like=True):
 class RequestState(msgspec.Struct, frozen=True, array_like=True):
     """The state with which a server asks for input (MCP 2026-07-28), and the one call it belongs to.
 
-    `base` is the digest of a call that people approved, without what was answered to the server.
+    `base` is the digest of a call that a token or an approval started, without what was answered to the server.
     """
 
     state: str

@@ -42,10 +42,11 @@ MAX_TARGET: Final = MAX_NAME + 128
 """Characters of a target: the longest name, behind its server's and the kind."""
 
 # What `params` may not say, because it is said elsewhere, or not signed for at all.
-_SAID_ELSEWHERE: Final = frozenset({"name", "uri", "arguments", "inputResponses", "_meta", "requestState", "taskId"})
+_SAID_ELSEWHERE: Final = frozenset({"name", "uri", "arguments", "inputResponses", "_meta", "requestState"})
+_TELLS_TASK: Final = "tasks/update"
 _METHODS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {
-        "tools/call": frozenset({"tools/call", "tasks/update"}),
+        "tools/call": frozenset({"tools/call", _TELLS_TASK}),
         "prompts/get": frozenset({"prompts/get", "completion/complete"}),
         "resources/read": frozenset(
             {"resources/read", "resources/subscribe", "resources/unsubscribe", "completion/complete"}
@@ -85,6 +86,11 @@ class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not self.params.keys().isdisjoint(_SAID_ELSEWHERE):
             raise GateError(ErrorCode.INVALID_PARAMS, "params holds what is said elsewhere, or is not signed for")
         params = dict(self.params)
+        if method == _TELLS_TASK:
+            # Nobody signs for input to whichever task of this tool's.
+            check_name(params.get("taskId"), "params.taskId")
+        elif "taskId" in params:
+            raise GateError(ErrorCode.INVALID_PARAMS, f"{method} has no taskId")
         if method in _ARGUED:
             params["arguments"] = self.arguments
         elif self.arguments:
