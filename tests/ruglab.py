@@ -53,6 +53,8 @@ class RugPuller(RecordingUpstream):
 
     face: Face = field(default_factory=Face)
     faces: dict[str, Face] = field(default_factory=dict)
+    beside: dict[str, Any] = field(default_factory=dict)
+    """More members of the results that show something."""
     _asker: Seen | None = None
 
     def _answer(self, seen: Seen) -> bytes:
@@ -72,11 +74,11 @@ class RugPuller(RecordingUpstream):
         match message["method"]:
             case "initialize" | "server/discover":
                 given = super()._result(message)
-                given["capabilities"] = {"tools": {}, "prompts": {}}
+                given |= {"capabilities": {"tools": {}, "prompts": {}}, **self.beside}
                 return given if face.instructions is None else {**given, "instructions": face.instructions}
             case "tools/list":
                 at = int(params.get("cursor", "0"))
-                page: dict[str, Any] = {"resultType": "complete", "tools": face.tools[at]}
+                page: dict[str, Any] = {"resultType": "complete", "tools": face.tools[at], **self.beside}
                 return page if at + 1 == len(face.tools) else {**page, "nextCursor": str(at + 1)}
             case "prompts/list":
                 return {"resultType": "complete", "prompts": face.prompts}

@@ -220,6 +220,10 @@ REFUSED: dict[str, dict[str, Any]] = {
     "no schema there": {"$ref": "#/$defs", "$defs": 5},
     "too many subschemas": {"anyOf": [{"const": n} for n in range(6000)]},
     "too many at once": {"allOf": [{"properties": {f"k{n}": True for n in range(1000)}}] * 300},
+    "many that all apply many": {
+        "$defs": {"many": {"allOf": [True] * 1000}},
+        "properties": {f"k{n}": {"$ref": "#/$defs/many"} for n in range(400)},
+    },
     "too large": {"description": "x" * MAX_SCHEMA},
     "too many patterns": {"patternProperties": {f"^{n}": True for n in range(MAX_PATTERNS + 1)}},
     "a long pattern": {"pattern": "a" * 5000},
@@ -246,6 +250,13 @@ def deep(levels: int, name: str = "c") -> dict[str, Any]:
 
 def recursive(**schema: Any) -> dict[str, Any]:
     return {"$defs": {"n": schema}, "$ref": "#/$defs/n"}
+
+
+def bracketed(size: int) -> list[list[Any]]:
+    """Every way to nest so many empty lists in a list."""
+    if size == 0:
+        return [[]]
+    return [[first, *rest] for at in range(size) for first in bracketed(at) for rest in bracketed(size - 1 - at)]
 
 
 AGAIN: dict[str, Any] = {"properties": {"c": {"$ref": "#/$defs/n"}}}
@@ -280,6 +291,36 @@ COSTLY: dict[str, tuple[dict[str, Any], object]] = {
             "additionalProperties": {"$ref": "#/$defs/n"},
         },
         {"a": [[[[n, [n]]] * 9] * 9 for n in range(5000)]},
+    ),
+    "unique, and told apart by brackets alone": (
+        {"additionalProperties": {"uniqueItems": True}},
+        {"a": [item for size in range(8) for item in bracketed(size)]},
+    ),
+    "unique large integers that are one as fractions": (
+        {"additionalProperties": {"uniqueItems": True}},
+        {"a": [2**63 + n for n in range(2000)]},
+    ),
+    "many short lists of unique fractions": (
+        {"additionalProperties": {"items": {"uniqueItems": True}}},
+        {"a": [[n + 0.5 for n in range(15)]] * 1000},
+    ),
+    "texts that must be JSON, over and over": (
+        {
+            "$schema": "http://json-schema.org/draft-07/schema#",
+            "additionalProperties": {"allOf": [{"contentMediaType": "application/json"} for _ in range(50)]},
+        },
+        {"a": "[" + "1," * 50_000 + "1]"},
+    ),
+    "texts that must be base64, over and over": (
+        {
+            "$schema": "http://json-schema.org/draft-06/schema",
+            "additionalProperties": {"allOf": [{"contentEncoding": "base64"} for _ in range(50)]},
+        },
+        {"a": "A" * 100_000},
+    ),
+    "a long name, looked at over and over": (
+        {"allOf": [{"propertyNames": {"minLength": n}} for n in range(600)]},
+        {"x" * 900_000: 1},
     ),
     "bounds that are fractions": (
         {"additionalProperties": {"items": {"minimum": 0.1, "maximum": 1e300}}},
@@ -323,6 +364,14 @@ ALLOWED: dict[str, tuple[dict[str, Any], object]] = {
     "many rows": (
         {"properties": {"rows": {"items": {"properties": {f"c{n}": {"type": "string"} for n in range(10)}}}}},
         {"rows": [{f"c{n}": "text" for n in range(10)} for _ in range(5000)]},
+    ),
+    "a large document in a text": (
+        {"properties": {"a": {"contentEncoding": "base64", "contentMediaType": "application/json"}}},
+        {"a": "A" * 3_000_000},
+    ),
+    "many rows that are unique": (
+        {"properties": {"rows": {"uniqueItems": True, "items": {"type": "object"}}}},
+        {"rows": [{"id": n, "name": f"row {n}", "at": n / 8} for n in range(3000)]},
     ),
     "many numbers": ({"properties": {"a": {"items": {"type": "integer"}}}}, {"a": list(range(100_000))}),
     "a large enumeration": (

@@ -13,7 +13,7 @@ from harness.upstream import RecordingUpstream
     ("method", "path", "status", "error"),
     [
         ("GET", "/", 404, "invalid_request"),
-        ("GET", "/console", 404, "invalid_request"),
+        ("GET", "/nothing", 404, "invalid_request"),
         ("GET", "/mcp", 404, "invalid_request"),
         ("GET", "/.well-known/openid-configuration/mcp/files", 404, "invalid_request"),
         ("GET", "/.well-known/oauth-protected-resource/mcp/unknown", 404, "invalid_request"),

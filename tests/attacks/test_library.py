@@ -17,6 +17,7 @@ import httpx2
 import pytest
 from fastmcp import Client, Context, FastMCP
 from fastmcp.server.dependencies import get_http_request
+from mcp.server.mcpserver import MCPServer
 
 from harness.issuer import TestIssuer
 from harness.stack import Stack, free_port, guarded, running, settings_for, tool_call
@@ -346,6 +347,51 @@ async def test_the_stamp_of_a_running_request_serves_no_other(stack: Stack, issu
     assert not stolen.live
     with pytest.raises(NotPermittedError):
         identity({SCOPE_KEY: stolen})
+
+
+def keeps_sessions(kind: str, look: Callable[..., Awaitable[str]]) -> App:
+    """A server with one session for many requests, whose code runs in a task that the first of them started."""
+    if kind == "sdk":
+        plain = MCPServer("files")
+        plain.add_tool(look)
+        return plain.streamable_http_app()
+    fast = FastMCP("files", middleware=[TwogateMiddleware()])
+    fast.tool(look)
+    return fast.http_app()
+
+
+@pytest.mark.parametrize("kind", ["sdk", "fastmcp"])
+async def test_requests_of_one_mcp_session_are_told_apart_also_at_once(
+    tmp_path: Path, issuer: TestIssuer, kind: str
+) -> None:
+    held, may_go = asyncio.Event(), asyncio.Event()
+    seen: list[tuple[str, frozenset[str], frozenset[str]]] = []
+
+    async def look(how: str = "") -> str:
+        before = current().scopes
+        if how == "hold":
+            held.set()
+            await may_go.wait()
+        seen.append((how, before, current().scopes))
+        return "ok"
+
+    config, url = write_settings(tmp_path, issuer)
+    async with guarded(Twogate(keeps_sessions(kind, look), config=config, server="files"), url) as stack:
+        wide = issuer.token(stack.resource(), scope="reports admin")
+        narrow = issuer.token(stack.resource(), scope="reports")
+        hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+        opened = await stack.post(wide, {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": hello})
+        headers = {**VERSION, "mcp_session_id": opened.headers["mcp-session-id"]}
+        await stack.post(wide, {"jsonrpc": "2.0", "method": "notifications/initialized"}, **headers)
+        first = asyncio.create_task(stack.post(wide, {**tool_call("look", {"how": "hold"}), "id": 1}, **headers))
+        try:
+            await asyncio.wait_for(held.wait(), 10)
+            second = await stack.post(narrow, {**tool_call("look", {"how": "narrow"}), "id": 2}, **headers)
+        finally:
+            may_go.set()
+        assert [said(answer)["id"] for answer in (await first, second)] == [1, 2]
+    both, less = frozenset({"reports", "admin"}), frozenset({"reports"})
+    assert seen == [("narrow", less, less), ("hold", both, both)]
 
 
 def test_a_stamp_cannot_be_made_or_copied() -> None:

@@ -453,6 +453,40 @@ async def other_state(lab: OperationLab) -> None:
     assert lab.upstream.seen[-1].message["params"]["requestState"] == f"{small}"
 
 
+async def test_a_call_that_needs_no_token_does_not_go_on_with_one_that_was_signed_for(
+    tmp_path: Path, issuer: TestIssuer, upstream: RecordingUpstream
+) -> None:
+    servers = {"files": {"url": upstream.url, "client_requests": ["elicitation"]}}
+    async with open_operation_lab(tmp_path, issuer, upstream, servers=servers) as lab:
+        helper = await lab.helper()
+        sid = await lab.sid(helper)
+        lab.upstream.extra["tools/call"] = {
+            "resultType": "input_required", "inputRequests": {"a": ELICIT}, "requestState": "10000",
+        }  # fmt: skip
+        signed = await lab.mint(await lab.host(), sid, "files.look", arguments={"amount": 10_000})
+        asked = await modern(lab, helper, signed, {"amount": 10_000}, name="look")
+        assert asked.status_code == 200, asked.text
+        state = asked.json()["result"]["requestState"]
+        del lab.upstream.extra["tools/call"]
+        lab.upstream.seen.clear()
+        others: tuple[dict[str, Any], ...] = ({"amount": 1}, {}, {"amount": 10_000, "more": 1})
+        for arguments in others:
+            crossed = await modern(lab, helper, None, arguments, name="look", requestState=state)
+            assert refusal_of_any(crossed) == "request_state_unknown"
+        assert lab.ran == []
+        assert lab.last_refusal()["reason"] == "request_state_unknown"
+        # The same call may go on, and what it is asked next belongs to it as well.
+        lab.upstream.extra["tools/call"] = {
+            "resultType": "input_required", "inputRequests": {"a": ELICIT}, "requestState": "10000 again",
+        }  # fmt: skip
+        own = await modern(lab, helper, None, {"amount": 1e4}, name="look", requestState=state, inputResponses={})
+        assert own.status_code == 200, own.text
+        state = own.json()["result"]["requestState"]
+        crossed = await modern(lab, helper, None, {"amount": 1}, name="look", requestState=state)
+        assert refusal_of_any(crossed) == "request_state_unknown"
+        assert lab.ran == ["look"]
+
+
 async def test_input_signed_for_one_task_is_none_for_another(lab: OperationLab) -> None:
     helper = await lab.helper()
     sid = await lab.sid(helper)
@@ -465,7 +499,7 @@ async def test_input_signed_for_one_task_is_none_for_another(lab: OperationLab) 
     lab.upstream.raw_answer = answered({"resultType": "complete"})
     lab.upstream.seen.clear()
     yes = {"a": {"action": "accept"}}
-    update = {"method": "tasks/update", "input_responses": yes, "arguments": {}}
+    update: dict[str, Any] = {"method": "tasks/update", "input_responses": yes, "arguments": {}}
     # Nobody signs for input to whichever task.
     for params in ({}, {"taskId": 7}, {"taskId": ""}):
         assert refusal(await lab.ask(await lab.host(), sid, **update, params=params)) == "invalid_params"
@@ -490,7 +524,13 @@ ELICIT = {"method": "elicitation/create", "params": {"message": "sure?", "reques
 
 
 async def modern(
-    lab: OperationLab, helper: str, token: str, arguments: Any = ARGUMENTS, method: str = "tools/call", **more: Any
+    lab: OperationLab,
+    helper: str,
+    token: str | None,
+    arguments: Any = ARGUMENTS,
+    method: str = "tools/call",
+    name: str = "change",
+    **more: Any,
 ) -> Any:
     """A call of the stateless version; of another method, `more` is all that it says."""
     meta = {
@@ -499,11 +539,13 @@ async def modern(
         "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
     }
     calls = method == "tools/call"
-    params = {"_meta": meta, **({"name": "change", "arguments": arguments} if calls else {}), **more}
+    params = {"_meta": meta, **({"name": name, "arguments": arguments} if calls else {}), **more}
     message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
-    name = "change" if calls else more["taskId"]
-    headers = {"mcp_protocol_version": "2026-07-28", "mcp_method": method, "mcp_name": name}
-    return await lab.stack.post(helper, message, twogate_task="edit", twogate_operation_token=token, **headers)
+    headers = {"mcp_protocol_version": "2026-07-28", "mcp_method": method}
+    headers["mcp_name"] = name if calls else more["taskId"]
+    if token is not None:
+        headers["twogate_operation_token"] = token
+    return await lab.stack.post(helper, message, twogate_task="edit", **headers)
 
 
 async def updated(lab: OperationLab, helper: str, token: str, **params: Any) -> Any:

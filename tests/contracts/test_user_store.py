@@ -11,6 +11,7 @@ from sqlalchemy import func, insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.stores import NOW, Stores
+from twogate.core.approval import Duty
 from twogate.flows.authserver.links import Link, LinkPurpose
 from twogate.flows.authserver.lockout import FORGET_AFTER, Counter
 from twogate.flows.authserver.logins import Login
@@ -89,12 +90,19 @@ async def test_of_parallel_first_logins_of_one_identity_one_adds_the_person(peop
     assert await people.list("globex") == [twins[added.index(True)]]
 
 
-async def test_describing_changes_nothing_but_what_it_says(people: SqlUserStore) -> None:
+async def test_what_a_provider_tells_changes_nothing_that_an_operator_gave(people: SqlUserStore) -> None:
     await people.set_password_hash("acme", "u-alice", "hash")
-    changed = msgspec.structs.replace(ALICE, display_name="A.", roles=("analyst",), groups=())
-    await people.describe(msgspec.structs.replace(changed, name="mallory", provider="https://idp.example"))
-    assert await people.user("acme", "u-alice") == changed
+    told = msgspec.structs.replace(ALICE, display_name="A.", groups=())
+    more = {"name": "mallory", "provider": "https://idp.example", "roles": ("admin",), "duties": (Duty.APPROVER,)}
+    await people.describe(msgspec.structs.replace(told, **more))
+    assert await people.user("acme", "u-alice") == told
     assert await people.password_hash("acme", "u-alice") == "hash"
+
+
+async def test_an_operator_changes_what_a_person_is_called_and_may_do_and_nothing_else(people: SqlUserStore) -> None:
+    given = msgspec.structs.replace(ALICE, display_name="A.", roles=("analyst",), groups=(), duties=(Duty.OPERATOR,))
+    await people.change(msgspec.structs.replace(given, name="mallory", provider="https://idp.example"))
+    assert await people.user("acme", "u-alice") == given
 
 
 async def test_a_hash_is_replaced_only_as_it_was_read(people: SqlUserStore) -> None:

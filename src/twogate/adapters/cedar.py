@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
 import cedarpy
@@ -31,6 +32,9 @@ ENTITIES_KEPT: Final = 1024
 
 MAX_KEPT: Final = 8192
 """Bytes that one of them may have; longer ones (a caller with very many groups) are parsed for each call."""
+
+VERDICTS_KEPT: Final = 8192
+"""Questions whose answer is kept: a stream asks the same for each of its resources, whenever something comes."""
 
 _PERMIT: Final = "permit(principal, action, resource);"
 _NAMED: Final = 3  # policies that a refusal names at most
@@ -72,6 +76,7 @@ class CedarConditions:
         """
         self._schema = schema
         self._kept: OrderedDict[bytes, cedarpy.Entities] = OrderedDict()
+        self._verdicts: OrderedDict[bytes, str | None] = OrderedDict()
         sets: dict[tuple[str, ...], _Set | None] = {}
 
         def parsed(wanted: Iterable[CheckedPolicy]) -> _Set | None:
@@ -93,13 +98,13 @@ class CedarConditions:
         if judged is None:
             return "the policies do not know this entry"
         kind, declared = judged.entry.kind, judged.entry.declared
-        given = arguments_of(asked, kind)
         arguments: dict[str, Any] = {}
-        if given is not None and declared:
-            try:
+        try:
+            given = arguments_of(asked, kind)
+            if given is not None and declared:
                 arguments = read_arguments(declared, given)
-            except ArgumentRefusedError as refused:
-                return str(refused)
+        except ArgumentRefusedError as refused:
+            return str(refused)
         chosen = judged.without_arguments if given is None else judged.every
         if chosen is None:
             return None
@@ -112,15 +117,28 @@ class CedarConditions:
             return "the call could not be put to the policies"
 
     def _judge(self, asked: Asked, kind: Kind, arguments: dict[str, Any], chosen: _Set) -> str | None:
+        entities = _encode(entities_of(asked, kind))
+        context = _encode(context_of(asked, arguments, chosen.context))
+        # All that Cedar is given stands in these two and in which policies are asked; the same question has the same
+        # answer. Both are JSON, so where one ends is certain.
+        question = blake2b(b"%d%b%b" % (id(chosen.handle), entities, context), digest_size=32).digest()
+        if question in self._verdicts:
+            return self._verdicts[question]
+        verdict = self._verdicts[question] = self._ask(asked, entities, context, chosen)
+        if len(self._verdicts) > VERDICTS_KEPT:
+            self._verdicts.popitem(last=False)
+        return verdict
+
+    def _ask(self, asked: Asked, entities: bytes, context: bytes, chosen: _Set) -> str | None:
         request = {
             "principal": uid("Agent", str(asked.principal.agent.id)),
             "action": uid("Action", asked.entry),
             "resource": uid("Target", asked.target),
-            "context": _encode(context_of(asked, arguments, chosen.context)).decode(),
+            "context": context.decode(),
         }
         # The entities were read by the schema, so they are of the types that the policies were checked for, and the
         # actions with their groups are among them. The context is what these policies could see, typed as in `SHAPE`.
-        result: cedarpy.AuthzResult = _cedar.is_authorized(request, chosen.handle, self._entities(asked, kind))
+        result: cedarpy.AuthzResult = _cedar.is_authorized(request, chosen.handle, self._entities(entities))
         diagnostics = result.diagnostics
         if diagnostics.errors:
             # Cedar leaves out a policy that fails; to us it forbids.
@@ -132,8 +150,7 @@ class CedarConditions:
             return None
         return f"forbidden by {_named(chosen, diagnostics.reasons) or 'the policies'}"
 
-    def _entities(self, asked: Asked, kind: Kind) -> cedarpy.Entities:
-        text = _encode(entities_of(asked, kind))
+    def _entities(self, text: bytes) -> cedarpy.Entities:
         found = self._kept.get(text)
         if found is None:
             parsed: cedarpy.Entities = _cedar.Entities.from_json_str(text.decode(), self._schema)

@@ -6,6 +6,7 @@ what stands around it, is written out.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -66,4 +67,6 @@ def changed_places(definition: bytes, approved: bytes) -> list[dict[str, object]
 
 def visible(text: str) -> str:
     """The text with everything written out that cannot be seen; whole."""
-    return shown(text, len(text))
+    # Spaces of other widths too: a line that was taken away would look like the one that was put there.
+    spaced = "".join(f"[U+{ord(c):04X}]" if c != " " and unicodedata.category(c) == "Zs" else c for c in text)
+    return shown(spaced, len(spaced))

@@ -19,11 +19,11 @@ from ipaddress import IPv6Address, ip_address
 from math import isfinite
 from types import MappingProxyType
 from typing import Any, Final, cast
-from unicodedata import normalize
 
 import msgspec
 
 from twogate.core.entry import parse_entry
+from twogate.core.message import fold_name
 from twogate.core.principal import Principal
 from twogate.core.session import Session
 
@@ -119,7 +119,11 @@ def name_of(target: str, kind: Kind) -> str:
 
 
 def arguments_of(asked: Asked, kind: Kind) -> Mapping[str, Any] | None:
-    """The arguments of a call as its server will read them; None if they are not known here."""
+    """The arguments of a call as its server will read them; None if they are not known here.
+
+    Raises:
+        ArgumentRefusedError: a completion has another form than MCP's, in which servers might see other arguments.
+    """
     if kind is Kind.RESOURCE:
         return {"uri": name_of(asked.target, kind)}
     match asked.method:
@@ -134,14 +138,25 @@ def arguments_of(asked: Asked, kind: Kind) -> Mapping[str, Any] | None:
 
 def _completed(params: Mapping[str, Any]) -> Mapping[str, Any]:
     """What a completion says of its prompt's arguments: those chosen before, and the one being written."""
-    context: object = params.get("context")
-    chosen: object = cast("dict[str, Any]", context).get("arguments") if isinstance(context, dict) else None
-    found = dict(cast("dict[str, Any]", chosen)) if isinstance(chosen, dict) else {}
-    written: object = params.get("argument")
-    if isinstance(written, dict):
-        member = cast("dict[str, Any]", written)
-        found[str(member.get("name"))] = member.get("value")
-    return found
+    # Closed objects: some servers would take `Name` for `name`, and complete what no policy saw.
+    context = _closed(params.get("context", {}), "context", frozenset({"arguments"}))
+    chosen = context.get("arguments", {})
+    if not isinstance(chosen, dict):
+        raise ArgumentRefusedError("the completion's context.arguments are no object")
+    written = _closed(params.get("argument"), "argument", _WRITTEN)
+    name: object = written.get("name")
+    if written.keys() != _WRITTEN or not isinstance(name, str):
+        raise ArgumentRefusedError("the completion's argument is without name or value")
+    return {**cast("dict[str, Any]", chosen), name: written["value"]}
+
+
+_WRITTEN: Final = frozenset({"name", "value"})
+
+
+def _closed(value: object, what: str, names: frozenset[str]) -> Mapping[str, Any]:
+    if not isinstance(value, dict) or not cast("dict[str, Any]", value).keys() <= names:
+        raise ArgumentRefusedError(f"the completion's {what} is no object of {', '.join(sorted(names))}")
+    return cast("dict[str, Any]", value)
 
 
 def read_arguments(declared: Declared, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,17 +196,12 @@ def _check_names(declared: Declared, given: Mapping[str, Any], place: str) -> No
     others = given.keys() - declared.keys()
     if not others:
         return
-    folded = {_fold(name): name for name in declared}
+    folded = {fold_name(name): name for name in declared}
     for name in others:
         if len(name) > MAX_NAME:
             raise ArgumentRefusedError(f"an argument {where} has a name over {MAX_NAME} characters")
-        if (meant := folded.get(_fold(name))) is not None:
+        if (meant := folded.get(fold_name(name))) is not None:
             raise ArgumentRefusedError(f"an argument {where} is another spelling of {place}{meant}")
-
-
-@lru_cache(4096)  # clients send the same few names with every call
-def _fold(name: str) -> str:
-    return "".join(character for character in normalize("NFKC", name).casefold() if character.isalnum())
 
 
 def _value(kind: ArgumentType | Declared, value: object, name: str, room: _Room) -> object:

@@ -75,8 +75,9 @@ _UNPRINTABLE: Final = re.compile(
 _NOT_ALPHANUMERIC: Final = re.compile(r"[\W_]+")
 
 
-@lru_cache(maxsize=1024)  # honest clients send the same few names; theirs are at most MAX_MEMBERS characters
-def _fold(name: str) -> str:
+@lru_cache(maxsize=4096)  # honest clients send the same few names; theirs are at most MAX_MEMBERS characters
+def fold_name(name: str) -> str:
+    """What every spelling has in common that some peer may take for this name of a member."""
     # Letter case as Unicode folds it, by way of upper case so that the dotless i meets i; compatibility forms; and
     # everything but letters and digits dropped, because pydantic peers take `request_state` for `requestState`.
     folded = unicodedata.normalize("NFKD", name.upper()).casefold()
@@ -85,7 +86,7 @@ def _fold(name: str) -> str:
 
 def reads_as(name: str, member: str) -> bool:
     """Whether some peer may take a member's name for another (see this module's introduction)."""
-    return name == member or (len(name) <= MAX_MEMBERS and _fold(name) == _fold(member))
+    return name == member or (len(name) <= MAX_MEMBERS and fold_name(name) == fold_name(member))
 
 
 class _Members:
@@ -93,10 +94,10 @@ class _Members:
 
     def __init__(self, *names: str) -> None:
         self.names = frozenset(names)
-        self._folded = frozenset(map(_fold, names))
+        self._folded = frozenset(map(fold_name, names))
 
     def disguised(self, name: str) -> bool:
-        return _fold(name) in self._folded
+        return fold_name(name) in self._folded
 
 
 _ENVELOPE: Final = _Members("jsonrpc", "id", "method", "params", "result", "error")

@@ -47,6 +47,9 @@ MAX_LIFETIME: Final = 900
 MAX_CALL: Final = 256 * 1024
 """Bytes that the parameters of a call with a token may have: somebody answers for what they say."""
 
+MAX_VALUES: Final = 10_000
+"""Values that they may hold, objects and lists counted too: each costs time to write in canonical form."""
+
 LEEWAY: Final = 5
 """Seconds that the clocks of two replicas may differ when one checks what the other issued."""
 
@@ -83,11 +86,15 @@ def canonical(value: object) -> bytes:
     floats would read another one (RFC 7493 section 2.2).
 
     Raises:
-        GateError: BAD_NUMBER; NOT_UTF8 for half a surrogate pair.
+        GateError: TOO_LARGE past `MAX_VALUES`; BAD_NUMBER; NOT_UTF8 for half a surrogate pair.
     """
     level: list[object] = [value]
+    room = MAX_VALUES
     while level:
         item = level.pop()
+        room -= 1
+        if room < 0:
+            raise GateError(ErrorCode.TOO_LARGE, f"a call that is signed for has at most {MAX_VALUES} values")
         if isinstance(item, dict):
             level.extend(cast("dict[str, object]", item).values())
         elif isinstance(item, list):
@@ -125,7 +132,7 @@ def digest_call(method: str, target: str, params: Mapping[str, Any]) -> Digested
     `taskId` counts, as the caller was given it.
 
     Raises:
-        GateError: BAD_NUMBER, NOT_UTF8.
+        GateError: TOO_LARGE, BAD_NUMBER, NOT_UTF8.
     """
     left_out = {"_meta", _NAMED_BY_TARGET.get(method, "_meta")}
     if not method.startswith(_TELLS_TASK):
@@ -142,7 +149,7 @@ def base_digest(method: str, target: str, params: Mapping[str, Any]) -> str:
     """The digest of a call without what was answered to its server: the same in every round of one call.
 
     Raises:
-        GateError: BAD_NUMBER, NOT_UTF8.
+        GateError: TOO_LARGE, BAD_NUMBER, NOT_UTF8.
     """
     return digest_call(method, target, {name: value for name, value in params.items() if name != _RESPONSES}).digest
 

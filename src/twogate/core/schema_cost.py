@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 
 from twogate.core.schema_reader import Node, PatternCost, SchemaError, SchemaReader
+from twogate.core.schema_unique import units_to_tell_apart
 
 MAX_CHAIN: Final = 48
 """Subschemas that may apply to one place by way of each other: the validator's stack grows with each."""
@@ -22,10 +23,14 @@ MAX_AT_ONCE: Final = 5000
 """Subschemas that may apply to one place at all, counted as often as they do."""
 MAX_COMBINED: Final = 200_000
 """Pairs of a subschema and a property that may have to be kept apart."""
+MAX_REACHED: Final = 300_000
+"""Subschemas that all subschemas apply to the same value, all told; each takes some microseconds to add up."""
 
 _CONTAINER: Final = 20
 _MEMBER: Final = 8
 _SCALAR: Final = 5
+_LONG_NAME: Final = 256
+"""Characters of a name that are copied in one unit, for each subschema that looks at it."""
 _OFTEN: Final = 1000
 """Units after which it is seen whether they are too many."""
 
@@ -92,6 +97,7 @@ class _Combiner:
         self._closures: dict[int, dict[int, int]] = {}
         self._chains: dict[int, int] = {}
         self._pairs = 0
+        self._reached = 0
 
     def place(self, first: int) -> _Place:
         wanted = [first]
@@ -120,6 +126,9 @@ class _Combiner:
                 found[one] = found.get(one, 0) + times * node.factor
         if sum(found.values()) > MAX_AT_ONCE:
             raise SchemaError(f"more than {MAX_AT_ONCE} subschemas apply to one value")
+        self._reached += len(found)
+        if self._reached > MAX_REACHED:
+            raise SchemaError("too many subschemas apply each other")
         # Those that were known already may have long chains of their own.
         self._chains[number] = 1 + max((self._chains[other] for other in node.same), default=0)
         if self._chains[number] > MAX_CHAIN:
@@ -222,7 +231,9 @@ class _Walk:
             units = _MEMBER
             for place, times in applied:
                 # Names are checked by themselves where a pattern or `propertyNames` asks for it.
-                units += times * (1 + place.per_key + place.per_key_char * (1 + len(name)))
+                units += times * (
+                    1 + place.per_key * (1 + len(name) // _LONG_NAME) + place.per_key_char * (1 + len(name))
+                )
             self._spend(units)
             if below := _below((place.properties.get(name, place.other), times) for place, times in applied):
                 self._at(below, member)
@@ -249,7 +260,7 @@ class _Walk:
 
     def _items(self, applied: Applied, value: list[object]) -> None:
         if unique := sum(place.unique * times for place, times in applied):
-            self._spend(unique * self._size(value))
+            self._spend(unique * (self._size(value) + units_to_tell_apart(value)))
         longest = max(len(place.prefix) for place, _ in applied)
         for at, item in enumerate(value[:longest]):
             if below := _below((place.item(at), times) for place, times in applied):

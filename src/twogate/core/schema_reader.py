@@ -20,6 +20,9 @@ _MULTIPLE: Final = 1500
 _BOUND: Final = 100
 """Units of a bound that is no integer."""
 _LONG: Final = 64
+_JSON_CHAR: Final = 8
+"""Units for each character of a text that must be JSON itself: it is parsed, for each subschema that says so."""
+_ENCODED_CHAR: Final = 1
 _UNEVALUATED: Final = 3
 """What `unevaluated…` needs to know of the schemas beside it is found out by asking them again."""
 
@@ -29,6 +32,11 @@ _BOUNDS: Final = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _REST: Final = ("contains", "unevaluatedItems", "additionalItems")
 _COUNTED: Final = ("enum", "const", "required", "type", "dependentRequired", "dependencies")
 _NOT_HERE: Final = ("$dynamicRef", "$recursiveRef")
+# The dialects in which what is said of a text's content is no assertion; the first is what counts without one.
+_CONTENT_UNASSERTED: Final = (
+    None,
+    *(f"https://json-schema.org/draft/{draft}/schema{end}" for draft in ("2019-09", "2020-12") for end in ("", "#")),
+)
 _ASIDE: Final = ("$defs", "definitions")
 _ESCAPES: Final = re.compile(r"%(?:2[fF]|7[eE]|25)|~(?![01])")
 _INDEX: Final = re.compile(r"0|[1-9][0-9]{0,5}")
@@ -70,6 +78,7 @@ class SchemaReader:
     def __init__(self, root: Mapping[str, Any], pattern_cost: PatternCost) -> None:
         self._root = root
         self._pattern_cost = pattern_cost
+        self._asserts_content = root.get("$schema") not in _CONTENT_UNASSERTED
         self._numbers: dict[int, int] = {}
         self._waiting: list[tuple[int, object]] = []
         self.nodes: list[Node] = []
@@ -111,6 +120,9 @@ class SchemaReader:
         node.unique = schema.get("uniqueItems") is True
         if isinstance(pattern := schema.get("pattern"), str):
             node.per_char += self._pattern_cost(pattern)
+        if self._asserts_content:
+            node.per_char += _JSON_CHAR if "contentMediaType" in schema else 0
+            node.per_char += _ENCODED_CHAR if "contentEncoding" in schema else 0
         node.same = list(self._same(schema))
         self.contextual = self.contextual or "anyOf" in schema or "oneOf" in schema
         if "unevaluatedProperties" in schema or "unevaluatedItems" in schema:

@@ -10,8 +10,10 @@ from typing import Final, cast
 
 import msgspec
 
+from twogate.core import strict_json
 from twogate.core.audit.record import AuditEvent, EventKind
 from twogate.core.errors import ErrorCode, GateError
+from twogate.core.message import MAX_DEPTH
 from twogate.core.pins import definition_of, pin_digest
 from twogate.core.protocol import instructions_target, prompt_target, tool_target
 from twogate.core.schema_reader import SchemaError
@@ -59,6 +61,8 @@ def proposals(
         problem = None
         if len(definition) > MAX_DEFINITION:
             problem = f"it has more than {MAX_DEFINITION} bytes"
+        elif (unreadable := _unreadable(definition)) is not None:
+            problem = unreadable
         elif is_tool and compile_schema is not None and (pin is None or pin.definition != definition):
             problem = _schema_problem(shown, compile_schema)
         yield Proposal(tenant, server, target, definition, None if pin is None else pin.definition, problem)
@@ -71,6 +75,15 @@ def _shown(server: str, offer: Offer) -> Iterator[tuple[str, object, bool]]:
         yield prompt_target(server, name), offer.prompts[name], False
     if offer.instructions is not None:
         yield instructions_target(server), offer.instructions, False
+
+
+def _unreadable(definition: bytes) -> str | None:
+    # A server's own messages are read leniently, and what is kept strictly: readers disagree about large integers.
+    try:
+        strict_json.decode(definition, max_bytes=MAX_DEFINITION, max_depth=MAX_DEPTH)
+    except GateError as error:
+        return f"it cannot be kept exactly: {error.debug}"
+    return None
 
 
 def _schema_problem(tool: object, compile_schema: Compile) -> str | None:

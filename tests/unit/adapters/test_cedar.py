@@ -224,6 +224,39 @@ def test_callers_are_told_apart_however_many_there_are(tmp_path: Path) -> None:
     assert policies.forbidden(asked(by=many)) == "forbidden by policy rules.cedar:1"
 
 
+def test_a_completion_that_servers_read_differently_is_forbidden(tmp_path: Path) -> None:
+    policies = conditions(tmp_path, forbid('action == Twogate::Action::"git.prompt:review"', "context.hour == 25"))
+    params = {"argument": {"name": "other", "value": "x", "Name": "language"}}
+    found = policies.forbidden(asked("git.prompt:review", method="completion/complete", params=params))
+    assert found == "the completion's argument is no object of name, value"
+
+
+def test_a_kept_answer_is_only_for_the_very_same_question(tmp_path: Path) -> None:
+    rules = forbid(COMMIT, "context.hour >= 22 || context.arguments has amount && context.arguments.amount > 9", "a")
+    policies = conditions(tmp_path, rules + forbid(COMMIT, 'principal.groups.contains("guests")', "b"))
+    noon = asked().now // 86_400 * 86_400 + 43_200
+    calls = {
+        "nothing": (asked(now=noon), None),
+        "later the same hour": (asked(now=noon + 3599), None),
+        "at night": (asked(now=noon + 36_000), "forbidden by policy a (rules.cedar:1)"),
+        "too much": (asked(arguments={"amount": 10}, now=noon), "forbidden by policy a (rules.cedar:1)"),
+        "a guest": (asked(by=principal(groups=["guests"]), now=noon), "forbidden by policy b (rules.cedar:2)"),
+        # Without arguments only the second policy is asked.
+        "a poll": (asked(method="tasks/get", params={"taskId": "t"}, now=noon + 36_000), None),
+    }
+    for _ in range(2):
+        for name, (call, said) in (*calls.items(), *reversed(calls.items())):
+            assert (name, policies.forbidden(call)) == (name, said)
+
+
+def test_the_answers_that_are_kept_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("twogate.adapters.cedar.VERDICTS_KEPT", 20)
+    policies = conditions(tmp_path, forbid(COMMIT, 'context.arguments has path && context.arguments.path == "p7"'))
+    for number in (*range(60), *range(60)):
+        assert (policies.forbidden(asked(arguments={"path": f"p{number}"})) is not None) == (number == 7)
+    assert len(policies._verdicts) == 20
+
+
 def test_what_no_policy_is_about_is_not_forbidden(tmp_path: Path) -> None:
     policies = conditions(tmp_path, forbid(COMMIT))
     assert policies.forbidden(asked("git.push")) is None

@@ -150,7 +150,6 @@ def test_whatever_is_given_is_seen_by_its_type_or_refused(arguments: dict[str, A
             {"argument": {"name": "language", "value": "e"}, "context": {"arguments": {"other": "x"}}},
             {"other": "x", "language": "e"},
         ),
-        ("git.prompt:review", "completion/complete", {"argument": 5, "context": []}, {}),
         ("git.resource:file:///a", "resources/read", {"uri": "file:///b"}, {"uri": "file:///a"}),
         ("git.resource:file:///a", "subscriptions/listen", {}, {"uri": "file:///a"}),
         ("git.resource:file:///a", "GET", {}, {"uri": "file:///a"}),
@@ -160,6 +159,27 @@ def test_arguments_are_known_of_calls_and_of_resources_always(
     target: str, method: str, params: dict[str, Any], known: dict[str, Any] | None
 ) -> None:
     assert arguments_of(asked(target, method=method, params=params), kind_of(target)) == known
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"argument": 5},
+        {"argument": {"name": "language"}},
+        {"argument": {"name": ["language"], "value": "e"}},
+        # Servers that care for no letter case would complete `language`, and use the last of the values.
+        {"argument": {"name": "other", "value": "x", "Name": "language", "Value": "en"}},
+        {"argument": {"name": "language", "value": "x"}, "context": []},
+        {"argument": {"name": "other", "value": "x"}, "context": {"arguments": ["language"]}},
+        {"argument": {"name": "other", "value": "x"}, "context": {"Arguments": {"language": "en"}}},
+    ],
+    ids=str,
+)
+def test_a_completion_in_which_servers_could_see_other_arguments_is_refused(params: dict[str, Any]) -> None:
+    call = asked("git.prompt:review", method="completion/complete", params=params)
+    with pytest.raises(ArgumentRefusedError, match="completion"):
+        arguments_of(call, Kind.PROMPT)
 
 
 @pytest.mark.parametrize(

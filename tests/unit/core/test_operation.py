@@ -18,6 +18,7 @@ from twogate.core.errors import ErrorCode, GateError
 from twogate.core.message import MAX_SAFE_INTEGER, Kind, Message, encode_message, parse_message
 from twogate.core.operation import (
     MAX_CALL,
+    MAX_VALUES,
     META,
     TRANSITIONS,
     Bound,
@@ -61,6 +62,14 @@ def test_the_published_vectors_hold(vector: dict[str, Any]) -> None:
     form = json.loads(vector["form"])
     assert form.keys() == {"form", "method", "params", "tool"}
     assert (form["form"], form["method"], form["tool"]) == ("twogate-operation-v1", vector["method"], vector["tool"])
+
+
+def test_what_would_take_long_to_write_is_refused() -> None:
+    assert len(canonical([1] * (MAX_VALUES - 1))) == 2 * MAX_VALUES - 1
+    for value in ([1] * MAX_VALUES, {str(number): [] for number in range(MAX_VALUES)}, [[[]]] * (MAX_VALUES // 2)):
+        with pytest.raises(GateError) as refused:
+            canonical(value)
+        assert refused.value.code is ErrorCode.TOO_LARGE
 
 
 def test_the_first_vector_is_this_very_text() -> None:

@@ -14,7 +14,7 @@ from twogate.core.conditions import Asked
 from twogate.core.errors import ErrorCode
 from twogate.core.message import Kind, Message
 from twogate.core.principal import Principal
-from twogate.flows.gateway.admit import Admitted, Refused, admit
+from twogate.flows.gateway.admit import MAX_JUDGED, Admitted, Refused, admit
 from twogate.flows.gateway.exchange import Head
 from twogate.flows.gateway.read import Authenticated, read_call
 from twogate.flows.gateway.seal import Seal, TaskId
@@ -116,6 +116,29 @@ async def test_what_is_only_observed_is_judged_and_refused(name: str) -> None:
     refused = await decided(Noting(frozenset({f"files.{name}"})), params={"name": name}, of=of)
     assert isinstance(refused, Refused)
     assert (refused.error.code, refused.observing) == (ErrorCode.POLICY_DENIED, True)
+
+
+async def test_a_stream_of_more_than_can_be_judged_is_refused_and_without_conditions_is_not() -> None:
+    uris = [f"file:///reports/{number}" for number in range(MAX_JUDGED + 1)]
+    pattern = "files.resource:file:///reports/**"
+    of = policy(classes={**POLICY.classes, pattern: "read"}, tasks={"report": frozenset({"read"})})
+    meta = {
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities": {},
+    }
+    headers: dict[str, Any] = {"version": "2026-07-28", "mcp_method": "subscriptions/listen"}
+
+    async def listen(conditions: Noting | None, uris: list[str]) -> Admitted | Refused:
+        params = {"notifications": {"resourceSubscriptions": uris}, "_meta": meta}
+        return await decided(conditions, "subscriptions/listen", params, of=of, **headers)
+
+    noting = Noting()
+    refused = await listen(noting, uris)
+    assert isinstance(refused, Refused)
+    assert (refused.error.code, noting.asked) == (ErrorCode.POLICY_DENIED, [])
+    assert isinstance(await listen(noting, uris[1:]), Admitted)
+    assert len(noting.asked) == MAX_JUDGED
+    assert isinstance(await listen(None, uris), Admitted)
 
 
 async def test_every_target_of_a_call_is_judged() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -20,6 +20,9 @@ SESSION_HEADER = "twogate-session"
 TASK_HEADER = "twogate-task"
 
 _TELLS_TASK = "tasks/update"
+
+MAX_JUDGED: Final = 64
+"""Targets that one call may have where there are conditions: each is put to them, and a stream's time and again."""
 
 
 class Admitted(msgspec.Struct, frozen=True):
@@ -112,6 +115,9 @@ def _decided(
     now: int,
 ) -> Admitted | Refused:
     target, observed, gated = call.targets[0] if call.targets else "", None, False
+    if conditions is not None and len(call.targets) > MAX_JUDGED:
+        many = GateError(ErrorCode.POLICY_DENIED, f"more than {MAX_JUDGED} targets cannot be judged at once")
+        return Refused(call, session, target, many, observing=observing)
     for one in call.targets:
         decision = decide(call.principal, session, call.head.server, one, policy, observing=observing, missing=missing)
         if conditions is not None and (why := _forbidden(decision, call, session, one, policy, conditions, now)):

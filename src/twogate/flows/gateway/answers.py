@@ -348,6 +348,8 @@ class Shown:
                 ErrorCode.UPSTREAM_INVALID,
                 f"no {member.key}, or over {MAX_LISTED}, in the result of {self._origin.method}",
             )
+        if _disguised(payload, member.key):
+            raise GateError(ErrorCode.UPSTREAM_INVALID, f"a second {member.key} in disguise")
         result = dict(payload)
         if (withheld := self._withheld) is None:
             # Nothing passes that was not compared with what was approved.
@@ -371,6 +373,9 @@ class Shown:
     def _introduction(self, payload: dict[str, Any]) -> dict[str, Any]:
         if self._origin.method == "initialize":
             payload = without_task_lists(payload)
+        # What a peer may take for instructions was judged by nobody.
+        if taken := _disguised(payload, _INSTRUCTIONS):
+            payload = {name: value for name, value in payload.items() if name not in taken}
         if payload.get(_INSTRUCTIONS) is None:
             return payload
         if self._pins.passes(instructions_target(self._call.head.server), payload[_INSTRUCTIONS]):
@@ -385,4 +390,10 @@ class Shown:
 
 
 def _name(item: object, key: str) -> object:
-    return cast("dict[str, object]", item).get(key) if isinstance(item, dict) else None
+    """The name of a list's entry; None if it has none, or one more that some peer may take for it."""
+    members = cast("dict[str, object]", item) if isinstance(item, dict) else {}
+    return None if len(members) > MAX_MEMBERS or _disguised(members, key) else members.get(key)
+
+
+def _disguised(members: dict[str, Any], key: str) -> list[str]:
+    return [name for name in members if name != key and reads_as(name, key)]

@@ -83,7 +83,26 @@ async def start_operation(admitted: Admitted, operations: Operations | None) -> 
             raise GateError(ErrorCode.OPERATION_TOKEN_REQUIRED, "no operation tokens here")
         return await operations.start(admitted)
     except GateError as error:
-        return Refused(admitted.call, admitted.session, admitted.target, error, observing=admitted.observing)
+        return _refused(admitted, error)
+
+
+def same_call(admitted: Admitted, asks: frozenset[str]) -> Admitted | Refused:
+    """A call that needs no token, whose request state is of one that a token or an approval started: this very call.
+
+    Else what nobody needs to sign for would go on with what somebody signed for.
+    """
+    call = admitted.call
+    try:
+        message = canonical_message(forwarded(call.message, call.version, asks))
+        if base_digest(message.method, admitted.target, message.params) != call.base:
+            raise GateError(ErrorCode.REQUEST_STATE_UNKNOWN, "a requestState of a call with other parameters")
+    except GateError as error:
+        return _refused(admitted, error)
+    return msgspec.structs.replace(admitted, base=call.base)
+
+
+def _refused(admitted: Admitted, error: GateError) -> Refused:
+    return Refused(admitted.call, admitted.session, admitted.target, error, observing=admitted.observing)
 
 
 async def settle(admitted: Admitted) -> None:
@@ -145,7 +164,7 @@ class Operations:
         digest = digest_call(message.method, admitted.target, params).digest
         if (field := read.bound.differs(self._bound(admitted, digest))) is not None:
             raise GateError(ErrorCode.OPERATION_TOKEN_MISMATCH, f"operation {read.jti} is for another {field}")
-        base = base_digest(message.method, admitted.target, params)
+        base = base_digest(message.method, admitted.target, params) if "inputResponses" in params else digest
         if "requestState" in params and call.base != base:
             # Its server would believe the state, and do what was said, and signed for, in another call.
             raise GateError(ErrorCode.OPERATION_TOKEN_MISMATCH, f"operation {read.jti} goes on with another call")

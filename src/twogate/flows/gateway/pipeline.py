@@ -34,7 +34,7 @@ from twogate.flows.gateway.exchange import Exchange, Head, Refusal
 from twogate.flows.gateway.forward import Forwarder
 from twogate.flows.gateway.limit import AddressLimit, CallRates, UnderWay
 from twogate.flows.gateway.meta import forwarded
-from twogate.flows.gateway.operation import Operations, brings_token, settle, start_operation
+from twogate.flows.gateway.operation import Operations, brings_token, same_call, settle, start_operation
 from twogate.flows.gateway.possession import Possession, proven_by
 from twogate.flows.gateway.read import (
     SESSION_END,
@@ -235,6 +235,9 @@ class Pipeline:
             await self._refuse(no_approvals(decided), exchange)
         elif decided.gated or brings_token(decided.call):
             await self._run_once(caller, decided, exchange)
+        elif decided.call.base:
+            same = same_call(decided, self._forwarder.asks(decided.call.head.server))
+            await (self._refuse(same, exchange) if isinstance(same, Refused) else self._run(caller, same, exchange))
         else:
             await self._run(caller, decided, exchange)
 
