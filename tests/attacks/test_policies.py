@@ -206,6 +206,7 @@ REFUSED = (
     ('{"path\\u200b": "/etc/passwd"}', "an argument of the call is another spelling of path"),
     ('{"path": "/tmp", "PATH": "/etc/passwd"}', "an argument of the call is another spelling of path"),
     ('{"p\\u00e1th": "/etc/passwd"}', "an argument of the call is another spelling of path"),
+    ('{"__proto__": {"path": "/etc/passwd"}}', "an argument of the call is __proto__"),
     ('{"%s": 1}' % ("x" * 129), "an argument of the call has a name over 128 characters"),
     (json.dumps({f"x{n}": n for n in range(MAX_MEMBERS + 1)}), "the arguments of the call are more than 256"),
     ('{"price": 0.00001}', "argument price has more than 4 decimal places or is too large"),

@@ -45,6 +45,7 @@ MAX_MEMBERS: Final = 256
 MAX_NAME: Final = 128
 """Characters that the name of such a member may have."""
 
+_PROTOTYPE: Final = "__proto__"
 _LEAST_LONG, _GREATEST_LONG = -(2**63), 2**63 - 1
 _DECIMAL_PLACES: Final = 4  # Cedar's decimal is a 64-bit integer of ten-thousandths
 _HOUR, _DAY = 3600, 86_400
@@ -145,7 +146,7 @@ def _completed(params: Mapping[str, Any]) -> Mapping[str, Any]:
         raise ArgumentRefusedError("the completion's context.arguments are no object")
     written = _closed(params.get("argument"), "argument", _WRITTEN)
     name: object = written.get("name")
-    if written.keys() != _WRITTEN or not isinstance(name, str):
+    if len(written) < len(_WRITTEN) or not isinstance(name, str):
         raise ArgumentRefusedError("the completion's argument is without name or value")
     return {**cast("dict[str, Any]", chosen), name: written["value"]}
 
@@ -196,6 +197,9 @@ def _check_names(declared: Declared, given: Mapping[str, Any], place: str) -> No
     others = given.keys() - declared.keys()
     if not others:
         return
+    if _PROTOTYPE in others:
+        # Where JavaScript copies it with the rest, declared ones would be read from within it.
+        raise ArgumentRefusedError(f"an argument {where} is {_PROTOTYPE}")
     folded = {fold_name(name): name for name in declared}
     for name in others:
         if len(name) > MAX_NAME:

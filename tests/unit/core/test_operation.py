@@ -66,7 +66,12 @@ def test_the_published_vectors_hold(vector: dict[str, Any]) -> None:
 
 def test_what_would_take_long_to_write_is_refused() -> None:
     assert len(canonical([1] * (MAX_VALUES - 1))) == 2 * MAX_VALUES - 1
-    for value in ([1] * MAX_VALUES, {str(number): [] for number in range(MAX_VALUES)}, [[[]]] * (MAX_VALUES // 2)):
+    many: list[object] = [
+        [1] * MAX_VALUES,
+        {str(number): [] for number in range(MAX_VALUES)},
+        [[[]]] * (MAX_VALUES // 2),
+    ]
+    for value in many:
         with pytest.raises(GateError) as refused:
             canonical(value)
         assert refused.value.code is ErrorCode.TOO_LARGE
