@@ -160,7 +160,10 @@ class Clockwork:
 
     async def _run(self) -> None:
         while True:
-            await self.look()
+            # Whatever one look runs into, such as a row of a later version, must not be the end of all later ones.
+            (failed,) = await asyncio.gather(self.look(), return_exceptions=True)
+            if failed is not None:
+                log.error("notices_look_failed", error=type(failed).__name__)
             await asyncio.sleep(EVERY)
 
     async def _deliver(self, notices: Notices, channel: str) -> None:

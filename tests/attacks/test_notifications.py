@@ -341,6 +341,17 @@ async def test_a_mail_server_that_hangs_is_left_and_its_thread_ends(lab: NoticeL
                 await asyncio.sleep(0)
 
 
+async def test_a_mail_server_that_answers_with_rubbish_is_one_that_did_not_take_it(
+    lab: NoticeLab, tmp_path: Path
+) -> None:
+    notice = await told(lab)
+    lines = {b"EHLO": b"250-mail\r\n250 AUTH CRAM-MD5\r\n", b"AUTH": b"334 a\r\n"}
+    async with RawServer(mail_server(lines)[0]) as server:
+        with pytest.raises(ChannelError) as caught:
+            await mail(server.port, tmp_path, Security.NONE).send(notice)
+    assert str(caught.value) == "localhost: Error"
+
+
 async def test_a_mail_servers_words_stand_nowhere(lab: NoticeLab, tmp_path: Path) -> None:
     notice = await told(lab)
     lines = {b"EHLO": b"250-mail\r\n250 AUTH PLAIN\r\n", b"AUTH": b"535 wrong password %s\r\n" % SECRET.encode()}

@@ -128,3 +128,23 @@ async def test_a_store_that_is_gone_stops_nothing(tmp_path: Path) -> None:
         await until(lambda: bool(server.requests))
         await clockwork.close()
         assert len(server.requests) == 1
+
+
+async def test_a_look_that_fails_as_nobody_thought_of_is_not_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twogate.notices.EVERY", 0.01)
+    async with RawServer(answering(TAKEN)) as server, opened(written(tmp_path, server.port)) as state:
+        call = await park(state)
+        looks = iter([True])
+
+        def settings() -> Settings:
+            if next(looks, False):
+                raise KeyError("unexpected")
+            return state.settings
+
+        clockwork = Clockwork(state, settings, GuardedFetch, LocalEnvelope(bytes(32), state.rng))
+        clockwork.start()
+        await until(lambda: bool(server.requests))
+        await clockwork.close()
+        assert call.id.encode() in server.requests[0][1]

@@ -26,6 +26,10 @@ SECRET_FIELDS: Final = frozenset(
         "client_secret_file",
         "private_key_file",
         "secret_digest_file",
+        # Of `notify`: keys and passwords; Slack's URL is a secret too, and the only `url` that is a file.
+        "secret",
+        "password",
+        "url",
     }
 )
 """The settings that name files with secrets, by their last word."""

@@ -20,6 +20,7 @@ class ArgumentTest(msgspec.Struct, frozen=True):
     """A test of one argument, found by its JSON pointer (RFC 6901). Exactly one of the others is set.
 
     `over` and `under` compare numbers; `one_of` and `none_of` compare strings, booleans and numbers; true is not 1.
+    Servers may take "1" for 1: a value of a type of which nothing is listed cannot be judged.
     """
 
     at: str
@@ -40,7 +41,9 @@ class ArgumentTest(msgspec.Struct, frozen=True):
         if isinstance(value, dict | list):
             return True
         if self.one_of:
-            return any(_same(value, one) for one in self.one_of)
+            return all(_kind(value) is not _kind(one) for one in self.one_of) or any(
+                _same(value, one) for one in self.one_of
+            )
         return not any(_same(value, one) for one in self.none_of)
 
 
@@ -89,6 +92,10 @@ def _resolve(value: object, pointer: str) -> tuple[bool, object]:
         else:
             return False, None
     return True, value
+
+
+def _kind(value: object) -> type:
+    return float if isinstance(value, int | float) and not isinstance(value, bool) else type(value)
 
 
 def _same(value: object, wanted: Scalar) -> bool:

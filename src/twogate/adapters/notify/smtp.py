@@ -92,7 +92,8 @@ class MailChannel:
                 await asyncio.to_thread(visit.hand_in, addresses, mail)
         except TimeoutError:
             raise ChannelError(f"{self._server.host}: not taken within {self._seconds:g} s") from None
-        except (OSError, smtplib.SMTPException) as error:
+        except (OSError, ValueError) as error:
+            # `smtplib` lets what a server says wrongly, such as a challenge that is no base64, out as a ValueError.
             raise ChannelError(f"{self._server.host}: {_words(error)}") from error
         finally:
             visit.cut()
@@ -221,4 +222,6 @@ def _words(error: Exception) -> str:
         return f"{type(error).__name__} {error.smtp_code}"
     if isinstance(error, smtplib.SMTPRecipientsRefused):
         return f"refused for {len(error.recipients)} of the addresses"
-    return f"{type(error).__name__}: {error}" if isinstance(error, OSError) else type(error).__name__
+    if isinstance(error, smtplib.SMTPException) or not isinstance(error, OSError):
+        return type(error).__name__
+    return f"{type(error).__name__}: {error}"

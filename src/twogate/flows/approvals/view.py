@@ -16,7 +16,7 @@ _MOST_MARKS: Final = 3
 
 
 class Member(msgspec.Struct, frozen=True):
-    """A member of a call's parameters: its name, and its value as JSON. `odd`: it holds more than plain ASCII."""
+    """A member of a call's parameters: its name, and its value as JSON. `odd`: they hold more than plain ASCII."""
 
     name: str
     text: str
@@ -31,11 +31,14 @@ def readable(params: bytes) -> tuple[Member, ...]:
     """
     members: dict[str, object] = json.loads(params)
     written = ((escaped(json.dumps(name, ensure_ascii=False))[1:-1], _indented(item)) for name, item in members.items())
-    return tuple(Member(name, escaped(text), not text.isascii()) for name, text in written)
+    return tuple(Member(name, escaped(text), not (name + text).isascii()) for name, text in written)
 
 
 def escaped(text: str) -> str:
     """JSON text with every character that is not plainly drawn as a JSON escape; line feeds between members stay."""
+    if text.isascii() and "\x7f" not in text:
+        # JSON has escapes for all other control characters; character by character, a long call takes half a second.
+        return text
     written: list[str] = []
     marks = 0
     for char in text:

@@ -79,6 +79,7 @@ class ParkedRuns:
         self._store = store
         self._clock = clock
         self._closing = closing
+        self._under_way: set[str] = set()
 
     async def standing(self, parked: Parked) -> Standing:
         """Where a parked call stands. What became of its run counts for more than what was decided later.
@@ -96,7 +97,7 @@ class ParkedRuns:
             case State.STARTED:
                 return Standing.RUNNING
             case State.FINISHED:
-                return Standing.LOST
+                return await self._after_its_end(parked)
             case State.OUTCOME_UNKNOWN:
                 return Standing.UNKNOWN
             case _:
@@ -128,6 +129,13 @@ class ParkedRuns:
             raise
 
     async def _run(self, parked: Parked, captured: Captured, go: Callable[[], Awaitable[None]]) -> Kept | None:
+        self._under_way.add(parked.call.id)
+        try:
+            return await self._run_and_keep(parked, captured, go)
+        finally:
+            self._under_way.discard(parked.call.id)
+
+    async def _run_and_keep(self, parked: Parked, captured: Captured, go: Callable[[], Awaitable[None]]) -> Kept | None:
         await go()
         made = _kept(captured.outcome)
         if made is None:
@@ -138,6 +146,13 @@ class ParkedRuns:
             if ran:
                 await self._parking.keep_answer(parked, msgspec.json.encode(made))
         return made
+
+    async def _after_its_end(self, parked: Parked) -> Standing:
+        """The end of a run is noted a moment before its answer is kept: whoever asks in between looks again."""
+        if parked.call.id in self._under_way:
+            return Standing.RUNNING
+        now = await self._parking.current(parked.call.id)
+        return Standing.LOST if now is None or now.result is None else Standing.RUNNING
 
     async def _linger(self, task: asyncio.Future[Kept | None]) -> None:
         until = self._clock.monotonic() + LINGER
