@@ -16,6 +16,8 @@ from peoplelab import Browser, field_of
 from tokenlab import ISSUER
 from twogate.core.approval import Decision, Duty, State
 from twogate.core.audit.record import EventKind
+from twogate.core.principal import UserId
+from twogate.flows.authserver.logins import Login
 
 
 @pytest.fixture
@@ -158,6 +160,20 @@ async def test_an_answer_for_one_call_or_decision_is_none_for_another(lab: Votin
         await bob.post(f"/approvals/{second.call.id}/approve", credential=lab.key.get(login.options))
     ).status_code == 401
     assert await state(lab, second.call.id) is State.PENDING
+
+
+async def test_nobody_approves_in_the_browser_what_their_identity_provider_vouched_for(lab: VotingLab) -> None:
+    people, now = lab.people, lab.people.lab.clock.now()
+    carol = await people.users.upstream_user("https://idp.example", "00u1", "acme", "carol", "", (), now)
+    await people.admin.change(carol, duties=(Duty.APPROVER,))
+    cookie = await people.logins.begin(Login("acme", carol.subject, "upstream", now), now)
+    carols = people.browser()
+    carols.http.cookies.set("__Host-twogate-login", cookie, domain="mcp.example.com", path="/")
+    theirs = await lab.park(user=UserId("https://idp.example", "00u1"))
+    response = await carols.get(f"/approvals/{theirs.call.id}")
+    assert (response.status_code, "Your decision" in response.text) == (200, False)
+    others = await lab.park(digest="ef" * 32, user=UserId("https://idp.example", "00u2"))
+    assert "Your decision" in (await carols.get(f"/approvals/{others.call.id}")).text
 
 
 async def test_another_tenants_call_is_not_there(lab: VotingLab) -> None:

@@ -81,6 +81,8 @@ async def test_an_identity_leads_to_one_person_of_each_tenant(people: SqlUserSto
     here = msgspec.structs.replace(CAROL, tenant="acme", subject="u-carol", name="carol")
     assert await people.add(here, IDENTITY) is True
     assert await people.by_identity(IDENTITY, "acme") == here
+    assert await people.identities("acme", "u-carol") == [IDENTITY]
+    assert await people.identities("acme", "u-alice") == []
 
 
 async def test_of_parallel_first_logins_of_one_identity_one_adds_the_person(people: SqlUserStore) -> None:

@@ -160,7 +160,7 @@ def verify(
     else:
         for one in found:
             verdict = "holds" if one.ok else f"DOES NOT HOLD, {one.problem}"
-            print_text(f"{one.approval} of {one.tool} by {one.approver}: {verdict}")
+            print_text(f"{one.approval} of {one.tool} by {one.approver} (signed as {one.subject or '-'}): {verdict}")
         print_text(f"{sum(one.ok for one in found)} of {len(found)} approvals hold.")
     if not ok:
         raise typer.Exit(1)

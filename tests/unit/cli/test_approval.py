@@ -174,6 +174,9 @@ def test_what_was_signed_verifies_from_the_trail_alone(lab: Lab, tmp_path: Path)
     assert found["ok"] is True
     (one,) = found["approvals"]
     assert (one["approval"], one["approver"], one["origin"], one["problem"]) == (parked.call.id, "acme/bob", URL, "")
+    # A name can be given to somebody else, and an event can be written anew; these two are what the passkey signed.
+    assert (one["subject"], one["digest"]) == (BOB.subject, parked.call.digest)
+    assert f"signed as {BOB.subject}" in lab.run("verify").stdout
     # Without configuration, store or keys.
     elsewhere = tmp_path / "copied"
     elsewhere.mkdir()

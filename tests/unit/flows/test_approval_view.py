@@ -51,6 +51,15 @@ def test_what_hides_is_written_out(hidden: str, written: str) -> None:
     assert escaped(f'"a{hidden}b"') == f'"a{written}b"'
 
 
+def test_a_member_that_only_looks_like_another_is_marked() -> None:
+    twin, real = readable(rfc8785.dumps({"\u0430rguments": 1, "arguments": 2}))[::-1]
+    assert {twin.name: twin.odd, real.name: real.odd} == {"\u0430rguments": True, "arguments": False}
+
+
+def test_plain_text_is_left_as_it_is_but_what_plain_text_can_hide_is_not() -> None:
+    assert readable(rfc8785.dumps({"a": "x\x7f\ny"}))[0].text == '"x\\u007f\\ny"'
+
+
 def test_what_looks_like_an_escape_is_told_from_one() -> None:
     (member,) = readable(rfc8785.dumps({"arguments": "\\u202e"}))
     (other,) = readable(rfc8785.dumps({"arguments": "\u202e"}))

@@ -142,6 +142,17 @@ async def test_the_user_behind_the_agent_does_not_approve_their_own_call(lab: Vo
     assert await refusal(lab, parked, lab.approver(), await lab.answer(parked)) == "approver_refused"
 
 
+async def test_neither_do_they_as_whom_their_identity_provider_knows(lab: VotingLab) -> None:
+    idp = UserId("https://idp.example", "00u1")
+    parked = await lab.park(user=idp)
+    known = msgspec.structs.replace(lab.approver(), known_as=frozenset({idp}))
+    assert not lab.voting.may_vote(parked, known)
+    assert await refusal(lab, parked, known, await lab.answer(parked)) == "approver_refused"
+    # The same subject elsewhere is somebody else.
+    other = await lab.park(digest="ef" * 32, user=UserId("https://other.example", "00u1"))
+    assert lab.voting.may_vote(other, known)
+
+
 async def test_another_tenants_call_is_not_there(lab: VotingLab) -> None:
     parked = await lab.park()
     stranger, _ = await lab.people.add("eve", "globex", duties=(Duty.APPROVER,))

@@ -27,13 +27,19 @@ _DEPTH = 4
 
 
 class Verified(msgspec.Struct, frozen=True):
-    """An approval as its event tells it. `problem` says why it does not hold; '' if it does."""
+    """An approval as its event tells it. `problem` says why it does not hold; '' if it does.
+
+    `approver` and `at` are the event's words. `subject` (the person's) and `digest` (the call's) are what was signed,
+    '' if that cannot be read. The key stands in the event too: whose it is says the trail, as far as that is whole.
+    """
 
     approval: str
     tool: str
     approver: str
     at: int
     origin: str
+    subject: str = ""
+    digest: str = ""
     problem: str = ""
 
     @property
@@ -55,13 +61,18 @@ def verify_event(event: AuditEvent, verifier_of: VerifierOf, origin: str | None 
         return msgspec.structs.replace(made, problem=f"its evidence cannot be read: {error}")
     made = msgspec.structs.replace(made, origin=evidence.origin)
     try:
-        problem = _judge(event, evidence, verifier_of, origin)
+        said = _signed(evidence, verifier_of, origin)
     except GateError as error:
-        problem = f"the signature does not hold: {error.debug or error.code.value}"
-    return msgspec.structs.replace(made, problem=problem)
+        said = f"the signature does not hold: {error.debug or error.code.value}"
+    if isinstance(said, str):
+        return msgspec.structs.replace(made, problem=said)
+    return msgspec.structs.replace(
+        made, subject=str(said.get("approver")), digest=str(said.get("digest")), problem=_difference(event, said)
+    )
 
 
-def _judge(event: AuditEvent, evidence: Evidence, verifier_of: VerifierOf, origin: str | None) -> str:
+def _signed(evidence: Evidence, verifier_of: VerifierOf, origin: str | None) -> dict[str, Any] | str:
+    """What was signed, or why that does not hold."""
     if origin is not None and evidence.origin != origin:
         return f"it was made on {evidence.origin}"
     form = webauthn.decode(evidence.form)
@@ -77,7 +88,7 @@ def _judge(event: AuditEvent, evidence: Evidence, verifier_of: VerifierOf, origi
     said: object = strict_json.decode(body, max_bytes=_MAX_FORM, max_depth=_DEPTH)
     if head != FORM or not isinstance(said, dict):
         return "what was signed is no approval"
-    return _difference(event, cast("dict[str, Any]", said))
+    return cast("dict[str, Any]", said)
 
 
 def _difference(event: AuditEvent, said: dict[str, Any]) -> str:

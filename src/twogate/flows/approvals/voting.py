@@ -39,16 +39,20 @@ _PATIENCE: Final = 300_000
 
 
 class Approver(msgspec.Struct, frozen=True):
-    """A person who is logged in now, and what they may do. `issuer` is our own server's: it vouches for them."""
+    """A person who is logged in now, and what they may do. `issuer` is our own server's: it vouches for them.
+
+    `known_as` is who they are at other issuers: an agent may call for them with a token of their identity provider.
+    """
 
     user: User
     issuer: str
     duties: frozenset[Duty]
+    known_as: frozenset[UserId] = frozenset()
 
     @property
-    def id(self) -> UserId:
+    def ids(self) -> frozenset[UserId]:
         """Who they are, where they are the user behind an agent."""
-        return UserId(self.issuer, self.user.subject)
+        return self.known_as | {UserId(self.issuer, self.user.subject)}
 
 
 class Evidence(msgspec.Struct, frozen=True):
@@ -107,7 +111,7 @@ class Voting:
             parked.state is State.PENDING
             and not approver.user.disabled
             and approver.user.subject not in {vote.approver for vote in parked.votes}
-            and may_vote(parked.call, approver.id, approver.duties, self._clock.now())
+            and all(may_vote(parked.call, one, approver.duties, self._clock.now()) for one in approver.ids)
         )
 
     async def options(self, parked: Parked, approver: Approver, decision: Decision) -> dict[str, object]:

@@ -54,6 +54,14 @@ class UserStore(Protocol):
         """
         ...
 
+    async def identities(self, tenant: str, subject: str) -> Sequence[Identity]:
+        """The identities that lead to a person.
+
+        Raises:
+            GateError: STORE_UNAVAILABLE.
+        """
+        ...
+
     async def list(self, tenant: str | None = None) -> Sequence[User]:
         """Everybody, or everybody of a tenant, by tenant and name.
 
@@ -120,6 +128,14 @@ class Users:
             GateError: STORE_UNAVAILABLE.
         """
         return await self._store.by_identity(Identity(issuer, provider_subject), tenant)
+
+    async def identities(self, user: User) -> Sequence[Identity]:
+        """Who a person is at the providers that vouch for them.
+
+        Raises:
+            GateError: STORE_UNAVAILABLE.
+        """
+        return [] if user.provider is None else await self._store.identities(user.tenant, user.subject)
 
     async def upstream_user(
         self,

@@ -63,6 +63,17 @@ class SqlUserStore:
             row = (await connection.execute(statement)).mappings().one_or_none()
             return None if row is None else _user(row)
 
+    async def identities(self, tenant: str, subject: str) -> Sequence[Identity]:
+        """The identities that lead to a person.
+
+        Raises:
+            GateError: STORE_UNAVAILABLE.
+        """
+        wanted = select(identities).where(identities.c.tenant == tenant, identities.c.subject == subject)
+        async with reading(self._engine) as connection:
+            rows = (await connection.execute(wanted)).mappings().all()
+        return [Identity(row["issuer"], row["provider_subject"]) for row in rows]
+
     async def list(self, tenant: str | None = None) -> Sequence[User]:
         """Everybody, or everybody of a tenant, by tenant and name.
 

@@ -9,9 +9,10 @@ from starlette.responses import Response
 
 from twogate.core.approval import Duty
 from twogate.core.errors import ErrorCode, GateError
+from twogate.core.principal import UserId
 from twogate.flows.approvals.voting import Approver, duties_of
 from twogate.flows.authserver.logins import Logins
-from twogate.flows.authserver.people import People
+from twogate.flows.authserver.users import Users
 from twogate.flows.environment import Clock
 from twogate.web.pages import Browser, Pages
 from twogate.web.visitors import login_path, page, visitor_of
@@ -26,7 +27,7 @@ class ConsoleVisits:
         self,
         pages: Pages,
         logins: Logins,
-        people: People,
+        people: Users,
         clock: Clock,
         issuer: str,
         by_group: Mapping[str, Sequence[Duty]],
@@ -52,7 +53,8 @@ class ConsoleVisits:
         user = await self._people.user(login.tenant, login.subject)
         if user is None or user.disabled:
             raise GateError(ErrorCode.USER_DISABLED, "the person is disabled or gone")
-        return Approver(user, self._issuer, duties_of(user, self._by_group))
+        known_as = frozenset(UserId(one.issuer, one.subject) for one in await self._people.identities(user))
+        return Approver(user, self._issuer, duties_of(user, self._by_group), known_as)
 
     def page(self, answer: Answer, *duties: Duty) -> Callable[[Request], Awaitable[Response]]:
         """An endpoint for people who have any of these duties; others are sent to log in, or refused."""
