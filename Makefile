@@ -56,8 +56,12 @@ $(EVERYTHING)/.ready: tests/peers/everything-server.txt | $(VENV)/.ready
 
 peers: $(SQLITE)/.ready $(NODE)/node_modules/.ready $(EVERYTHING)/.ready
 
+# Who approves in the demo needs a browser: one on the search path, else ours that `make peers` unpacked, else none.
+UNPACKED := $${TMPDIR:-/tmp}/chromium
 demo: $(VENV)/.ready $(SQLITE)/.ready
-	@$(BIN)/twogate demo --sqlite-server $(SQLITE)/bin/mcp-server-sqlite
+	@browser=$$(command -v chromium || command -v chromium-browser || command -v google-chrome || \
+		{ [ -d $(NODE)/node_modules/@sparticuz/chromium ] && [ -x "$(UNPACKED)" ] && [ -O "$(UNPACKED)" ] && echo "$(UNPACKED)"; }); \
+	$(BIN)/twogate demo --sqlite-server $(SQLITE)/bin/mcp-server-sqlite $${browser:+--chromium "$$browser"}
 
 test: lint peers
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-fail-under=$(shell cat tests/coverage-floor)

@@ -7,64 +7,41 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import shutil
 import socket
-import sqlite3
 import ssl
-import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import httpx2
 import msgspec
 
+from twogate.adapters.rng import SystemRng
+from twogate.cli.demo.programs import command, find_servers, run, try_run
+from twogate.cli.demo.scenery import (
+    ADMINISTRATOR,
+    APPROVER,
+    AUTHORIZER,
+    REPORTER,
+    SERVERS,
+    TASK,
+    TENANT,
+    agent_in,
+    authorizer_in,
+    make_database,
+    make_repository,
+    repository_in,
+    write_config,
+)
 from twogate.cli.output import CommandError
+from twogate.core.approval import Duty
 
-REPORTER = "acme/reporter"
-RETIRED = "acme/retired"
-TASK = "quarterly-report"
-SERVERS = ("git", "sqlite")
-
-_START_SECONDS = 30.0
-
-_CONFIG = """\
-# The demo's configuration: two MCP servers, each behind both gates.
-public_url: {public_url}
-listen: "{listen}"
-tls: {{certificate: server.pem, key: server.key}}
-store: sqlite:///./state/twogate.db
-state: state
-# What a server shows of its tools is withheld until somebody approved it, and again when it changes.
-pins: required
-
-servers:
-  git: {{command: ["{git_server}", "--repository", "{repository}"]}}
-  sqlite: {{command: ["{sqlite_server}", "--db-path", "{database}"]}}
-
-# What each tool does. `roles` is left out, so the shipped matrix holds: an executor may read and search, and needs an
-# operation token to write.
-tools:
-  git.git_status: {{class: read}}
-  git.git_log: {{class: read}}
-  git.git_show: {{class: read}}
-  git.git_diff_unstaged: {{class: read}}
-  git.git_add: {{class: write}}
-  git.git_commit: {{class: write}}
-  sqlite.list_tables: {{class: read}}
-  sqlite.describe_table: {{class: read}}
-  sqlite.read_query: {{class: search}}
-  sqlite.write_query: {{class: write}}
-
-# What the task needs, and no more: `git_show` is a read that the role has, but this task does not.
-tasks:
-  {task}: {{tools: [git.git_log, git.git_commit, sqlite.list_tables, sqlite.read_query]}}
-
-tenants:
-  acme: {{servers: [git, sqlite]}}
-"""
+_START_SECONDS: Final = 120.0
+_STOP_SECONDS: Final = 20.0
+_POLL: Final = 0.05
+_TOLD: Final = 2000
+_PASSWORD_BYTES: Final = 12
 
 
 class AgentKey(msgspec.Struct, frozen=True):
@@ -80,13 +57,35 @@ class AgentKey(msgspec.Struct, frozen=True):
         return f"AgentKey(client_id={self.client_id!r}, …)"
 
 
+class Login(msgspec.Struct, frozen=True):
+    """A person's way in by password; `user` is TENANT/NAME."""
+
+    user: str
+    password: str
+
+    def __repr__(self) -> str:
+        """Never the password."""
+        return f"Login(user={self.user!r}, …)"
+
+
+class Invitation(msgspec.Struct, frozen=True):
+    """What `twogate user add --json` prints, as far as it is needed here."""
+
+    link: str
+
+    def __repr__(self) -> str:
+        """Never the link."""
+        return "Invitation(…)"
+
+
 class Stage(msgspec.Struct, frozen=True):
-    """What runs and where."""
+    """What runs and where. The administrator exists only if somebody may use it."""
 
     directory: Path
     public_url: str
     reporter: AgentKey
-    retired: AgentKey
+    approver: Invitation
+    administrator: Login | None
     tls: ssl.SSLContext
 
     @property
@@ -102,49 +101,28 @@ class Stage(msgspec.Struct, frozen=True):
     @property
     def repository(self) -> Path:
         """The Git repository."""
-        return self.directory / "repository"
+        return repository_in(self.directory)
+
+    @property
+    def console(self) -> str:
+        """Where people look and decide."""
+        return f"{self.public_url}/console"
 
     def server_url(self, server: str) -> str:
         """A server's MCP endpoint, which is also the audience of its tokens."""
         return f"{self.public_url}/mcp/{server}"
 
-    def twogate(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a `twogate` command on this configuration."""
-        return run([*command(), *arguments, "-c", str(self.config)])
-
-
-def command() -> list[str]:
-    """This very program."""
-    return [sys.executable, "-m", "twogate.cli.main"]
-
-
-def run(arguments: list[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end, its output captured."""
-    return subprocess.run(arguments, cwd=cwd, capture_output=True, text=True, check=False, timeout=60)  # noqa: S603
-
-
-def find_servers(sqlite_server: Path | None) -> tuple[str, str]:
-    """The programs of the two MCP servers.
-
-    Raises:
-        CommandError: one is not installed; says how to get it.
-    """
-    own = Path(sys.executable).parent / "mcp-server-git"
-    git_server = str(own) if own.is_file() else shutil.which("mcp-server-git")
-    found = str(sqlite_server.absolute()) if sqlite_server is not None else shutil.which("mcp-server-sqlite")
-    if git_server is None or shutil.which("git") is None:
-        raise CommandError("the demo needs git and mcp-server-git: pip install mcp-server-git, or run `make demo`")
-    if found is None or not Path(found).is_file():
-        raise CommandError(
-            "the demo needs mcp-server-sqlite in an environment of its own (it works with mcp<2 only); "
-            "`make demo` sets it up, or name it: --sqlite-server PATH"
-        )
-    return git_server, found
+    async def twogate(self, *arguments: str) -> tuple[bool, str]:
+        """Run a `twogate` command on this configuration: whether it went well, and what it printed."""
+        done = await asyncio.to_thread(try_run, [*command(), *arguments, "-c", str(self.config)])
+        return done.returncode == 0, done.stdout or done.stderr
 
 
 @contextlib.asynccontextmanager
-async def set_up(directory: Path, sqlite_server: Path | None, say: Callable[[str], None]) -> AsyncGenerator[Stage]:
-    """Make everything in an empty directory and serve it until the block ends.
+async def set_up(
+    directory: Path, sqlite_server: Path | None, say: Callable[[str], None], *, administrator: bool
+) -> AsyncGenerator[Stage]:
+    """Make everything in an empty directory and serve it until the block ends; with `administrator`, one is made.
 
     Raises:
         CommandError: something did not start; says what it printed.
@@ -153,83 +131,104 @@ async def set_up(directory: Path, sqlite_server: Path | None, say: Callable[[str
     port = _free_port()
     public_url = f"https://localhost:{port}"
     say("making a repository, a database and a certificate authority")
-    _make_repository(directory / "repository")
-    _make_database(directory / "shop.db")
-    _expect(run([*command(), "init", str(directory), "--public-url", public_url]))
-    (directory / "twogate.yaml").write_text(
-        _CONFIG.format(
-            public_url=public_url,
-            listen=f"127.0.0.1:{port}",
-            git_server=git_server,
-            sqlite_server=sqlite_program,
-            repository=directory / "repository",
-            database=directory / "shop.db",
-            task=TASK,
-        )
+    await asyncio.gather(
+        asyncio.to_thread(make_repository, directory),
+        asyncio.to_thread(make_database, directory),
+        asyncio.to_thread(run, [*command(), "init", str(directory), "--public-url", public_url]),
     )
-    config = str(directory / "twogate.yaml")
-    say("registering two agents")
-    reporter, retired = (_add_agent(agent, config) for agent in (REPORTER, RETIRED))
-    for server in SERVERS:
-        # A demo only: at home a person reads what is approved.
-        say(f"approving whatever {server} shows of its tools: twogate tool approve {server} --all --yes")
-        _expect(run([*command(), "tool", "approve", server, "--all", "--yes", "-c", config]))
-    tls = ssl.create_default_context(cafile=str(directory / "ca.pem"))
-    stage = Stage(directory, public_url, reporter, retired, tls)
+    config = directory / "twogate.yaml"
+    listen = f"127.0.0.1:{port}"
+    write_config(config, public_url=public_url, listen=listen, git_server=git_server, sqlite_server=sqlite_program)
+    hands = _Hands(config)
+    say(f"registering an agent, a person who approves, and a program that signs: {REPORTER}, {APPROVER}, {AUTHORIZER}")
+    # First and alone, since it makes the database.
+    reporter = await hands.agent()
     say("starting twogate serve")
+    # In a demo only: at home a person reads what is approved.
+    say("approving whatever the two servers show of their tools: twogate tool approve git --all --yes")
+    tls = ssl.create_default_context(cafile=str(directory / "ca.pem"))
     with (directory / "serve.log").open("wb") as log:
-        process = await asyncio.create_subprocess_exec(*command(), "serve", "-c", config, stdout=log, stderr=log)
+        process = await asyncio.create_subprocess_exec(*command(), "serve", "-c", str(config), stdout=log, stderr=log)
     try:
-        await _wait_until_ready(stage, process)
-        yield stage
+        approver, login, _ = await asyncio.gather(
+            hands.approver(),
+            hands.administrator() if administrator else _nobody(),
+            asyncio.gather(
+                hands.authorizer(),
+                *(hands.twogate("tool", "approve", server, "--all", "--yes") for server in SERVERS),
+                _ready(f"{public_url}/readyz", tls, process, directory / "serve.log"),
+            ),
+        )
+        yield Stage(directory, public_url, reporter, approver, login, tls)
     finally:
-        if process.returncode is None:
-            process.terminate()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(process.wait(), 20)
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+        await _end(process)
 
 
-def _add_agent(agent: str, config: str) -> AgentKey:
-    added = run([*command(), "agent", "add", agent, "--role", "executor", "--task", TASK, "--json", "-c", config])
-    _expect(added)
-    return msgspec.json.decode(added.stdout, type=AgentKey)
+class _Hands:
+    """What an operator types before anybody calls."""
+
+    def __init__(self, config: Path) -> None:
+        self._config = config
+
+    async def twogate(self, *arguments: str, typed: str = "") -> str:
+        return await asyncio.to_thread(run, [*command(), *arguments, "-c", str(self._config)], typed=typed)
+
+    async def agent(self) -> AgentKey:
+        added = await self.twogate("agent", "add", REPORTER, "--role", "executor", "--task", TASK, "--json")
+        _keep(agent_in(self._config.parent), added)
+        return msgspec.json.decode(added, type=AgentKey)
+
+    async def approver(self) -> Invitation:
+        added = await self.twogate("user", "add", APPROVER, "--duty", Duty.APPROVER, "--json")
+        return msgspec.json.decode(added, type=Invitation)
+
+    async def authorizer(self) -> None:
+        """It signs for one tool of one agent. Its credentials are kept in a file that no tool of the agent reads."""
+        agent, tool = ("--agent", REPORTER), ("--tool", "sqlite.write_query")
+        added = await self.twogate(
+            *("client", "add", AUTHORIZER, "--tenant", TENANT, "--kind", "authorizer", *agent, *tool, "--json")
+        )
+        _keep(authorizer_in(self._config.parent), added)
+
+    async def administrator(self) -> Login:
+        """Somebody with every duty, and a password that nobody chose."""
+        duties = [part for duty in Duty for part in ("--duty", duty.value)]
+        await self.twogate("user", "add", ADMINISTRATOR, *duties)
+        login = Login(ADMINISTRATOR, SystemRng().token(_PASSWORD_BYTES).hex())
+        await self.twogate("user", "passwd", ADMINISTRATOR, "--prompt", typed=f"{login.password}\n")
+        return login
 
 
-async def _wait_until_ready(stage: Stage, process: asyncio.subprocess.Process) -> None:
-    deadline = asyncio.get_running_loop().time() + _START_SECONDS
-    async with httpx2.AsyncClient(verify=stage.tls, trust_env=False) as http:
-        while asyncio.get_running_loop().time() < deadline and process.returncode is None:
+def _keep(path: Path, credentials: str) -> None:
+    path.touch(mode=0o600)
+    path.write_text(credentials)
+
+
+async def _nobody() -> None:
+    return None
+
+
+async def _ready(url: str, tls: ssl.SSLContext, process: asyncio.subprocess.Process, log: Path) -> None:
+    clock = asyncio.get_running_loop()
+    deadline = clock.time() + _START_SECONDS
+    async with httpx2.AsyncClient(verify=tls, trust_env=False) as http:
+        while clock.time() < deadline and process.returncode is None:
             with contextlib.suppress(httpx2.TransportError):
-                if (await http.get(f"{stage.public_url}/readyz")).is_success:
+                if (await http.get(url)).is_success:
                     return
-            await asyncio.sleep(0.05)
-    log = (stage.directory / "serve.log").read_text()[-2000:]
-    raise CommandError(f"twogate serve did not get ready; its log ends with:\n{log}")
+            await asyncio.sleep(_POLL)
+    end = (await asyncio.to_thread(log.read_text))[-_TOLD:]
+    raise CommandError(f"twogate serve did not get ready; its log ends with:\n{end}")
 
 
-def _make_repository(path: Path) -> None:
-    path.mkdir()
-    identity = ["-c", "user.name=Ada", "-c", "user.email=ada@example.com", "-c", "commit.gpgsign=false"]
-    _expect(run(["git", "init", "--quiet", "--initial-branch=main", str(path)]))
-    for number, text in enumerate(("Start the quarterly figures", "Correct the second quarter", "Add the summary"), 1):
-        (path / "figures.txt").write_text(f"quarter {number}\n")
-        _expect(run(["git", "add", "figures.txt"], path))
-        _expect(run(["git", *identity, "commit", "--quiet", "-m", text], path))
-
-
-def _make_database(path: Path) -> None:
-    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY, customer TEXT, total INTEGER)")
-        rows = [("Initech", 1200), ("Globex", 800), ("Hooli", 4300)]
-        connection.executemany("INSERT INTO orders (customer, total) VALUES (?, ?)", rows)
-
-
-def _expect(done: subprocess.CompletedProcess[str]) -> None:
-    if done.returncode != 0:
-        raise CommandError(f"`{' '.join(map(str, done.args))}` failed: {(done.stderr or done.stdout).strip()}")
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.terminate()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), _STOP_SECONDS)
+    if process.returncode is None:
+        process.kill()
+        await process.wait()
 
 
 def _free_port() -> int:
@@ -247,9 +246,9 @@ def ready_line(stage: Stage) -> dict[str, Any]:
         "issuer": stage.public_url,
         "mcp": None,
         "servers": {server: stage.server_url(server) for server in SERVERS},
-        "console": None,
+        "console": stage.console,
         "ca": str(stage.directory / "ca.pem"),
-        "admin": None,
+        "admin": stage.administrator,
         "agent": {
             "client_id": stage.reporter.client_id,
             "private_key_pem": stage.reporter.private_key_pem,
@@ -262,5 +261,5 @@ def ready_line(stage: Stage) -> dict[str, Any]:
 
 def print_line(document: dict[str, Any]) -> None:
     """One JSON document on one line, at once."""
-    sys.stdout.write(json.dumps(document) + "\n")
+    sys.stdout.buffer.write(msgspec.json.encode(document) + b"\n")
     sys.stdout.flush()
