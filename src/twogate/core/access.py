@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from enum import IntEnum, StrEnum
 from functools import cached_property
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -44,6 +44,12 @@ class Effect(IntEnum):
     DENY = 2
 
 
+# Asked for on every call, and an enum's members are slow to reach in Python 3.11.
+_ALLOW: Final = Effect.ALLOW
+_TOKEN: Final = Effect.TOKEN
+_DENY: Final = Effect.DENY
+
+
 class Role(msgspec.Struct, frozen=True):
     """A named list of classes and entries (`read`, `git.git_log`, `files.resource:file:///reports/**`)."""
 
@@ -55,13 +61,13 @@ class Role(msgspec.Struct, frozen=True):
     def effect(self, entry: str, tool_class: ToolClass) -> Effect:
         """What this role says of what an entry classifies: any `deny` wins, then the entry itself, then its class."""
         if entry in self.deny or tool_class in self.deny:  # a class is its name
-            return Effect.DENY
+            return _DENY
         for name in (entry, tool_class):
             if name in self.token:
-                return Effect.TOKEN
+                return _TOKEN
             if name in self.allow:
-                return Effect.ALLOW
-        return Effect.DENY
+                return _ALLOW
+        return _DENY
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -206,7 +212,7 @@ def session_targets(policy: Policy, role: str, task: str) -> frozenset[str]:
     held = frozenset(
         entry
         for entry, tool_class in policy.classes.items()
-        if covers(names, entry, tool_class) and rules.effect(entry, tool_class) is not Effect.DENY
+        if covers(names, entry, tool_class) and rules.effect(entry, tool_class) is not _DENY
     )
     return held | policy.entries.around(held)
 
@@ -248,13 +254,13 @@ def decide(
     entry, tool_class, own = found
     # 4.
     role = policy.roles.get(principal.agent.role)
-    effect = Effect.DENY if role is None else role.effect(entry, tool_class)
-    if effect is Effect.DENY:
+    effect = _DENY if role is None else role.effect(entry, tool_class)
+    if effect is _DENY:
         return _refusal(ErrorCode.ROLE_NOT_PERMITTED, principal, server, target, policy, observing=observing)
     # 5.
     if principal.user is not None:
         effect = max(effect, _user_effect(principal, entry, tool_class, policy))
-        if effect is Effect.DENY:
+        if effect is _DENY:
             return _refusal(ErrorCode.USER_NOT_PERMITTED, principal, server, target, policy, observing=observing)
     # 6.
     if (
@@ -267,7 +273,7 @@ def decide(
     # 7.
     if policy.scopes and (refused := _scope_refusal(principal, entry, tool_class, policy)) is not None:
         return refused
-    return NEEDS_TOKEN if effect is Effect.TOKEN else ALLOW
+    return NEEDS_TOKEN if effect is _TOKEN else ALLOW
 
 
 def visible(
@@ -305,7 +311,7 @@ def _user_effect(principal: Principal, entry: str, tool_class: ToolClass, policy
         *(policy.groups[group].role for group in principal.groups if group in policy.groups),
     )
     roles = (policy.roles.get(name) for name in names if name is not None)
-    return min((role.effect(entry, tool_class) for role in roles if role is not None), default=Effect.DENY)
+    return min((role.effect(entry, tool_class) for role in roles if role is not None), default=_DENY)
 
 
 def _scope_refusal(principal: Principal, entry: str, tool_class: ToolClass, policy: Policy) -> Deny | None:

@@ -53,6 +53,12 @@ class Kind(StrEnum):
     RESPONSE = "response"
 
 
+# Asked for on every call, and an enum's members are slow to reach in Python 3.11.
+_REQUEST: Final = Kind.REQUEST
+_NOTIFICATION: Final = Kind.NOTIFICATION
+_RESPONSE: Final = Kind.RESPONSE
+
+
 class Message(msgspec.Struct, frozen=True):
     """One JSON-RPC message. `params` is empty when absent; `payload` is a response's `result` or `error` object.
 
@@ -146,7 +152,7 @@ def parse_body(raw: bytes, *, max_bytes: int = MAX_BODY) -> Message | tuple[Mess
         raise GateError(ErrorCode.INVALID_REQUEST, f"a batch of {len(items)} messages, 1 to {MAX_BATCH} may be")
     members = tuple(map(_parse_member, items))
     # `1` and `1.0` cannot both come here, and True is no id, so equal ids are the same text.
-    ids = [member.id for member in members if isinstance(member, Message) and member.kind is Kind.REQUEST]
+    ids = [member.id for member in members if isinstance(member, Message) and member.kind is _REQUEST]
     if len(set(ids)) != len(ids):
         raise GateError(ErrorCode.INVALID_REQUEST, "two members of a batch have the same id")
     return members
@@ -176,7 +182,7 @@ def _parse_client(value: object) -> Message:
     if params is _ABSENT:
         params = {}
     _check_params(params)
-    return Message(Kind.NOTIFICATION if identifier is None else Kind.REQUEST, identifier, method, params)
+    return Message(_NOTIFICATION if identifier is None else _REQUEST, identifier, method, params)
 
 
 def parse_answer(raw: bytes, *, max_bytes: int = MAX_ANSWER) -> Message:
@@ -209,16 +215,16 @@ def parse_answer(raw: bytes, *, max_bytes: int = MAX_ANSWER) -> Message:
     params: Any = envelope.get("params") or {}
     if not isinstance(params, dict):
         raise GateError(ErrorCode.UPSTREAM_INVALID, "params are not an object")
-    kind = Kind.NOTIFICATION if identifier is None else Kind.REQUEST
+    kind = _NOTIFICATION if identifier is None else _REQUEST
     return Message(kind, identifier, method, cast("dict[str, Any]", params))
 
 
 def encode_message(message: Message) -> bytes:
     """The message as JSON, written anew from what was parsed; empty `params` are left out."""
     envelope: dict[str, Any] = {"jsonrpc": "2.0"}
-    if message.kind is not Kind.NOTIFICATION:
+    if message.kind is not _NOTIFICATION:
         envelope["id"] = message.id
-    if message.kind is Kind.RESPONSE:
+    if message.kind is _RESPONSE:
         envelope["error" if message.is_error else "result"] = message.payload
     else:
         envelope["method"] = message.method
@@ -322,4 +328,4 @@ def _parse_response(envelope: dict[str, Any], *, server: bool = False) -> Messag
     identifier: Any = envelope.get("id")
     if not (server and is_error and identifier is None):
         identifier = _identifier(identifier, MAX_ID if server else MAX_SEALED_ID)
-    return Message(Kind.RESPONSE, identifier, "", {}, body, is_error)
+    return Message(_RESPONSE, identifier, "", {}, body, is_error)

@@ -8,6 +8,8 @@ from typing import Final, NewType
 
 import msgspec
 
+from twogate.core.audit.record import AuditEvent, EventKind
+
 AgentName = NewType("AgentName", str)
 """`tenant/agent`, the name under which an operator registered an agent."""
 
@@ -95,3 +97,18 @@ class Principal(msgspec.Struct, frozen=True, dict=True):
     def key(self) -> PrincipalKey:
         """The identity that sessions and upstream connections are bound to."""
         return PrincipalKey(self.tenant, self.issuer, self.agent.id.agent, self.user)
+
+    @cached_property
+    def named(self) -> AuditEvent:
+        """What every audit event of a call of this principal's says of it; kind, time and call are to be filled in."""
+        return AuditEvent(
+            kind=EventKind.CALL_INTENT,
+            at=0,
+            tenant=self.tenant,
+            issuer=self.issuer,
+            agent=self.agent.id.agent,
+            user_issuer="" if self.user is None else self.user.issuer,
+            user="" if self.user is None else self.user.subject,
+            role=self.agent.role,
+            credential=self.credential,
+        )

@@ -1,11 +1,13 @@
 """One request's ASGI cycle: uvicorn's, except that an answer's head leaves together with the first bytes of its body.
 
-One write instead of two is one system call and one wake-up of the client less.
+One write instead of two is one system call and one wake-up of the client less. Beside ASGI's `receive` and `send` it
+has `take_body`, `start` and `write`, which do the same for the data plane without a message in between.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -24,6 +26,37 @@ class AnswerCycle(RequestResponseCycle):
     """What the application calls `receive` and `send` of."""
 
     _head = b""
+
+    def take_body(self) -> bytes | None:
+        """The whole body, if all of it is here already; else nothing is taken, and `receive` is to be asked."""
+        here = self.message_event.is_set() and not self.more_body and not self.waiting_for_100_continue
+        if not here or self.disconnected or self.response_complete:
+            return None
+        self.flow.resume_reading()
+        self.message_event.clear()
+        body, self.body = bytes(self.body), bytearray()
+        return body
+
+    def start(self, status: int, lines: bytes, length: int | None) -> None:
+        """Keep the head of an answer whose headers are known to be good: `lines`, of `header_lines`.
+
+        `length` of the body in bytes; None if it streams. Neither framing nor `Connection` may be among the lines.
+        """
+        if self.response_started:
+            raise RuntimeError("a second head of the answer")
+        if self.disconnected:
+            return
+        self._begin(status, lines, length)
+
+    async def write(self, body: bytes, *, more: bool) -> None:
+        """Write a piece of the body; waits while the client does not read."""
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if self.disconnected:
+            return
+        if not self.response_started or self.response_complete:
+            raise RuntimeError("a piece of the body out of turn")
+        self._write_body(body, more=more)
 
     async def receive(self) -> ASGIReceiveEvent:
         """The next piece of the body, or that the client went away."""
@@ -46,38 +79,39 @@ class AnswerCycle(RequestResponseCycle):
         if not self.response_started:
             if fields["type"] != "http.response.start":
                 raise RuntimeError(f"{fields['type']} before the head of the answer")
-            self._head = self._encode_head(fields["status"], fields.get("headers", ()))
-            # Only now: a head that could not be encoded is answered with a 500 instead.
-            self.response_started = True
-            self.waiting_for_100_continue = False
+            self._encode_head(fields["status"], fields.get("headers", ()))
             return
         if self.response_complete or fields["type"] != "http.response.body":
             raise RuntimeError(f"{fields['type']} out of turn")
         self._write_body(fields.get("body", b""), more=fields.get("more_body", False))
 
-    def _encode_head(self, status: int, headers: Any) -> bytes:  # noqa: ANN401 - as ASGI says: pairs of bytes
-        pairs = [(_names.get(name) or _checked(name), value) for name, value in [*self.default_headers, *headers]]
-        block = b"".join([b"%b: %b\r\n" % pair for pair in pairs])
-        # One line per header and no line more, so that no value can add a header or a second answer.
-        count = len(pairs)
-        if block.count(b"\r") != count or block.count(b"\n") != count or _CONTROL.search(block):
-            raise RuntimeError("a header of the answer holds a control character")
+    def _encode_head(self, status: int, headers: Any) -> None:  # noqa: ANN401 - as ASGI says: pairs of bytes
+        pairs = [(name.lower(), value) for name, value in headers]
         fields = dict(pairs)
         length = fields.get(b"content-length")
+        if b"transfer-encoding" in fields:
+            raise RuntimeError("how an answer is framed is not the application's to say")
+        lines = header_lines([pair for pair in pairs if pair[0] != b"content-length"])
+        if told := b"close" in fields.get(b"connection", b"").lower():
+            self.keep_alive = False
+        self._begin(status, lines, None if length is None else int(length), told=told)
+
+    def _begin(self, status: int, lines: bytes, length: int | None, *, told: bool = False) -> None:
+        """Keep a head; `told`: its lines say already that the connection ends."""
+        framing = b""
         self.chunked_encoding = False
         if length is not None:
-            self.expected_content_length = int(length)
-        elif b"transfer-encoding" in fields:
-            raise RuntimeError("how an answer is framed is not the application's to say")
+            self.expected_content_length = length
+            framing = b"content-length: %d\r\n" % length
         elif self.scope["method"] != "HEAD" and status not in _BODILESS:
             self.chunked_encoding = True
-            block += b"transfer-encoding: chunked\r\n"
-        connection = fields.get(b"connection")
-        if connection is not None and b"close" in connection.lower():
-            self.keep_alive = False
-        elif not self.keep_alive:
-            block += b"connection: close\r\n"
-        return b"%b%b\r\n" % (_STATUS_LINES[status], block)
+            framing = b"transfer-encoding: chunked\r\n"
+        ending = b"" if self.keep_alive or told else b"connection: close\r\n"
+        dated = b"".join([b"%b: %b\r\n" % pair for pair in self.default_headers])
+        self._head = b"%b%b%b%b%b\r\n" % (_STATUS_LINES[status], dated, lines, framing, ending)
+        # Only now: a head that could not be encoded is answered with a 500 instead.
+        self.response_started = True
+        self.waiting_for_100_continue = False
 
     def _write_body(self, body: bytes, *, more: bool) -> None:
         head, self._head = self._head, b""
@@ -102,6 +136,19 @@ class AnswerCycle(RequestResponseCycle):
         if not self.keep_alive:
             self.transport.close()
         self.on_response()
+
+
+def header_lines(headers: Collection[tuple[bytes, bytes]]) -> bytes:
+    """The lines of headers: one for each and no line more, so that no value can add a header or a second answer.
+
+    Raises:
+        RuntimeError: a name is none, or a value holds a control character.
+    """
+    lines = b"".join([b"%b: %b\r\n" % (_names.get(name) or _checked(name), value) for name, value in headers])
+    count = len(headers)
+    if lines.count(b"\r") != count or lines.count(b"\n") != count or _CONTROL.search(lines):
+        raise RuntimeError("a header of the answer holds a control character")
+    return lines
 
 
 def _checked(name: bytes) -> bytes:

@@ -121,7 +121,7 @@ SINGLETONS: Final = frozenset(
     """.split()
 )
 _SINGLETON_PREFIXES: Final = (b"mcp-", b"twogate-", b"sec-fetch-")
-_KNOWN: Final = SINGLETONS | frozenset(
+KNOWN: Final = SINGLETONS | frozenset(
     b"""
     accept accept-encoding accept-language accept-charset cache-control connection keep-alive pragma te via forwarded
     x-forwarded-for x-forwarded-proto x-forwarded-host x-request-id tracestate baggage dnt if-match if-none-match
@@ -220,7 +220,7 @@ class HeadRules:
         fields = dict(headers)
         if len(fields) != len(headers):
             _refuse_repeats(headers)
-        if not _KNOWN.issuperset(fields) and not all(_NAME.fullmatch(name) for name in fields):
+        if not KNOWN.issuperset(fields) and not all(_NAME.fullmatch(name) for name in fields):
             raise Refused(HEADER)
         if b"upgrade" in fields:
             raise Refused(UPGRADE)

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.message import encode_error
 from twogate.core.oauth.resource import metadata_url
-from twogate.flows.gateway.exchange import Exchange, Head, Refusal
+from twogate.flows.gateway.exchange import EVENT_ANSWER, JSON_ANSWER, Exchange, Head, Header, Refusal
 from twogate.flows.gateway.pipeline import Pipeline
 from twogate.flows.gateway.possession import NONCE
+from twogate.web.answer import AnswerCycle, header_lines
 from twogate.web.errors import http_status, www_authenticate
+from twogate.web.framing import KNOWN
 from twogate.web.legacy import MESSAGES_PATH, OPEN_PATH, LegacyStreams
 from twogate.web.peer import peer_address, peer_certificate
 
@@ -29,6 +31,7 @@ WATCH_AFTER: Final = 0.05
 """Seconds after which, or at most twice as many, a running call is watched for its client's going away."""
 
 _ALWAYS: Final = ((b"x-content-type-options", b"nosniff"),)
+_NAMES: Final = {name: name.decode() for name in KNOWN}
 _CORS_METHODS: Final = b"GET, POST, DELETE, OPTIONS"
 _CORS_HEADERS: Final = (
     b"authorization, content-type, accept, mcp-protocol-version, mcp-session-id, mcp-method, mcp-name, "
@@ -64,6 +67,7 @@ class GatewayApp:
         self._fixed: tuple[tuple[bytes, bytes], ...] = _ALWAYS
         if public_url.startswith("https:"):
             self._fixed += ((b"strict-transport-security", b"max-age=31536000"),)
+        self._lines = {headers: header_lines(headers + self._fixed) for headers in (JSON_ANSWER, EVENT_ANSWER)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request under `/mcp/`."""
@@ -77,7 +81,7 @@ class GatewayApp:
             address=peer_address(scope),
             certificate=peer_certificate(scope),
         )
-        exchange = _AsgiExchange(self, head, receive, send)
+        exchange = self._exchange(head, receive, send)
         origin = headers.get("origin")
         if origin is not None:
             try:
@@ -123,6 +127,13 @@ class GatewayApp:
             self._pipeline.take(head.address)
             await self._pipeline.refuse_stranger(head, GateError(ErrorCode.NOT_FOUND, "no such path"), exchange)
 
+    def _exchange(self, head: Head, receive: Receive, send: Send) -> _AsgiExchange:
+        # Straight to our own server where nothing stands in between; any other server, and any middleware, by ASGI.
+        cycle: object = getattr(receive, "__self__", None)
+        if isinstance(cycle, AnswerCycle):
+            return _DirectExchange(self, head, cycle)
+        return _AsgiExchange(self, head, receive, send)
+
     def _sweep(self) -> None:
         """Watch every call that was running at the last sweep already: one timer for all instead of one a call."""
         self._sweeps += 1
@@ -136,6 +147,10 @@ class GatewayApp:
     def fixed_headers(self) -> tuple[tuple[bytes, bytes], ...]:
         """Headers of every answer."""
         return self._fixed
+
+    def lines(self, headers: tuple[Header, ...]) -> bytes | None:
+        """These headers and those of every answer as lines, if they are among the usual ones."""
+        return self._lines.get(headers)
 
     def challenge(self, code: ErrorCode, server: str, scopes: tuple[str, ...]) -> str | None:
         """`WWW-Authenticate` for a refusal: a 401 names every scope there is to ask for, a 403 what would help."""
@@ -161,6 +176,20 @@ class _AsgiExchange:
         self.gone = False
 
     async def read_body(self, limit: int) -> bytes:
+        body = self.body_at_hand()
+        if body is None:
+            body = await self._in_pieces(limit)
+        elif len(body) > limit:
+            raise _too_large(limit)
+        self._body_read = True
+        self._start_watching()
+        return body
+
+    def body_at_hand(self) -> bytes | None:
+        """The whole body, if it can be had without waiting."""
+        return None
+
+    async def _in_pieces(self, limit: int) -> bytes:
         pieces: list[bytes] = []
         size = 0
         while True:
@@ -171,11 +200,9 @@ class _AsgiExchange:
             piece: bytes = event.get("body", b"")
             size += len(piece)
             if size > limit:
-                raise GateError(ErrorCode.TOO_LARGE, f"a body of more than {limit} bytes")
+                raise _too_large(limit)
             pieces.append(piece)
             if not event.get("more_body", False):
-                self._body_read = True
-                self._start_watching()
                 return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def forwarding(self) -> None:
@@ -241,12 +268,39 @@ class _AsgiExchange:
             self._watcher.cancel()
 
 
+class _DirectExchange(_AsgiExchange):
+    """The same for a request of our own server: the usual answer costs no ASGI messages."""
+
+    def __init__(self, app: GatewayApp, head: Head, cycle: AnswerCycle) -> None:
+        super().__init__(app, head, cast("Receive", cycle.receive), cast("Send", cycle.send))
+        self._cycle = cycle
+
+    def body_at_hand(self) -> bytes | None:
+        return self._cycle.take_body()
+
+    async def start(self, status: int, headers: tuple[Header, ...], *, length: int | None) -> None:
+        lines = None if self.cors else self._app.lines(headers)
+        if lines is None:
+            await super().start(status, headers, length=length)
+        else:
+            self._cycle.start(status, lines, length)
+
+    async def send(self, chunk: bytes, *, more: bool) -> None:
+        if not more:
+            self.unwatch()
+        await self._cycle.write(chunk, more=more)
+
+
 class _BrokenOffError(Exception):
     """Makes the server close a connection whose answer cannot be completed."""
 
 
+def _too_large(limit: int) -> GateError:
+    return GateError(ErrorCode.TOO_LARGE, f"a body of more than {limit} bytes")
+
+
 def _decode_headers(raw: list[tuple[bytes, bytes]]) -> dict[str, str]:
-    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in raw}
+    headers = {_NAMES.get(name) or name.decode("latin-1"): value.decode("latin-1") for name, value in raw}
     if len(headers) == len(raw):
         return headers
     headers.clear()

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 from uvicorn.protocols.http.flow_control import FlowControl
 
-from twogate.web.answer import AnswerCycle
+from twogate.web.answer import AnswerCycle, header_lines
 
 
 class Wire:
@@ -131,3 +131,84 @@ async def test_nothing_is_written_for_a_client_that_went_away() -> None:
     assert wire.writes == []
     answer.message_event.set()
     assert (await answer.receive())["type"] == "http.disconnect"
+
+
+async def arriving(wire: Wire, data: bytes, *, more: bool = False) -> AnswerCycle:
+    answer = cycle(wire)
+    answer.body += data
+    answer.more_body = more
+    answer.message_event.set()
+    return answer
+
+
+async def test_a_body_that_is_all_here_is_taken_at_once_and_once() -> None:
+    answer = await arriving(Wire(), b"{}")
+    assert answer.take_body() == b"{}"
+    assert answer.take_body() is None
+
+
+@pytest.mark.parametrize("state", ["more_body", "waiting_for_100_continue", "disconnected", "response_complete"])
+async def test_a_body_that_is_to_be_waited_for_is_not_taken(state: str) -> None:
+    answer = await arriving(Wire(), b"{")
+    setattr(answer, state, True)
+    assert answer.take_body() is None
+    assert bytes(answer.body) == b"{"
+
+
+LINES = header_lines([(b"Cache-Control", b"no-store"), (b"content-type", b"text/plain")])
+
+
+async def test_known_lines_and_body_leave_in_one_write() -> None:
+    answer = cycle(wire := Wire())
+    answer.start(200, LINES, 2)
+    assert wire.writes == []
+    await answer.write(b"ok", more=False)
+    head = b"HTTP/1.1 200 OK\r\ndate: now\r\n" + LINES + b"content-length: 2\r\n\r\n"
+    assert LINES == b"cache-control: no-store\r\ncontent-type: text/plain\r\n"
+    assert wire.writes == [head + b"ok"]
+    assert answer.response_complete
+
+
+async def test_known_lines_before_a_stream_are_framed_and_end_the_connection_if_it_is_to_end() -> None:
+    answer = cycle(wire := Wire(), keep_alive=False)
+    answer.start(200, LINES, None)
+    await answer.write(b"one", more=True)
+    await answer.write(b"", more=False)
+    head, _, rest = b"".join(wire.writes).partition(b"\r\n\r\n")
+    assert head.endswith(b"text/plain\r\ntransfer-encoding: chunked\r\nconnection: close")
+    assert rest == b"3\r\none\r\n0\r\n\r\n"
+    assert wire.closed
+
+
+async def test_nothing_of_known_lines_is_written_for_a_client_that_went_away() -> None:
+    answer = cycle(wire := Wire())
+    answer.disconnected = True
+    answer.start(200, LINES, 2)
+    await answer.write(b"ok", more=False)
+    assert wire.writes == []
+
+
+async def test_heads_and_bodies_out_of_turn_are_errors() -> None:
+    answer = cycle(wire := Wire())
+    with pytest.raises(RuntimeError):
+        await answer.write(b"body first", more=False)
+    answer.start(200, LINES, 2)
+    with pytest.raises(RuntimeError):
+        answer.start(200, LINES, 2)
+    await answer.write(b"ok", more=False)
+    with pytest.raises(RuntimeError):
+        await answer.write(b"again", more=False)
+    assert len(wire.writes) == 1
+
+
+@pytest.mark.parametrize("header", [(b"x", b"a\r\nset-cookie: b"), (b"x", b"a\0"), (b"x y", b"a"), (b"", b"a")])
+def test_lines_are_made_of_no_header_that_could_break_out(header: tuple[bytes, bytes]) -> None:
+    with pytest.raises(RuntimeError):
+        header_lines([(b"content-type", b"text/plain"), header])
+
+
+async def test_an_application_does_not_frame_its_answer_even_beside_a_length() -> None:
+    answer = cycle(wire := Wire())
+    with pytest.raises(RuntimeError):
+        await answer.send(start(200, (b"content-length", b"2"), (b"Transfer-Encoding", b"chunked")))
+    assert wire.writes == []

@@ -9,7 +9,7 @@ import pytest
 
 import twogate.web
 from twogate.core.approval import Duty
-from twogate.web.console.frame import APPROVALS, OVERVIEW, PAGES, navigation
+from twogate.web.console.frame import APPROVALS, OVERVIEW, PAGES, TOKENS, navigation
 
 CSS = (Path(twogate.web.__file__).parent / "static" / "style.css").read_text()
 TEMPLATES = Path(twogate.web.__file__).parent / "templates"
@@ -69,6 +69,14 @@ def test_no_page_has_script_or_style_in_it() -> None:
 def test_the_navigation_leads_to_what_a_duty_opens_and_nowhere_else() -> None:
     everything = [link.label for link in navigation(frozenset(Duty), OVERVIEW)]
     assert everything == [page.label for page in PAGES]
-    assert [link.label for link in navigation({Duty.APPROVER}, APPROVALS)] == ["Overview", "Approvals"]
-    assert [link.label for link in navigation({Duty.APPROVER}, OVERVIEW, {APPROVALS})] == ["Overview"]
+    assert [link.label for link in navigation({Duty.APPROVER}, APPROVALS)] == ["Overview", "Approvals", "Tokens"]
+    assert [link.label for link in navigation({Duty.APPROVER}, OVERVIEW, {APPROVALS, TOKENS})] == ["Overview"]
     assert navigation(frozenset(), OVERVIEW) == []
+
+
+def test_what_a_person_signs_for_is_shown_whole_and_not_within_a_box_of_its_own() -> None:
+    (rule,) = re.findall(r"^pre \{(.*?)\}", CSS, re.DOTALL | re.MULTILINE)
+    # Beside a button in sight, what is below the edge of a box is not read; and no run of blanks pushes anything out.
+    assert "height" not in rule.replace("line-height", "")
+    assert "white-space: pre-wrap" in rule
+    assert "overflow-wrap: anywhere" in rule

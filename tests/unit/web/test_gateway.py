@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, cast
 
 import msgspec
 import pytest
+from uvicorn.protocols.http.flow_control import FlowControl
 
 from gatelab import CountingRng
 from twogate.core.errors import ErrorCode, GateError
-from twogate.flows.gateway.exchange import Exchange, Head, Refusal
+from twogate.flows.gateway.exchange import JSON_ANSWER, Exchange, Head, Refusal
 from twogate.flows.gateway.pipeline import Pipeline
 from twogate.web import gateway as module
+from twogate.web.answer import AnswerCycle
 from twogate.web.gateway import GatewayApp
 from twogate.web.legacy import LegacyStreams
 
@@ -383,3 +386,123 @@ async def test_an_answer_that_is_broken_off_ends_without_its_last_piece() -> Non
 
     client = await Client(break_off).run()
     assert [event.get("more_body") for event in client.sent] == [None, True]
+
+
+# Our own server: the same without ASGI's messages.
+
+
+class Wire:
+    """A transport that notes what is written."""
+
+    def __init__(self) -> None:
+        self.written = b""
+        self.closed = False
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def close(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+
+class Direct(Client):
+    """One request as our own server brings it: its cycle stands behind `receive` and `send`."""
+
+    def __init__(self, handle: Handle, **changes: Any) -> None:
+        super().__init__(handle, **changes)
+        self.wire = Wire()
+        transport, logger = cast("asyncio.Transport", self.wire), logging.getLogger("test")
+        self.cycle = AnswerCycle(
+            scope=cast("Any", self.scope),
+            transport=transport,
+            flow=FlowControl(transport),
+            logger=logger,
+            access_logger=logger,
+            access_log=False,
+            default_headers=[(b"date", b"now")],
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=True,
+            on_response=lambda: None,
+        )
+
+    def arrive(self, data: bytes, *, more: bool = False) -> None:
+        self.cycle.body += data
+        self.cycle.more_body = more
+        self.cycle.message_event.set()
+
+    async def run(self) -> Client:
+        await self.app(self.scope, cast("Any", self.cycle.receive), cast("Any", self.cycle.send))
+        return self
+
+
+async def usual(head: Head, exchange: Exchange) -> None:
+    body = await exchange.read_body(6)
+    await exchange.start(200, JSON_ANSWER, length=len(body))
+    await exchange.send(body, more=False)
+
+
+@pytest.mark.parametrize("public_url", [URL, "http://localhost:8080"])
+async def test_our_own_server_gets_the_same_answer_as_any_other(public_url: str) -> None:
+    by_asgi = await Client(usual, public_url=public_url).run()
+    direct = Direct(usual, public_url=public_url)
+    direct.arrive(b"{}")
+    await direct.run()
+    head, _, body = direct.wire.written.partition(b"\r\n\r\n")
+    lines = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:])
+    assert lines == {b"date": b"now", **dict(by_asgi.sent[0]["headers"])}
+    assert body == by_asgi.sent[1]["body"] == b"{}"
+    assert direct.cycle.response_complete
+
+
+async def test_a_browser_gets_its_origin_back_from_our_own_server_too() -> None:
+    direct = Direct(usual, headers=[(b"origin", URL.encode())])
+    direct.arrive(b"{}")
+    await direct.run()
+    assert b"access-control-allow-origin: " + URL.encode() in direct.wire.written
+    assert direct.wire.written.endswith(b"\r\n\r\n{}")
+
+
+async def test_a_body_that_comes_in_pieces_is_put_together_for_our_own_server_too() -> None:
+    direct = Direct(usual)
+    direct.arrive(b"abc", more=True)
+    running = asyncio.create_task(direct.run())
+    await settled()
+    direct.arrive(b"def")
+    async with asyncio.timeout(5):
+        await running
+    assert direct.wire.written.endswith(b"\r\n\r\nabcdef")
+
+
+@pytest.mark.parametrize("more", [False, True])
+async def test_a_body_over_its_limit_is_cut_off_by_our_own_server_too(more: bool) -> None:
+    async def refuse(head: Head, exchange: Exchange) -> None:
+        try:
+            await exchange.read_body(6)
+        except GateError as error:
+            await exchange.refuse(Refusal(error))
+
+    direct = Direct(refuse)
+    direct.arrive(b"abcdefg", more=more)
+    await direct.run()
+    assert direct.wire.written.startswith(b"HTTP/1.1 413 ")
+    assert b"connection: close\r\n" in direct.wire.written
+    assert direct.wire.closed
+
+
+@pytest.mark.usefixtures("_watched_at_once")
+async def test_a_client_of_our_own_server_that_goes_away_cancels_its_call() -> None:
+    stuck = Stuck()
+    direct = Direct(stuck)
+    direct.arrive(b"{}")
+    running = asyncio.create_task(direct.run())
+    await stuck.waiting.wait()
+    direct.cycle.disconnected = True
+    direct.cycle.message_event.set()
+    async with asyncio.timeout(5):
+        await running
+    assert stuck.cancelled
+    assert direct.wire.written == b""

@@ -6,7 +6,7 @@ The pipeline knows neither ASGI nor sockets; `web/gateway.py` brings both.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -14,6 +14,13 @@ from twogate.core.errors import GateError
 from twogate.core.oauth.confirmation import ClientCertificate
 
 Header = tuple[bytes, bytes]
+
+JSON_ANSWER: Final[tuple[Header, ...]] = ((b"content-type", b"application/json"), (b"cache-control", b"no-store"))
+EVENT_ANSWER: Final[tuple[Header, ...]] = (
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),
+)
 
 
 class Head(msgspec.Struct, frozen=True):

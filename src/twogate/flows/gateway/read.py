@@ -41,7 +41,15 @@ BATCH_VERSION: Final = "2025-03-26"
 _SUBSCRIPTIONS: Final = frozenset(
     {"toolsListChanged", "promptsListChanged", "resourcesListChanged", "resourceSubscriptions", "taskIds"}
 )
+# Asked for several times a call, and an enum's members are slow to reach in Python 3.11.
+_LISTEN: Final = MethodKind.LISTEN
 _NO_TASKS: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+class AwaitedTasks(msgspec.Struct, frozen=True):
+    """The tasks of Twogate's own that a `subscriptions/listen` names, by their sealed ids."""
+
+    tasks: Mapping[str, ApprovalTask]
 
 
 class Authenticated(msgspec.Struct, frozen=True):
@@ -63,7 +71,8 @@ class Call(msgspec.Struct, frozen=True):
 
     `targets` is all that it acts on, in the policy's words. `answered` is the server's request that a client's response
     answers, `resumed` the event after which a stream goes on, `tasks` the sealed ids of the tasks that it names.
-    `approval` is the parked call that it comes back for, `base` the call that its request state belongs to.
+    `approval` is the parked call that it comes back for, or those that it listens to, and `base` the call that its
+    request state belongs to.
     """
 
     head: Head
@@ -76,7 +85,7 @@ class Call(msgspec.Struct, frozen=True):
     answered: ServerRequest | None = None
     resumed: StreamEvent | None = None
     tasks: Mapping[str, str] = _NO_TASKS
-    approval: ApprovalState | ApprovalTask | None = None
+    approval: ApprovalState | ApprovalTask | AwaitedTasks | None = None
     base: str = ""
 
     @property
@@ -97,9 +106,14 @@ class Call(msgspec.Struct, frozen=True):
         return Origin(self.message.id, self.message.method)
 
     @property
+    def answer_kind(self) -> MethodKind | None:
+        """How gate two treats the method of `origin`."""
+        return self.kind if self.resumed is None else method_kind(self.version, self.resumed.method)
+
+    @property
     def stream(self) -> bool:
         """Whether the answer is a long-lived stream."""
-        return self.message.method == STREAM or self.kind is MethodKind.LISTEN
+        return self.message.method == STREAM or self.kind is _LISTEN
 
     @property
     def label(self) -> str:
@@ -278,16 +292,23 @@ def _read_listen(call: Call, seal: Seal) -> Call:
         raise GateError(ErrorCode.INVALID_PARAMS, "params.notifications has a member that is not known")
     uris = [check_name(uri, "a resource subscription") for uri in _items(wanted, "resourceSubscriptions")]
     sealed = [check_name(task, "a task id") for task in _items(wanted, "taskIds")]
-    tasks = {text: _open_task(text, call, seal) for text in sealed}
+    key, server = call.principal.key, call.head.server
+    opened = {text: seal.open(text, ApprovalTask, key, server) for text in sealed}
+    ours = {text: task for text, task in opened.items() if task is not None}
+    tasks = {text: _open_task(text, call, seal) for text in opened if text not in ours}
+    # The server knows nothing of ours.
+    wanted.pop("taskIds", None)
     if tasks:
         wanted["taskIds"] = [task.id for task in tasks.values()]
-    targets = [resource_target(call.head.server, uri) for uri in uris] + [task.target for task in tasks.values()]
+    targets = [resource_target(server, uri) for uri in uris]
+    targets += [task.target for task in tasks.values()] + [task.target for task in ours.values()]
     message = msgspec.structs.replace(call.message, params={**call.message.params, "notifications": wanted})
     return msgspec.structs.replace(
         call,
         message=message,
         targets=tuple(dict.fromkeys(targets)),
         tasks={task.id: text for text, task in tasks.items()},
+        approval=AwaitedTasks(ours) if ours else None,
     )
 
 

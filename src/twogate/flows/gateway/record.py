@@ -229,23 +229,17 @@ class Recorder:
         arguments: str = "",
     ) -> AuditEvent:
         self._count += 1
-        return AuditEvent(
+        return msgspec.structs.replace(
+            principal.named,
             kind=kind,
             at=self._clock.now_us(),
             request=f"{self._boot}-{self._count:x}",
             address=head.address,
-            tenant=principal.tenant,
-            issuer=principal.issuer,
-            agent=principal.agent.id.agent,
-            user_issuer="" if principal.user is None else principal.user.issuer,
-            user="" if principal.user is None else principal.user.subject,
-            role=principal.agent.role,
             session="" if session is None else session.id,
             task="" if session is None else session.task,
             server=head.server,
             method=method,
             target=target,
             decision=decision,
-            credential=principal.credential,
             arguments=arguments,
         )
