@@ -5,19 +5,27 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncGenerator, MutableMapping
+from contextlib import AsyncExitStack
 from html import unescape
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 
-from consolelab import ConsoleLab, open_console_lab
+from consolelab import AGENTS, ConsoleLab, open_console_lab
 from peoplelab import Browser, field_of
+from pinlab import a_pin
 from tokenlab import ISSUER
 from twogate.core.approval import Duty
 from twogate.core.audit.record import EventKind
-from twogate.core.principal import AgentId
+from twogate.core.errors import ErrorCode, GateError
+from twogate.core.principal import AgentId, UserId
+from twogate.core.session import Session
+from twogate.flows.console.changes import MAX_OF_TENANT, Changes
+from twogate.flows.hypothetical import hypothetical_principal
+from twogate.stores.sql.pins import SqlPinStore
 
 # In the process's own time: no page waits for another one's test.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -104,7 +112,13 @@ async def test_a_person_of_one_tenant_sees_nothing_of_another_on_any_page(lab: C
 
 
 async def test_what_is_asked_for_of_another_tenant_is_not_there(lab: ConsoleLab, viewer: Browser) -> None:
-    for path in ("/console/tools?server=vault", "/console/matrix?agent=digger", "/console/matrix?agent=globex/digger"):
+    differs = ("/console/tools/difference?server=vault&tool=dig", "/console/tools/difference?server=files&tool=dig")
+    for path in (
+        "/console/tools?server=vault",
+        "/console/matrix?agent=digger",
+        "/console/matrix?agent=globex/digger",
+        *differs,
+    ):
         assert (await viewer.get(path)).status_code == 404, path
     asked = await viewer.get("/console/explain?agent=digger&tool=vault.dig")
     assert (asked.status_code, "There is no agent" in asked.text, "classified fetch" in asked.text) == (
@@ -120,6 +134,34 @@ async def test_what_is_asked_for_of_another_tenant_is_not_there(lab: ConsoleLab,
         page = await viewer.get(f"/console/audit?{query}")
         assert page.status_code == 200
         assert "secret plans" not in page.text
+
+
+async def test_a_request_is_explained_to_its_own_tenant_only(lab: ConsoleLab, viewer: Browser) -> None:
+    await lab.refuse("globex", request="ff-1", detail="secret plans")
+    await lab.refuse(request="ff-2", detail="not theirs")
+    asked = await viewer.get("/console/explain?request=ff-1")
+    assert (asked.status_code, "secret plans" in asked.text, "digger" in asked.text) == (404, False, False)
+    own = await viewer.get("/console/explain?request=ff-2")
+    assert (own.status_code, "not theirs" in own.text) == (200, True)
+    assert "refused at task: " in unescape(own.text)
+    # From the trail's row to the reason, and from there to what would become of the same call now.
+    assert '<a href="/console/explain?request=ff-2"' in (await viewer.get("/console/audit")).text
+    (now,) = re.findall(r'<a href="(/console/explain\?agent=[^"]*)"', own.text)
+    assert "files.write is classified write" in (await viewer.get(unescape(now))).text
+
+
+async def test_a_pin_is_looked_up_in_the_visitors_tenant_and_its_server_is_asked(
+    lab: ConsoleLab, viewer: Browser
+) -> None:
+    pins = SqlPinStore(lab.state.engine)
+    page = "/console/explain?agent=reporter&tool=files.read"
+    await pins.approve([a_pin("files.read", {}, "globex")])
+    assert "nobody approved it" in (await viewer.get(page)).text
+    await pins.approve([a_pin("files.read", {})])
+    # Nobody answers at its address: the gateway would refuse the call, and so it says.
+    told = unescape((await viewer.get(page)).text)
+    assert "what the server shows cannot be had" in told
+    assert '<strong class="effect-deny">deny</strong>' in told
 
 
 async def test_an_operator_ends_nothing_and_pauses_nobody_of_another_tenant(lab: ConsoleLab, operator: Browser) -> None:
@@ -217,10 +259,12 @@ HOSTILE = "<script>alert(1)</script>\u202e\u200b'\"><img src=x>"
 
 async def test_names_of_strangers_bring_no_markup_and_hide_nothing(lab: ConsoleLab, viewer: Browser) -> None:
     await lab.refuse(agent=HOSTILE, target=HOSTILE, detail=HOSTILE, reason=HOSTILE, client=HOSTILE, task=HOSTILE)
+    await lab.refuse(agent=HOSTILE, target=HOSTILE, detail=HOSTILE, method=HOSTILE, request=HOSTILE, role=HOSTILE)
     pages = [await viewer.get("/console/audit")]
     for name in ("agent", "tool", "task", "scopes", "groups", "roles"):
         given = {"agent": "reporter", "tool": "files.read", name: HOSTILE}
         pages.append(await viewer.http.get("/console/explain", params=given))
+    pages.append(await viewer.http.get("/console/explain", params={"request": HOSTILE}))
     names = ("agent", "session", "reason", "kind", "before")
     pages += [await viewer.http.get("/console/audit", params={name: HOSTILE}) for name in names]
     for answer in pages:
@@ -251,6 +295,42 @@ async def test_no_page_holds_a_secret(lab: ConsoleLab, viewer: Browser) -> None:
         assert "digest" not in text.lower() or path == "/console/approvals"
 
 
+async def test_a_session_is_found_and_ended_however_many_were_opened_after_it(
+    lab: ConsoleLab, operator: Browser
+) -> None:
+    now = lab.state.clock.now()
+    principal = hypothetical_principal(AGENTS["acme"], {}, scopes=()).key
+    for number in range(60):
+        user = UserId("https://idp.example", f"u{number}")
+        made = msgspec.structs.replace(principal, user=user)
+        session = Session(f"many-{number:02}", made, "report", frozenset(), now + number, now + 3600)
+        await lab.state.sessions.open(session, AGENTS["acme"], now)
+    first = await operator.get("/console/sessions")
+    assert 'value="many-59"' in first.text
+    assert 'value="many-00"' not in first.text
+    (on,) = re.findall(r'<a href="([^"]*)" rel="next">', first.text)
+    second = await operator.get(on)
+    assert 'value="many-00"' in second.text
+    assert (await operator.post("/console/sessions/end", session="many-00")).status_code == 303
+    ended = await lab.state.sessions.get("many-00")
+    assert ended is not None
+    assert ended.ended_at is not None
+    assert (await operator.get("/console/sessions?page=99999")).status_code == 200
+
+
+async def test_who_cannot_read_the_trail_can_end_sessions_all_the_same(
+    lab: ConsoleLab, operator: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object) -> None:
+        raise GateError(ErrorCode.RATE_LIMITED, "too many pages read the audit trail", data={"wait": 1})
+
+    monkeypatch.setattr("twogate.adapters.audit_reading.AuditReader.recent", away)
+    for path in ("/console", "/console/sessions"):
+        page = await operator.get(path)
+        assert page.status_code == 200, path
+        assert "cannot be read now" in page.text
+
+
 async def test_when_the_trail_cannot_be_written_nothing_is_operated(
     lab: ConsoleLab, operator: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,6 +358,82 @@ async def test_a_stream_says_that_something_changed_and_nothing_of_what(lab: Con
         assert body == b"event: changed\ndata: 1\n\n"
     finally:
         await stream.end()
+
+
+async def test_another_site_beside_ours_opens_no_stream_and_steers_no_window(lab: ConsoleLab) -> None:
+    browser = await lab.visitor("framed", Duty.VIEWER)
+    for site in ("same-site", "cross-site", "none"):
+        answer = await browser.http.get("/console/events", headers={"Sec-Fetch-Site": site})
+        assert (answer.status_code, "form_refused" in answer.text) == (403, True), site
+    for path in (*LOOK, "/console/approvals"):
+        headers = (await browser.get(path)).headers
+        assert headers["cross-origin-opener-policy"] == "same-origin"
+        assert headers["cache-control"] == "no-store"
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
+        assert "form-action 'self';" in headers["content-security-policy"]
+        assert headers["referrer-policy"] == "same-origin"
+
+
+async def test_after_a_logout_neither_the_page_nor_its_stream_nor_the_browsers_memory_shows_anything(
+    lab: ConsoleLab,
+) -> None:
+    browser = await lab.visitor("leaving", Duty.VIEWER)
+    cookie = "; ".join(f"{name}={value}" for name, value in browser.http.cookies.items())
+    stream = Stream(lab, cookie)
+    try:
+        assert (await stream.next())["status"] == 200
+        await browser.get("/account")
+        answer = await browser.post("/logout")
+        assert (answer.status_code, answer.headers["clear-site-data"]) == (303, '"cache"')
+        assert (await browser.http.get("/console")).status_code == 303
+        # The cookie itself, kept by a thief, opens nothing either.
+        assert (await lab.browser().http.get("/console", headers={"Cookie": cookie})).status_code == 303
+        await lab.state.registry_store.disable_agent(AgentId("globex", "digger"), 0)
+        # With the next change, or the next silence, it is looked who listens.
+        await asyncio.wait_for(stream.task, 20)
+    finally:
+        await stream.end()
+        await lab.state.registry_store.enable_agent(AgentId("globex", "digger"))
+
+
+async def test_a_page_that_asks_for_newer_events_learns_of_its_own_tenants_and_of_no_others(
+    lab: ConsoleLab, viewer: Browser
+) -> None:
+    now = lab.state.clock.now_us()
+    await lab.refuse("globex", detail="after the look")
+    quiet = await viewer.get(f"/console/audit?kind=call.refused&after={now}")
+    assert (quiet.status_code, quiet.content) == (204, b"")
+    # What it is told is a time of the server's, and nothing of what others did until then.
+    assert abs(int(quiet.headers["twogate-seen"]) - now) < 60_000_000
+    await lab.refuse("acme")
+    told = await viewer.get(f"/console/audit?kind=call.refused&after={now}")
+    assert told.status_code == 200
+    assert "after the look" not in told.text
+
+
+async def test_a_form_leads_back_to_its_own_page_and_nowhere_else(lab: ConsoleLab, operator: Browser) -> None:
+    for page, leads_to in (
+        ("3", "/console/agents?page=3"),
+        ("1", "/console/agents"),
+        ("//evil.example", "/console/agents"),
+    ):
+        await operator.get("/console/agents")
+        answer = await operator.post("/console/agents/enable", agent="reporter", page=page)
+        assert (answer.status_code, answer.headers["location"]) == (303, leads_to)
+
+
+async def test_people_of_one_tenant_cannot_take_every_stream(lab: ConsoleLab) -> None:
+    async def mark(tenant: str, _: int) -> str:
+        return tenant
+
+    changes = Changes(lab.state.revision, mark, lab.state.clock, ())
+    async with AsyncExitStack() as held:
+        for number in range(MAX_OF_TENANT):
+            await held.enter_async_context(changes.watch("globex", f"p{number}"))
+        with pytest.raises(GateError) as refused:
+            await held.enter_async_context(changes.watch("globex", "one-more"))
+        assert refused.value.code is ErrorCode.RATE_LIMITED
+        await held.enter_async_context(changes.watch("acme", "alice"))
 
 
 async def test_streams_are_few_and_end_with_the_generation_and_the_duty(lab: ConsoleLab) -> None:

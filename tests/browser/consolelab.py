@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import rfc8785
+from msgspec import structs
 from playwright.async_api import Browser, Page
 
 from browser.chromium import Person
@@ -22,7 +23,7 @@ from twogate.adapters.signers.local import LocalSecret
 from twogate.approvals import open_approvals
 from twogate.config import load_settings
 from twogate.core.approval import Duty, Rule, State
-from twogate.core.principal import Agent, AgentId
+from twogate.core.principal import Agent, AgentId, UserId
 from twogate.core.session import Session
 from twogate.flows.approvals.parked import Target
 from twogate.flows.hypothetical import hypothetical_principal
@@ -73,7 +74,7 @@ def serving_console(directory: Path) -> Iterator[Site]:
         yield Site(gateway)
 
 
-def park(site: Site, message: str = "first") -> str:
+def park(site: Site, message: str = "first", *, people: int = 1) -> str:
     """Let a call of the agent wait for an approver, as the gateway does; its approval's id."""
 
     async def run() -> str:
@@ -87,12 +88,29 @@ def park(site: Site, message: str = "first") -> str:
             session = Session("s-1", principal.key, "release", frozenset({"tiny.die"}), now, now + 3600)
             params = rfc8785.dumps({"name": "die", "arguments": {"message": message}})
             target = Target("tiny", "tiny.die", "", message.encode().hex().ljust(64, "0")[:64], params)
-            parked = await parking.park(principal, session, target, Rule(frozenset({Duty.APPROVER})))
+            parked = await parking.park(principal, session, target, Rule(frozenset({Duty.APPROVER}), people))
             return parked.call.id
         finally:
             await state.close()
 
     return asyncio.run(run())
+
+
+def begin_session(site: Site, session: str) -> None:
+    """Let a person's session of the agent be live, as a call of it would open one."""
+
+    async def run() -> None:
+        state = await open_state(load_settings(site.gateway.config))
+        try:
+            key = hypothetical_principal(AGENT, {}, scopes=()).key
+            principal = structs.replace(key, user=UserId("https://login.example", session))
+            now = state.clock.now()
+            held = Session(session, principal, "release", frozenset({"tiny.echo"}), now, now + 3600)
+            assert (await state.sessions.open(held, AGENT, now)).id == session
+        finally:
+            await state.close()
+
+    asyncio.run(run())
 
 
 def state_of(site: Site, approval: str) -> State:

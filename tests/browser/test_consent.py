@@ -15,6 +15,7 @@ import uvicorn
 from playwright.async_api import Page
 
 from authlab import AuthLab, open_auth_lab
+from browser.accessibility import WIDTHS, faults_of
 from browser.chromium import chromium, find_chromium
 from harness.tls_relay import make_certificate
 from tokenlab import ISSUER
@@ -155,3 +156,16 @@ async def test_nothing_is_wider_than_the_screen(site: Site, width: int) -> None:
         assert box is not None
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= width
+
+
+async def test_a_checker_finds_no_fault_with_it_in_light_and_dark(site: Site) -> None:
+    await site.log_in()
+    browser = site.page.context.browser
+    assert browser is not None
+    page = await browser.new_page(ignore_https_errors=True)
+    cookies: Any = await site.page.context.cookies()
+    await page.context.add_cookies(cookies)
+    site.page = page
+    await site.open("native")
+    await page.get_by_role("button", name="Allow").wait_for()
+    assert {scheme: await faults_of(page, scheme) for scheme in WIDTHS} == {scheme: [] for scheme in WIDTHS}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -16,9 +17,15 @@ TEMPLATES = Path(twogate.web.__file__).parent / "templates"
 
 # Which text stands on which ground, anywhere in the pages.
 TEXT = [
-    *((ink, ground) for ink in ("ink", "soft", "accent", "alarm") for ground in ("ground", "card", "mark")),
+    *(
+        (ink, ground)
+        for ink in ("ink", "soft", "accent", "alarm", "good", "wait")
+        for ground in ("ground", "card", "mark")
+    ),
     ("on-accent", "accent"),
     ("card", "alarm"),
+    ("ink", "was"),
+    ("ink", "now"),
 ]
 
 
@@ -64,6 +71,23 @@ def test_no_page_has_script_or_style_in_it() -> None:
     for path in TEMPLATES.glob("*.html"):
         text = path.read_text()
         assert not re.search(r"<style|\sstyle=|\son[a-z]+=|<script(?! src=)|javascript:|\|\s*safe", text), path.name
+
+
+def test_htmx_may_not_evaluate_run_remember_or_go_elsewhere() -> None:
+    (found,) = re.findall(r"""name="htmx-config" content='([^']+)'""", (TEMPLATES / "console.html").read_text())
+    assert json.loads(found) == {
+        "allowEval": False,
+        "allowScriptTags": False,
+        "includeIndicatorStyles": False,
+        "selfRequestsOnly": True,
+        "historyEnabled": False,
+        "historyCacheSize": 0,
+        "allowNestedOobSwaps": False,
+        "disableInheritance": True,
+        "timeout": 20000,
+    }
+    # Without `live` no page of the console loads it, and no other page can.
+    assert [path.name for path in TEMPLATES.glob("*.html") if "htmx.min.js" in path.read_text()] == ["console.html"]
 
 
 def test_the_navigation_leads_to_what_a_duty_opens_and_nowhere_else() -> None:

@@ -19,6 +19,8 @@ INTERVAL: Final = 1.0
 """Seconds between two looks."""
 MAX_STREAMS: Final = 200
 """Streams of this process."""
+MAX_OF_TENANT: Final = 100
+"""Those of one tenant, so that no tenant's people take all."""
 MAX_OF_PERSON: Final = 4
 """Streams of one person: browsers allow six connections to a site, and pages need some."""
 
@@ -55,7 +57,8 @@ class Changes:
         """
         person = (tenant, subject)
         mine = sum(1 for other in self._watches.values() if other == person)
-        if mine >= MAX_OF_PERSON or len(self._watches) >= MAX_STREAMS:
+        ours = sum(1 for other in self._watches if other.tenant == tenant)
+        if mine >= MAX_OF_PERSON or ours >= MAX_OF_TENANT or len(self._watches) >= MAX_STREAMS:
             raise GateError(ErrorCode.RATE_LIMITED, "too many pages are watched", data={"wait": 30})
         watch = Watch(tenant)
         self._watches[watch] = person

@@ -8,17 +8,20 @@ from typing import Protocol
 import msgspec
 
 from twogate.core.audit.record import AuditEvent, EventKind
+from twogate.core.errors import ErrorCode, GateError
 
 
 class TrailQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Which of a tenant's events; empty members let everything pass. `before` is Unix microseconds, 0: now."""
+    """Which of a tenant's events; empty members let all pass. `after` and `before` are Unix microseconds, 0: any."""
 
     tenant: str
     kind: EventKind | None = None
     agent: str = ""
     session: str = ""
     reason: str = ""
+    request: str = ""
     anomalies: bool = False
+    after: int = 0
     before: int = 0
 
 
@@ -60,3 +63,13 @@ class Trail(Protocol):
             GateError: as `page`.
         """
         ...
+
+
+async def recent_if_read(trail: Trail, tenant: str) -> Recent | None:
+    """A tenant's last day, None while it cannot be read: who must end a session now does not wait for the trail."""
+    try:
+        return await trail.recent(tenant)
+    except GateError as error:
+        if error.code not in (ErrorCode.RATE_LIMITED, ErrorCode.AUDIT_UNAVAILABLE):
+            raise
+        return None

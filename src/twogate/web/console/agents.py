@@ -15,7 +15,7 @@ from twogate.flows.agents import AgentAdmin
 from twogate.flows.approvals.voting import Approver
 from twogate.flows.authserver.clients import Client
 from twogate.flows.registry import Registry
-from twogate.web.console.desk import Desk, link_to, page_number
+from twogate.web.console.desk import Desk, link_to, page_number, same_page
 from twogate.web.console.frame import AGENTS, AUDIT, MATRIX, OPERATORS
 from twogate.web.pages import Browser
 
@@ -64,7 +64,7 @@ class AgentPages:
         tenant = visitor.user.tenant
         view = await self._registry.view()
         mine = sorted((agent for key, agent in view.agents.items() if key.tenant == tenant), key=lambda agent: agent.id)
-        number = page_number(request)
+        number = page_number(request.query_params)
         listed = mine[(number - 1) * MOST : number * MOST]
         clients = [*self._of_configuration(listed), *await self._of_store(tenant, listed)]
         rows = [
@@ -83,6 +83,7 @@ class AgentPages:
             visitor,
             AGENTS,
             live=True,
+            number=number,
             rows=rows,
             count=len(mine),
             back=link_to(AGENTS, page=number - 1) if number > 1 else None,
@@ -94,23 +95,23 @@ class AgentPages:
 
     async def pause(self, request: Request, browser: Browser, visitor: Approver) -> Response:
         """POST cuts one off, from its next request on."""
-        agent, by = await self._chosen(request, browser, visitor)
+        agent, by, back = await self._chosen(request, browser, visitor)
         await self._admin.disable(agent, by)
-        return self._desk.pages.redirect(AGENTS.path, browser)
+        return self._desk.pages.redirect(back, browser)
 
     async def enable(self, request: Request, browser: Browser, visitor: Approver) -> Response:
         """POST lets one in again."""
-        agent, by = await self._chosen(request, browser, visitor)
+        agent, by, back = await self._chosen(request, browser, visitor)
         await self._admin.enable(agent, by)
-        return self._desk.pages.redirect(AGENTS.path, browser)
+        return self._desk.pages.redirect(back, browser)
 
-    async def _chosen(self, request: Request, browser: Browser, visitor: Approver) -> tuple[AgentId, str]:
+    async def _chosen(self, request: Request, browser: Browser, visitor: Approver) -> tuple[AgentId, str, str]:
         form = await self._desk.pages.read_form(request, browser)
         # The name alone is asked for: the tenant is the visitor's, whatever the form says.
         agent = AgentId(visitor.user.tenant, form.get("agent", ""))
         if await self._registry.agent(agent) is None:
             raise GateError(ErrorCode.NOT_FOUND, "no such agent in this tenant")
-        return agent, f"{visitor.user.tenant}/{visitor.user.name}"
+        return agent, f"{visitor.user.tenant}/{visitor.user.name}", same_page(AGENTS, form)
 
     def _of_configuration(self, agents: Sequence[Agent]) -> list[Client]:
         ids = {agent.id for agent in agents}

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from twogate.core.approval import Decision, Duty, State
+from twogate.core.approval import Decision, Duty, ParkedCall, State
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.shown import shown
 from twogate.flows.approvals.parked import Parked, Parking
@@ -17,7 +17,7 @@ from twogate.flows.approvals.voting import Approver, Voting
 from twogate.flows.authserver.people import People
 from twogate.flows.environment import Clock
 from twogate.web.authserver import OnlyMethods
-from twogate.web.console.frame import APPROVALS, navigation
+from twogate.web.console.frame import AGENTS, APPROVALS, OPERATORS, navigation
 from twogate.web.console.visit import ConsoleVisits
 from twogate.web.errors import http_status
 from twogate.web.headers import security_headers
@@ -31,7 +31,14 @@ APPROVAL_PATH: Final = "/approvals/"
 MOST: Final = 100
 """Calls on one page."""
 
-_ON_THE_PAGE: Final = frozenset({ErrorCode.PASSKEY_REFUSED, ErrorCode.APPROVER_REFUSED, ErrorCode.APPROVAL_DECIDED})
+_ON_THE_PAGE: Final = frozenset(
+    {
+        ErrorCode.PASSKEY_REFUSED,
+        ErrorCode.APPROVER_REFUSED,
+        ErrorCode.APPROVALS_LIMITED,
+        ErrorCode.APPROVAL_DECIDED,
+    }
+)
 _LOOKERS: Final = (Duty.VIEWER, Duty.APPROVER, Duty.OPERATOR, Duty.ADMINISTRATOR)
 
 
@@ -48,7 +55,7 @@ class ApprovalPages:
     async def inbox(self, _: Request, browser: Browser, visitor: Approver) -> Response:
         """GET lists what waits, and what was decided last."""
         tenant = visitor.user.tenant
-        waiting = await self._parking.list(tenant, frozenset({State.PENDING}), MOST)
+        waiting = await self._parking.list(tenant, frozenset({State.PENDING}), MOST + 1)
         decided = await self._parking.list(tenant, frozenset(State) - {State.PENDING}, MOST)
         now = self._clock.now()
         return self._pages.render(
@@ -56,10 +63,12 @@ class ApprovalPages:
             browser,
             scripts=True,
             live=True,
+            watches=True,
             nav=navigation(visitor.duties, APPROVALS),
             here=APPROVALS.path,
             visitor=visitor,
-            waiting=[one for one in waiting if one.call.deadline > now],
+            waiting=[one for one in waiting[:MOST] if one.call.deadline > now],
+            more_wait=len(waiting) > MOST,
             decided=decided,
             shown=shown,
             shown_time=shown_time,
@@ -83,14 +92,15 @@ class ApprovalPages:
         return self._pages.redirect(APPROVAL_PATH + parked.call.id, browser)
 
     async def deny(self, request: Request, browser: Browser, visitor: Approver) -> Response:
-        """POST denies it."""
+        """POST denies it; from the inbox, which then is what is shown again."""
         form = await self._pages.read_form(request, browser)
         approval = request.path_params["approval"]
         try:
             parked = await self._voting.deny(approval, visitor, form.get("comment", ""))
         except GateError as error:
             return await self._wrong(approval, browser, visitor, error)
-        return self._pages.redirect(APPROVAL_PATH + parked.call.id, browser)
+        from_inbox = form.get("back") == "inbox"
+        return self._pages.redirect(INBOX_PATH if from_inbox else APPROVAL_PATH + parked.call.id, browser)
 
     async def _wrong(self, approval: str, browser: Browser, visitor: Approver, error: GateError) -> Response:
         if error.code not in _ON_THE_PAGE:
@@ -115,6 +125,8 @@ class ApprovalPages:
             visitor=visitor,
             parked=parked,
             call=call,
+            agents=None if parked.state is not State.PENDING or visitor.duties.isdisjoint(OPERATORS) else AGENTS.path,
+            who_decides=_who_decides(call, self._clock.now()),
             requester=None if call.user is None else await self._requester(parked, visitor),
             members=readable(await self._parking.params(parked)),
             votes=votes,
@@ -140,6 +152,15 @@ class ApprovalPages:
     async def _name(self, tenant: str, subject: str) -> str:
         user = await self._people.user(tenant, subject)
         return subject if user is None else shown(user.label)
+
+
+def _who_decides(call: ParkedCall, now: int) -> str:
+    rule, waited = call.rule, now - call.created_at
+    who = " or ".join(sorted(duty.value for duty in rule.voters(waited)))
+    if rule.escalate_after is not None and waited < rule.escalate_after:
+        more = " or ".join(sorted(duty.value for duty in rule.escalate_to))
+        who += f"; from {shown_time(call.created_at + rule.escalate_after)} on also {more}"
+    return who
 
 
 def approval_routes(served: ApprovalPages, visits: ConsoleVisits, public_url: str) -> list[Route]:

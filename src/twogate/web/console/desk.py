@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Final
 from urllib.parse import urlencode
 
@@ -53,9 +53,10 @@ class Desk:
         *,
         status: int = 200,
         live: bool = False,
+        watches: bool = True,
         **context: object,
     ) -> Response:
-        """A page. `live`: its region is fetched again whenever something changed."""
+        """A page. `live`: htmx keeps its region new and carries its forms; `watches`: by the stream of changes."""
         return self.pages.render(
             template,
             browser,
@@ -63,6 +64,7 @@ class Desk:
             form_targets=(),
             scripts=live,
             live=live,
+            watches=watches,
             nav=navigation(visitor.duties, current, self.without),
             visitor=visitor,
             here=current.path,
@@ -96,10 +98,16 @@ def asked(request: Request, name: str) -> str:
     return request.query_params.get(name, "")[:MAX_QUERY].strip()
 
 
-def page_number(request: Request) -> int:
-    """Which page of a list is asked for; from 1."""
-    text = request.query_params.get("page", "")
+def page_number(given: Mapping[str, str]) -> int:
+    """Which page of a list is asked for, by an address or a form; from 1."""
+    text = given.get("page", "")
     return int(text) if text.isascii() and text.isdigit() and len(text) <= _DIGITS and int(text) else 1
+
+
+def same_page(page: ConsolePage, form: Mapping[str, str]) -> str:
+    """The address of the page of a list on which a form was."""
+    number = page_number(form)
+    return link_to(page, page=number if number > 1 else "")
 
 
 def link_to(page: ConsolePage, /, **query: str | int) -> str:

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from twogate.core.errors import GateError
+from twogate.core.errors import ErrorCode, GateError
 from twogate.flows.approvals.voting import Approver
 from twogate.flows.console.changes import Changes, Watch
 from twogate.web.console.desk import Desk
@@ -48,6 +48,9 @@ class EventPages:
 
     async def show(self, request: Request, browser: Browser, visitor: Approver) -> Response:
         """GET opens a stream for one page."""
+        # Another site on a host beside ours has the cookie sent along too: it must not use up the person's few streams.
+        if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
+            raise GateError(ErrorCode.FORM_REFUSED, "Sec-Fetch-Site is another")
         return _Stream(self._desk, self._changes, request, browser, visitor, self._headers)
 
     def routes(self) -> list[Route]:
@@ -110,7 +113,7 @@ class _Stream(Response):
 async def may_watch(visits: ConsoleVisits, request: Request, browser: Browser) -> bool:
     """Whether the person behind a stream is still logged in, with a duty."""
     try:
-        visitor = await visits.visitor(request, browser)
+        visitor = await visits.visitor(request, browser, idle=True)
     except GateError:
         return False
     return visitor is not None and bool(visitor.duties)

@@ -31,13 +31,14 @@ class ConsolePage(NamedTuple):
 
 OVERVIEW: Final = ConsolePage("", "Overview", EVERYBODY)
 APPROVALS: Final = ConsolePage("approvals", "Approvals", EVERYBODY)
+TOKENS: Final = ConsolePage("tokens", "Tokens", EVERYBODY)
 SESSIONS: Final = ConsolePage("sessions", "Sessions", LOOKERS)
 AGENTS: Final = ConsolePage("agents", "Agents", LOOKERS)
 TOOLS: Final = ConsolePage("tools", "Tools", LOOKERS)
 MATRIX: Final = ConsolePage("matrix", "Access", LOOKERS)
 EXPLAIN: Final = ConsolePage("explain", "Explain", LOOKERS)
 AUDIT: Final = ConsolePage("audit", "Audit", LOOKERS)
-PAGES: Final = (OVERVIEW, APPROVALS, SESSIONS, AGENTS, TOOLS, MATRIX, EXPLAIN, AUDIT)
+PAGES: Final = (OVERVIEW, APPROVALS, TOKENS, SESSIONS, AGENTS, TOOLS, MATRIX, EXPLAIN, AUDIT)
 
 
 class Link(NamedTuple):

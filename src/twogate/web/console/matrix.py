@@ -45,7 +45,10 @@ class MatrixPage:
         if agent is None and chosen:
             raise GateError(ErrorCode.NOT_FOUND, "no such agent in this tenant")
         classes = self._policy.of(tenant).classes
-        number, size = page_number(request), max(1, min(ROWS, CELLS // max(1, len(agent.tasks) if agent else 1)))
+        number, size = (
+            page_number(request.query_params),
+            max(1, min(ROWS, CELLS // max(1, len(agent.tasks) if agent else 1))),
+        )
         here = dict(islice(sorted(classes.items()), (number - 1) * size, number * size))
         rows: dict[str, list[Cell]] = {tool: [] for tool in here}
         if agent is not None:
@@ -60,6 +63,7 @@ class MatrixPage:
             browser,
             visitor,
             MATRIX,
+            live=True,
             names=names,
             agent=agent,
             rows=[(tool, here[tool].value, [(cell, _why(cell)) for cell in cells]) for tool, cells in rows.items()],

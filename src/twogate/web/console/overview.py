@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from twogate.flows.approvals.voting import Approver
-from twogate.flows.console.trail import Trail
+from twogate.flows.console.trail import Trail, recent_if_read
 from twogate.flows.environment import Clock
 from twogate.flows.registry import Registry
 from twogate.flows.session_admin import SessionAdmin
@@ -51,7 +51,8 @@ class OverviewPage:
         if desk.shows(AGENTS, visitor):
             view = await self._registry.view()
             agents = [agent.disabled for agent_id, agent in view.agents.items() if agent_id.tenant == tenant]
-        recent = await self._trail.recent(tenant) if desk.shows(AUDIT, visitor) else None
+        sees_trail = desk.shows(AUDIT, visitor)
+        recent = await recent_if_read(self._trail, tenant) if sees_trail else None
         observing = self._observe_until is not None and now < self._observe_until
         return desk.render(
             "console_overview.html",
@@ -64,6 +65,7 @@ class OverviewPage:
             agents=None if agents is None else len(agents),
             paused=None if agents is None else sum(agents),
             recent=recent,
+            trail_away=sees_trail and recent is None,
             alerts_path=link_to(AUDIT, anomalies=1),
             paths={page.name: page.path for page in (APPROVALS, SESSIONS, AGENTS)},
             observe_until=self._observe_until if observing else None,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
+from urllib.parse import urlencode
 
 import msgspec
 from starlette.requests import Request
@@ -22,6 +23,7 @@ from twogate.flows.gateway.catalogue import Catalogue
 from twogate.flows.gateway.pins import PinBook
 from twogate.flows.gateway.tool_list import NO_TOOLS, Tool
 from twogate.web.console.desk import Desk, asked, link_to, page_number
+from twogate.web.console.differences import PATH
 from twogate.web.console.frame import TOOLS
 from twogate.web.pages import Browser
 
@@ -30,11 +32,15 @@ MOST: Final = 100
 PATIENCE: Final = 5.0
 """Seconds that a page waits for a server; it goes on being asked, and the next look may find its answer."""
 
+_DIFFER: Final = ("changed", "gone")
 _NO_TOOL: Final = ("resource:", "prompt:", "instructions:")
 
 
 class ToolRow(msgspec.Struct, frozen=True):
-    """One tool. `pin` is `approved`, `changed`, `gone`, `missing`, `unknown` or `none`; `changed` says what differs."""
+    """One tool. `pin` is `approved`, `changed`, `gone`, `missing`, `unknown` or `none`.
+
+    `changed` says which members differ; `difference` leads to where it is shown how.
+    """
 
     name: str
     target: str
@@ -42,6 +48,7 @@ class ToolRow(msgspec.Struct, frozen=True):
     pin: str
     changed: str = ""
     fault: str = ""
+    difference: str = ""
 
 
 class ToolPages:
@@ -66,20 +73,25 @@ class ToolPages:
             raise GateError(ErrorCode.NOT_FOUND, "no such server of this tenant")
         tools, wrong = NO_TOOLS, None
         rows: list[ToolRow] = []
-        number = page_number(request)
+        number = page_number(request.query_params)
         count = 0
         if server:
             try:
                 async with asyncio.timeout(PATIENCE):
-                    tools = (await self._catalogue.tools(tenant, server)).tools
+                    listed = await self._catalogue.tools(tenant, server)
+                    if asked(request, "again"):
+                        # At most once a second, whoever asks: as after a call that did not fit.
+                        listed = await self._catalogue.tools(tenant, server, newer_than=listed)
+                    tools = listed.tools
             except TimeoutError:
                 wrong = "The server has not answered yet. Look again in a moment."
             except GateError as error:
                 wrong = f"The server cannot be asked for its tools now ({error.code.value})."
-            # Without the server's answer nothing is known of what it shows, but what was classified still is.
-            names = sorted({*tools, *self._classified(tenant, server)})
-            count = len(names)
+            # Without the server's answer nothing is known of what it shows, but what was classified or approved is.
             approved = (await self._pins.of(tenant, server)).digests
+            known = (*self._policy.of(tenant).classes, *approved)
+            names = sorted({*tools, *_tools_of(server, known)})
+            count = len(names)
             rows = [
                 await self._row(tenant, server, name, tools.get(name), approved, asked_it=wrong is None)
                 for name in names[(number - 1) * MOST : number * MOST]
@@ -89,20 +101,17 @@ class ToolPages:
             browser,
             visitor,
             TOOLS,
+            live=True,
             servers=servers,
             server=server,
             wrong=wrong,
             rows=rows,
             count=count,
             required=server in self._required,
+            again=link_to(TOOLS, server=server, again=1),
             back=link_to(TOOLS, server=server, page=number - 1) if number > 1 else None,
             on=link_to(TOOLS, server=server, page=number + 1) if number * MOST < count else None,
         )
-
-    def _classified(self, tenant: str, server: str) -> set[str]:
-        start = f"{server}."
-        rests = (entry.removeprefix(start) for entry in self._policy.of(tenant).classes if entry.startswith(start))
-        return {rest.removeprefix("tool:") for rest in rests if not rest.startswith(_NO_TOOL)}
 
     async def _row(
         self, tenant: str, server: str, name: str, tool: Tool | None, approved: Mapping[str, bytes], *, asked_it: bool
@@ -117,7 +126,8 @@ class ToolPages:
             if tool.digest != approved[target]:
                 pin, changed = "changed", await self._changed(tenant, server, target, approved[target], tool)
         tool_class = "" if found is None else found.tool_class.value
-        return ToolRow(name, target, tool_class, pin, changed, "" if tool is None else tool.fault or "")
+        difference = f"{PATH}?{urlencode({'server': server, 'tool': name})}" if pin in _DIFFER else ""
+        return ToolRow(name, target, tool_class, pin, changed, "" if tool is None else tool.fault or "", difference)
 
     async def _changed(self, tenant: str, server: str, target: str, digest: bytes, tool: Tool) -> str:
         try:
@@ -132,3 +142,9 @@ class ToolPages:
     def routes(self) -> list[Route]:
         """`/console/tools`."""
         return [self._desk.route(TOOLS.path, self.show, TOOLS, "GET", "HEAD")]
+
+
+def _tools_of(server: str, targets: Iterable[str]) -> set[str]:
+    start = f"{server}."
+    rests = (target.removeprefix(start) for target in targets if target.startswith(start))
+    return {rest.removeprefix("tool:") for rest in rests if not rest.startswith(_NO_TOOL)}

@@ -11,6 +11,7 @@ from twogate.core.approval import Duty
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.principal import UserId
 from twogate.flows.approvals.voting import Approver, duties_of
+from twogate.flows.authserver.account import is_fresh
 from twogate.flows.authserver.logins import Logins
 from twogate.flows.authserver.users import Users
 from twogate.flows.environment import Clock
@@ -27,27 +28,36 @@ class ConsoleVisits:
         self,
         pages: Pages,
         logins: Logins,
+        confirmed: Logins,
         people: Users,
         clock: Clock,
         issuer: str,
         by_group: Mapping[str, Sequence[Duty]],
     ) -> None:
-        """`by_group` are the duties that membership of a group brings; `issuer` is our own server's."""
+        """`by_group` are the duties that membership of a group brings; `issuer` is our own server's.
+
+        `confirmed` ask the provider of who comes from one: whoever is gone there, or from a group there, is gone here
+        too. `logins` do not, for what nobody clicked on: a page that is only left open must not keep the person's
+        session at the provider alive.
+        """
         self._pages = pages
         self._logins = logins
+        self._confirmed = confirmed
         self._people = people
         self._clock = clock
         self._issuer = issuer
         self._by_group = by_group
 
-    async def visitor(self, request: Request, browser: Browser) -> Approver | None:
-        """The person that the browser is logged in as; None if nobody is.
+    async def visitor(self, request: Request, browser: Browser, *, idle: bool = False) -> Approver | None:
+        """The person that the browser is logged in as; None if nobody is. `idle`: they did nothing just now.
 
         Raises:
-            GateError: USER_DISABLED, STORE_UNAVAILABLE.
+            GateError: USER_DISABLED; IDENTITY_PROVIDER_UNAVAILABLE if theirs cannot tell; STORE_UNAVAILABLE,
+                AUDIT_UNAVAILABLE.
         """
         cookie = visitor_of(self._pages, request, browser).login
-        login = await self._logins.current(cookie, None, self._clock.now())
+        logins = self._logins if idle else self._confirmed
+        login = await logins.current(cookie, None, self._clock.now())
         if login is None:
             return None
         user = await self._people.user(login.tenant, login.subject)
@@ -55,6 +65,16 @@ class ConsoleVisits:
             raise GateError(ErrorCode.USER_DISABLED, "the person is disabled or gone")
         known_as = frozenset(UserId(one.issuer, one.subject) for one in await self._people.identities(user))
         return Approver(user, self._issuer, duties_of(user, self._by_group), known_as)
+
+    async def is_fresh(self, request: Request, browser: Browser) -> bool:
+        """Whether the person has just proven by a passkey that they are there.
+
+        Raises:
+            GateError: as `visitor`.
+        """
+        cookie, now = visitor_of(self._pages, request, browser).login, self._clock.now()
+        login = await self._logins.current(cookie, None, now)
+        return login is not None and is_fresh(login, now)
 
     def page(self, answer: Answer, *duties: Duty) -> Callable[[Request], Awaitable[Response]]:
         """An endpoint for people who have any of these duties; others are sent to log in, or refused."""
@@ -65,6 +85,9 @@ class ConsoleVisits:
                 return self._pages.redirect(login_path("", request.url.path), browser)
             if visitor.duties.isdisjoint(duties):
                 raise GateError(ErrorCode.APPROVER_REFUSED, "no duty that this page is for")
-            return await answer(request, browser, visitor)
+            response = await answer(request, browser, visitor)
+            # A site that opened this window must not steer or watch it while its person is about to click.
+            response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
+            return response
 
         return page(self._pages, respond)
