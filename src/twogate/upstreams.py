@@ -14,7 +14,7 @@ from twogate.adapters.signers.local import KeyFileError, LocalSecret
 from twogate.adapters.upstream.by_tenant import TenantConnections
 from twogate.adapters.upstream.credentialed import CredentialedUpstream, HeaderSecrets, RenewedUpstream
 from twogate.adapters.upstream.http import HttpUpstream
-from twogate.adapters.upstream.sse import SseUpstream
+from twogate.adapters.upstream.sse import SseLimits, SseUpstream
 from twogate.adapters.upstream.stdio import StdioUpstream
 from twogate.adapters.upstream.stdio_process import StdioCredential, StdioLimits
 from twogate.config import Settings
@@ -26,6 +26,11 @@ from twogate.flows.environment import Clock, Rng
 from twogate.flows.gateway.upstream import Upstream
 from twogate.flows.secrets import SecretSource, TenantSecrets
 from twogate.sandboxes import sandbox_plan
+
+
+def tenants_of(server: str, settings: Settings) -> frozenset[str]:
+    """The tenants that may reach a server."""
+    return frozenset(name for name, entry in settings.tenants.items() if server in entry.servers)
 
 
 class GuardedElsewhereError(Exception):
@@ -108,6 +113,7 @@ def open_upstream(
         OSError: the server's CA file cannot be read, or an account of its sandbox does not exist.
         GuardedElsewhereError: it is a part of another process (`library: true`).
     """
+    tenants = len(tenants_of(name, settings))
     match settings.servers[name]:
         case HttpServer(url=url, ca=ca, credential=credential, transport=transport):
             headers = None
@@ -117,14 +123,15 @@ def open_upstream(
                 upstream = TenantConnections(HttpUpstream(url, ca_file=ca))
                 return upstream if headers is None else CredentialedUpstream(upstream, headers)
             made = None if headers is None else headers.of
-            links = SseUpstream(url, ca_file=ca, name=name, clock=clock, log=log, credential=made)
+            bounds = SseLimits().divided(tenants)
+            links = SseUpstream(url, ca_file=ca, limits=bounds, name=name, clock=clock, log=log, credential=made)
             return links if headers is None else RenewedUpstream(links, secrets, name)
         case StdioServer(command=command, cwd=cwd, env=env, credential=credential) as server:
             processes = StdioUpstream(
                 command,
                 cwd=cwd,
                 environment=env,
-                limits=StdioLimits(),
+                limits=StdioLimits().divided(tenants),
                 name=name,
                 clock=clock,
                 log=log,

@@ -37,9 +37,9 @@ async def test_a_forbidden_member_does_not_ride_along_with_an_allowed_one(
 async def test_every_member_goes_upstream_alone_and_by_its_own_headers(
     stack: Stack, issuer: TestIssuer, upstream: RecordingUpstream
 ) -> None:
-    members = [call("look", 1), {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}}]
+    members = [call("look", 1), {"jsonrpc": "2.0", "method": "notifications/roots/list_changed"}]
     await stack.post(issuer.token(stack.resource()), json.dumps(members).encode(), **BATCHES)
-    assert [seen.message["method"] for seen in upstream.seen] == ["tools/call", "notifications/cancelled"]
+    assert [seen.message["method"] for seen in upstream.seen] == ["tools/call", "notifications/roots/list_changed"]
     assert {seen.headers["mcp-protocol-version"] for seen in upstream.seen} == {"2025-03-26"}
 
 

@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 
 from stdio_servers.harness import (
+    ALICE,
+    BOB,
     BOT,
     HERE,
+    OTHER_TENANT,
     Client,
     alive,
     client,
@@ -28,10 +31,12 @@ from stdio_servers.harness import (
     supervisor_of,
     until,
 )
+from twogate.adapters.upstream.duplex_channel import DuplexLimits
 from twogate.adapters.upstream.stdio_process import as_line
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.message import Kind, Message, encode_message
 
+BY_REQUEST = ("notifications/cancelled", "notifications/progress")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
@@ -331,6 +336,62 @@ async def test_a_server_dies_with_its_supervisor_even_if_the_gateway_does_nothin
 
 
 @linux
+@pytest.mark.parametrize("modern", [False, True])
+async def test_nobody_cancels_anothers_call_by_its_id(tiny: Client, modern: bool) -> None:
+    held = await tiny.start_call("hold", meta={"progressToken": 7}, identifier=7, modern=modern)
+    for owner in (ALICE, OTHER_TENANT):
+        await tiny.pid(owner=owner, modern=modern)
+        for method, params in (
+            ("notifications/cancelled", {"requestId": 7}),
+            ("notifications/progress", {"progressToken": 7, "progress": 1}),
+        ):
+            assert (await tiny.send(method, params, identifier=None, owner=owner, modern=modern)).status == 202
+        seen = (await tiny.call("seen", owner=owner, modern=modern))["seen"]
+        assert [message for message in seen if message["method"] in BY_REQUEST] == []
+    seen = (await tiny.call("seen", modern=modern))["seen"]
+    assert [message for message in seen if message["method"] in BY_REQUEST] == []
+    # Its own caller ends it, by the id that the server knows it under.
+    assert (await tiny.send("notifications/cancelled", {"requestId": 7}, identifier=None, modern=modern)).status == 202
+    (number,) = [message["id"] for message in seen if message["params"].get("name") == "hold"]
+    cancelled = await tiny.until_seen(lambda message: message["method"] in BY_REQUEST, modern=modern)
+    assert cancelled["params"]["requestId"] == number
+    await held.aclose()
+
+
+async def test_a_tenant_with_every_process_of_its_own_busy_leaves_another_its_part() -> None:
+    made = client("tiny.py", links=4, links_per_tenant=2, links_per_owner=1)
+    held = [await made.start_call("hold", owner=owner, meta={"progressToken": 1}) for owner in (BOT, ALICE)]
+    with pytest.raises(GateError) as caught:
+        await made.pid(owner=BOB)
+    assert caught.value.code is ErrorCode.UPSTREAM_UNAVAILABLE
+    theirs = await made.pid(owner=OTHER_TENANT)
+    for answer in held:
+        await answer.aclose()
+    assert exists(theirs)
+    await made.upstream.aclose()
+
+
+async def test_a_tenant_that_needs_room_ends_processes_of_its_own_only() -> None:
+    made = client("tiny.py", links=4, links_per_tenant=2, links_per_owner=1)
+    # Unused for longest, and it keeps what it may have in memory.
+    theirs = await made.pid(owner=OTHER_TENANT)
+    made.clock.at += 1
+    first = await made.pid(owner=BOT)
+    for owner in (ALICE, BOB, BOT, ALICE):
+        made.clock.at += 1
+        await made.pid(owner=owner)
+    assert not exists(first)
+    assert await made.pid(owner=OTHER_TENANT) == theirs
+    await made.upstream.aclose()
+
+
+@pytest.mark.parametrize(("tenants", "part"), [(0, 64), (1, 64), (2, 32), (8, 8), (9, 8), (1000, 8)])
+def test_the_parts_of_all_tenants_fit_together(tenants: int, part: int) -> None:
+    limits = DuplexLimits().divided(tenants)
+    assert limits.links_per_tenant == part
+    assert limits.links >= max(64, part * tenants)
+
+
 async def test_a_stopped_supervisor_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("twogate.adapters.upstream.stdio_process._KILL_SECONDS", 0.2)
     monkeypatch.setattr("twogate.adapters.upstream.stdio_process._REAP_ROUNDS", 10)

@@ -9,6 +9,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from twogate.core.errors import ErrorCode, GateError
 from twogate.core.oauth.resource import server_path
 from twogate.core.principal import AgentId
 from twogate.core.protocol import _METHODS, HANDSHAKE_VERSIONS, VERSIONS
+from twogate.web import legacy
 
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 CHALLENGE = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
@@ -113,6 +115,53 @@ async def test_messages_of_one_tenants_old_stream_cannot_be_posted_by_another(la
         )
         assert answer.status_code in (403, 404)
     assert all(SECRETS[ACME, COMMON] not in str(seen.headers) for seen in lab.seen(COMMON))
+    assert [seen for seen in lab.seen(COMMON) if seen.body] == []
+
+
+@pytest.mark.parametrize("version", ["2025-11-25", MODERN])
+@pytest.mark.parametrize("method", ["notifications/cancelled", "notifications/progress"])
+async def test_a_request_is_not_cancelled_by_who_knows_its_id(lab: TenantLab, method: str, version: str) -> None:
+    mine, theirs = lab.token(ACME, COMMON), lab.token(GLOBEX, COMMON)
+    assert (await lab.send(theirs, COMMON, "tools/call", PARAMS["tools/call"], version)).status_code == 200
+    before = len(lab.seen(COMMON))
+    # The server keeps no session for either, so nothing but the id would tell it whose request is meant.
+    answer = await lab.send(mine, COMMON, method, PARAMS[method], version)
+    assert answer.status_code == (404 if (method, version) == ("notifications/progress", MODERN) else 202)
+    assert len(lab.seen(COMMON)) == before
+
+
+async def test_a_cancel_within_a_session_goes_there_and_comes_from_its_owner_only(lab: TenantLab) -> None:
+    version, params = HANDSHAKE_VERSIONS[-1], PARAMS["notifications/cancelled"]
+    mine, theirs = lab.token(ACME, COMMON), lab.token(GLOBEX, COMMON)
+    handle = await opened(lab, theirs, COMMON)
+    before = len(lab.seen(COMMON))
+    answer = await lab.send(mine, COMMON, "notifications/cancelled", params, version, mcp_session_id=handle)
+    assert (answer.status_code, len(lab.seen(COMMON))) == (404, before)
+    answer = await lab.send(theirs, COMMON, "notifications/cancelled", params, version, mcp_session_id=handle)
+    (seen,) = lab.seen(COMMON)[before:]
+    assert (answer.status_code, seen.message["params"]) == (202, params)
+    assert seen.headers["mcp-session-id"] not in ("", handle)
+
+
+async def test_a_tenant_at_its_cap_of_old_streams_leaves_another_its_own(
+    lab: TenantLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(legacy, "MAX_STREAMS", 4)
+    monkeypatch.setattr(legacy, "MAX_STREAMS_PER_PRINCIPAL", 1)
+    async with AsyncExitStack() as held:
+
+        async def opens(token: str) -> int:
+            request = lab.stack.http.stream(
+                "GET",
+                f"{lab.stack.resource(COMMON)}/sse",
+                headers={"authorization": f"Bearer {token}", "accept": "text/event-stream"},
+            )
+            return (await held.enter_async_context(request)).status_code
+
+        mine = [lab.user_token(ACME, COMMON, user) for user in ("ann", "ben", "cem", "dan")]
+        assert [await opens(token) for token in mine] == [200, 200, 429, 429]
+        theirs = [lab.user_token(GLOBEX, COMMON, user) for user in ("ann", "ben", "cem")]
+        assert [await opens(token) for token in theirs] == [200, 200, 429]
     assert [seen for seen in lab.seen(COMMON) if seen.body] == []
 
 

@@ -1,4 +1,4 @@
-"""`twogate explain`: why a call would be allowed or denied, step by step."""
+"""`twogate explain`: why a call would be allowed or denied, or why one was, step by step."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ import typer
 
 from twogate.adapters.clock import SystemClock
 from twogate.cli.explain_assumed import parse_arguments, parse_moment
+from twogate.cli.explain_pin import pin_finding
+from twogate.cli.explain_request import explain_request
 from twogate.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from twogate.cli.output import CommandError, print_json, print_table, print_text
 from twogate.cli.state import known_agents
 from twogate.config import load_settings
 from twogate.config.policy import compile_policy, parse_agent_id
 from twogate.core.principal import Agent, AgentId
-from twogate.explaining import judge_of
-from twogate.flows.explain import Circumstances, explain_call
+from twogate.explaining import around_of
+from twogate.flows.explain import Circumstances, Explanation, explain_call
 from twogate.flows.hypothetical import hypothetical_principal
 from twogate.policies import check_policies
 
@@ -27,13 +29,18 @@ def register(app: typer.Typer) -> None:
 
 
 def explain(  # noqa: PLR0913, PLR0917 - one per option
-    agent: Annotated[str, typer.Option("--agent", metavar="TENANT/NAME", help="The agent that calls.")],
+    agent: Annotated[
+        str | None, typer.Option("--agent", metavar="TENANT/NAME", help="The agent that calls; needed with --tool.")
+    ] = None,
     tool: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--tool", metavar="TARGET", help="SERVER.TOOL, or SERVER.resource:URI or SERVER.prompt:NAME, that it calls."
         ),
-    ],
+    ] = None,
+    request: Annotated[
+        str | None, typer.Option("--request", metavar="ID", help="Instead: a request that is on the audit trail.")
+    ] = None,
     task: Annotated[
         str | None, typer.Option("--task", help="The task it declared; its default task if left out.")
     ] = None,
@@ -43,7 +50,7 @@ def explain(  # noqa: PLR0913, PLR0917 - one per option
         list[str] | None, typer.Option("--user-role", help="A role of the user's own (repeatable).")
     ] = None,
     arguments: Annotated[
-        str | None, typer.Option("--arguments", metavar="JSON|@FILE", help="The call's arguments, for policies.")
+        str | None, typer.Option("--arguments", metavar="JSON|@FILE", help="The call's arguments.")
     ] = None,
     address: Annotated[
         str, typer.Option("--address", help="The address that it comes from, for policies; none if left out.")
@@ -54,10 +61,21 @@ def explain(  # noqa: PLR0913, PLR0917 - one per option
     device: Annotated[
         list[str] | None, typer.Option("--device", help="What its token says of the device (repeatable).")
     ] = None,
+    ask: Annotated[
+        bool, typer.Option("--ask", help="Ask the server whether it still shows what was approved of it.")
+    ] = False,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: JsonOption = False,
 ) -> None:
-    """Say whether a call would be allowed under the configuration, and why."""
+    """Say whether a call would be allowed under the configuration, and why; or why one was (--request)."""
+    if request is not None:
+        others = (agent, tool, task, scope, group, user_role, arguments, address, at, device, ask)
+        if any(others):
+            raise typer.BadParameter("goes with --config and --json only", param_hint="--request")
+        explain_request(load_settings(config).state_directory / "audit", request, as_json=as_json)
+        return
+    if agent is None or tool is None:
+        raise typer.BadParameter("needs --agent and --tool, or --request", param_hint="--tool" if agent else "--agent")
     settings = load_settings(config)
     check_policies(config, settings)
     assumed = Circumstances(parse_arguments(arguments), address)
@@ -68,14 +86,19 @@ def explain(  # noqa: PLR0913, PLR0917 - one per option
         found, bindings, scopes=scope or (), groups=group or (), user_roles=user_role or (), posture=device or ()
     )
     now = parse_moment(at, SystemClock().now())
-    told = explain_call(principal, tool, task, policy, judge_of(settings), now, assumed)
+    finding = pin_finding(settings, policy, found.id.tenant, tool, assumed.arguments, ask_server=ask)
+    told = explain_call(principal, tool, task, policy, around_of(settings), finding, now, assumed)
     if as_json:
-        document: dict[str, object] = {"agent": agent, "task": told.task, "tool": tool, "decision": told.decision}
-        document |= {"reason": told.reason, "text": told.text, "steps": told.steps, "scopes": told.scopes}
-        print_json(document)
+        _print_json(agent, tool, told)
         return
     print_table(("Step", "Result", "Because"), [(item.step, item.result, item.because) for item in told.steps])
     print_text(f"\n{told.decision}: {told.text}")
+
+
+def _print_json(agent: str, tool: str, told: Explanation) -> None:
+    document: dict[str, object] = {"agent": agent, "task": told.task, "tool": tool, "decision": told.decision}
+    document |= {"reason": told.reason, "text": told.text, "steps": told.steps, "scopes": told.scopes}
+    print_json({**document, "approval": told.approval})
 
 
 def _find_agent(name: str, agents: Mapping[AgentId, Agent]) -> Agent:

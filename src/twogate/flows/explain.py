@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -13,6 +13,8 @@ from twogate.core.errors import ErrorCode
 from twogate.core.principal import Principal
 from twogate.core.resource_pattern import irregularity, is_template
 from twogate.core.session import Session
+from twogate.flows.explain_pins import PinFinding
+from twogate.flows.explain_stages import AFTER, ExplainedStep, Guards, NeededApproval, Result, Stages, stages_of
 from twogate.flows.hypothetical import describe, hypothetical_session, verdict
 
 # The steps of `core.access.decide`, in its order, with the codes by which each refuses.
@@ -27,6 +29,9 @@ STEPS: Final[tuple[tuple[str, frozenset[ErrorCode]], ...]] = (
     ("policies", frozenset({ErrorCode.POLICY_DENIED})),
 )
 _SCOPE: Final = 6  # its place among them
+
+WAY: Final = (*(name for name, _ in STEPS), *AFTER)
+"""Every step of an explanation, in the order of `flows.gateway.pipeline`."""
 
 
 class Circumstances(msgspec.Struct, frozen=True):
@@ -61,16 +66,18 @@ Judge = Callable[[Supposed, Decision], Judgement]
 """Puts a call to the policies, as gate two does after the decision."""
 
 
-class ExplainedStep(msgspec.Struct, frozen=True):
-    """One step of the decision: `passed`, `refused`, `observed` or `not reached`, and by which fact."""
+class Around(msgspec.Struct, frozen=True):
+    """What stands around the decision: the policies, and what else the configuration asks of a call."""
 
-    step: str
-    result: str
-    because: str
+    judge: Judge
+    guards: Guards
 
 
 class Explanation(msgspec.Struct, frozen=True):
-    """The answer. `decision` is one word, `scopes` are those of which any one would have covered the target."""
+    """The answer. `decision` is one word, `scopes` are those of which any one would have covered the target.
+
+    `approval` is who must approve the call before it runs.
+    """
 
     task: str | None
     decision: str
@@ -78,6 +85,7 @@ class Explanation(msgspec.Struct, frozen=True):
     text: str
     steps: tuple[ExplainedStep, ...]
     scopes: tuple[str, ...]
+    approval: NeededApproval | None = None
 
 
 def explain_call(
@@ -85,13 +93,14 @@ def explain_call(
     target: str,
     task: str | None,
     policy: Policy,
-    judge: Judge,
+    around: Around,
+    finding: PinFinding,
     now: int,
     circumstances: Circumstances = Circumstances(),  # noqa: B008 - frozen
 ) -> Explanation:
     """What gate two would say of a call by this (hypothetical) principal; None for its agent's default task.
 
-    `policy` is that of the principal's tenant.
+    `policy` is that of the principal's tenant, and `finding` is of the target.
     """
     task = task if task is not None else principal.agent.default_task
     session = hypothetical_session(principal, task, policy, now)
@@ -101,17 +110,38 @@ def explain_call(
     decision = decide(principal, session, server, target, policy, observing=policy.observing(now), missing=missing)
     found = policy.classify(target)
     entry = None if found is None else found.entry
-    judged = judge(Supposed(principal, session, target, entry, circumstances, now), decision)
+    judged = around.judge(Supposed(principal, session, target, entry, circumstances, now), decision)
     decision, code = judged.decision, _reason(judged.decision)
     failed = _failed_step(decision, code, principal, found, policy)
     facts = _facts(policy, principal, session, task, target, found, judged.because)
-    steps = (
-        ExplainedStep(name, _result(index, failed, decision), fact)
-        for index, ((name, _), fact) in enumerate(zip(STEPS, facts, strict=True))
-    )
+    stages = stages_of(principal, server, entry, decision, around.guards, finding, circumstances.arguments)
+    steps = (*_decided(facts, failed, decision), *stages.steps)
+    if stages.code is not None:
+        return Explanation(task, "deny", stages.code, stages.text, steps, ())
     text = judged.because if code is ErrorCode.POLICY_DENIED else _sentence(decision, code, failed, policy)
+    word = verdict(decision)
+    if stages.approval is not None:
+        # Observed or not, people are asked; and their approval is all the token that the call needs.
+        waits = next(step.because for step in steps if step.result is Result.WAITS)
+        text = (
+            f"{text}; and people must approve it: {waits}" if isinstance(decision, Observed) else f"it waits: {waits}"
+        )
+        word, code = "approval", code if isinstance(decision, Observed) else ErrorCode.APPROVAL_PENDING
+    elif not isinstance(decision, Deny):
+        text = _open_ends(text, stages)
     scopes = decision.scopes if isinstance(decision, Deny) else ()
-    return Explanation(task, verdict(decision), code, text, tuple(steps), scopes)
+    return Explanation(task, word, code, text, steps, scopes, stages.approval)
+
+
+def _decided(facts: Sequence[str], failed: int | None, decision: Decision) -> Iterator[ExplainedStep]:
+    for index, ((name, _), fact) in enumerate(zip(STEPS, facts, strict=True)):
+        yield ExplainedStep(name, _result(index, failed, decision), fact)
+
+
+def _open_ends(text: str, stages: Stages) -> str:
+    """What is not known here and may still stand against the call, in one breath with the verdict."""
+    ends = [step.step for step in stages.steps if step.result is Result.DEPENDS]
+    return f"{text}; not known here: {', '.join(ends)}" if ends else text
 
 
 def shown_moment(moment: int | None) -> str:
@@ -142,12 +172,12 @@ def _failed_step(
     return next(index for index, (_, codes) in enumerate(STEPS) if code in codes)
 
 
-def _result(index: int, failed: int | None, decision: Decision) -> str:
+def _result(index: int, failed: int | None, decision: Decision) -> Result:
     if failed is None or index < failed:
-        return "passed"
+        return Result.PASSED
     if index == failed:
-        return "observed" if isinstance(decision, Observed) else "refused"
-    return "not reached"
+        return Result.OBSERVED if isinstance(decision, Observed) else Result.REFUSED
+    return Result.NOT_REACHED
 
 
 def _facts(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from twogate.core.access import Allow, Decision, Deny, NeedsToken, Observed, Policy, session_targets
-from twogate.core.errors import ErrorCode
+from twogate.core.errors import FACES, ErrorCode
 from twogate.core.principal import Agent, AgentId, Binding, Method, Principal, UserId
 from twogate.core.session import MAX_LIFETIME, Session
 
@@ -72,9 +72,21 @@ _SENTENCES: Final[Mapping[ErrorCode, str]] = {
     ErrorCode.TASK_UNKNOWN: "the agent does not have this task (agents)",
     ErrorCode.TASK_NOT_PERMITTED: "the tool is not among the task's (tasks)",
     ErrorCode.OPERATION_TOKEN_REQUIRED: "the call needs an operation token bound to it",
+    ErrorCode.SCOPE_INSUFFICIENT: "the token has no scope that covers the tool (scopes)",
+    ErrorCode.POLICY_DENIED: "a policy forbids this very call (policies)",
+    ErrorCode.TOOL_NOT_APPROVED: "nobody approved the tool, and it has to be (pins)",
+    ErrorCode.TOOL_CHANGED: "the server shows the tool otherwise than it was approved",
 }
 
 
 def describe(code: ErrorCode) -> str:
     """One sentence for a reason, with the section of the configuration that decides it."""
     return _SENTENCES.get(code, code.value)
+
+
+def described(reason: str) -> str:
+    """The same for a reason as the audit trail has it, which another version may have written."""
+    if reason not in ErrorCode.__members__.values():
+        return reason
+    code = ErrorCode(reason)
+    return _SENTENCES.get(code) or f"{code.value}: {FACES[code].text.rstrip('.')}"

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from twogate.cli.main import app
-from twogate.flows.explain import STEPS
+from twogate.flows.explain import STEPS, WAY
 
 CONFIG = """\
 public_url: http://localhost:8080
@@ -94,13 +94,16 @@ def test_it_gives_the_decision_its_reason_and_the_step_that_refused(
 ) -> None:
     document = explain(tool, *args)
     assert (document["decision"], document["reason"]) == (decision, reason)
-    assert [item["step"] for item in document["steps"]] == [name for name, _ in STEPS]
+    assert [item["step"] for item in document["steps"]] == list(WAY)
     assert [item["step"] for item in document["steps"] if item["result"] == "refused"] == ([step] if step else [])
     results = [item["result"] for item in document["steps"]]
-    refused = results.index("refused") if step else len(results)
-    assert results == ["passed"] * refused + ["refused"] * (step is not None) + ["not reached"] * (
-        len(results) - refused - 1
+    refused = results.index("refused") if step else len(STEPS)
+    assert results[: len(STEPS)] == ["passed"] * refused + ["refused"] * (step is not None) + ["not reached"] * (
+        len(STEPS) - refused - 1
     )
+    token = "needed" if decision == "token" else "passed"
+    after = ["not reached"] * 5 if step else ["counted", "passed", "passed", "passed", token]
+    assert results[len(STEPS) :] == after
 
 
 def test_it_says_which_pattern_classifies_a_resource_or_why_none_may(explain: Explain) -> None:

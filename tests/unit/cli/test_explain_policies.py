@@ -13,20 +13,22 @@ from typer.testing import CliRunner
 
 from policylab import COMMIT, document, forbid
 from twogate.cli.main import app
+from twogate.flows.explain import WAY
 
-POLICIES = (
+RULES = (
     forbid(COMMIT, "context.arguments has amount && context.arguments.amount > 5", "amount")
     + forbid(COMMIT, "context.hour < 6", "night")
     + forbid('action == Twogate::Action::"git.push"', "context has address && context.address.isIpv4()", "v4")
     + forbid('action == Twogate::Action::"git.log"', '!context.device.contains("managed")', "device")
     + forbid('action in Twogate::Action::"secrets"', name="nothing")
 )  # fmt: skip
+POLICIES = WAY.index("policies")
 NOON = ("--at", "2026-12-01T12:00:00Z")
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    (tmp_path / "rules.cedar").write_text(POLICIES)
+    (tmp_path / "rules.cedar").write_text(RULES)
     path = tmp_path / "twogate.yaml"
     path.write_text(json.dumps(document("rules.cedar")))
     return path
@@ -57,8 +59,9 @@ def explain(config: Path) -> Callable[..., Any]:
 def test_a_denial_names_the_policy(explain: Any, tool: str, args: tuple[str, ...], because: str) -> None:
     said = explain(tool, *args)
     assert (said["decision"], said["reason"], said["text"]) == ("deny", "policy_denied", because)
-    assert said["steps"][-1] == {"step": "policies", "result": "refused", "because": because}
-    assert {step["result"] for step in said["steps"][:-1]} == {"passed"}
+    assert said["steps"][POLICIES] == {"step": "policies", "result": "refused", "because": because}
+    assert {step["result"] for step in said["steps"][:POLICIES]} == {"passed"}
+    assert {step["result"] for step in said["steps"][POLICIES + 1 :]} == {"not reached"}
 
 
 @pytest.mark.parametrize(
@@ -77,13 +80,17 @@ def test_what_no_policy_forbids_is_said_with_their_number(
 ) -> None:
     said = explain(tool, *args)
     assert (said["decision"], said["reason"]) == ("allow", None)
-    assert said["steps"][-1] == {"step": "policies", "result": "passed", "because": because}
+    assert said["steps"][POLICIES] == {"step": "policies", "result": "passed", "because": because}
 
 
 def test_what_is_denied_anyway_does_not_come_as_far(explain: Any) -> None:
     said = explain("git.nothing")
     assert said["reason"] == "target_unclassified"
-    assert said["steps"][-1] == {"step": "policies", "result": "not reached", "because": "the tool is not classified"}
+    assert said["steps"][POLICIES] == {
+        "step": "policies",
+        "result": "not reached",
+        "because": "the tool is not classified",
+    }
 
 
 def test_arguments_come_from_a_file_too(explain: Any, tmp_path: Path) -> None:

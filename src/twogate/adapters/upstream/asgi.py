@@ -27,11 +27,12 @@ from twogate.adapters.upstream.answer_head import (
     parse_media_type,
     parse_session_id,
 )
+from twogate.adapters.upstream.duplex_mailbox import FixedAnswer
 from twogate.adapters.upstream.http_answer import HttpAnswer
 from twogate.adapters.upstream.stamp import SCOPE_KEY, Identity, Stamp, issue_stamp, set_current
 from twogate.core.errors import ErrorCode, GateError
 from twogate.flows.gateway.admit import Admitted
-from twogate.flows.gateway.upstream import UpstreamRequest
+from twogate.flows.gateway.upstream import UpstreamAnswer, UpstreamRequest
 
 Event = MutableMapping[str, Any]
 AsgiApp = Callable[
@@ -47,6 +48,8 @@ _NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}")
 _VALUE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 _LENGTH: Final = re.compile(rb"[0-9]{1,15}")
 _OK: Final = 200
+# To a notification that the application is not told of: see `UpstreamRequest.unattributed`.
+_ACCEPTED: Final = FixedAnswer(202)
 
 
 class AsgiUpstreamLimits(msgspec.Struct, frozen=True):
@@ -98,12 +101,14 @@ class AsgiUpstream:
         self._streams: set[_Exchange] = set()
         self._closed = False
 
-    async def send(self, request: UpstreamRequest) -> HttpAnswer:
+    async def send(self, request: UpstreamRequest) -> UpstreamAnswer:
         """Give the application one message and return once it has begun to answer; see `Upstream.send`.
 
         Raises:
             GateError: UPSTREAM_UNAVAILABLE (it was not called), UPSTREAM_TIMEOUT, UPSTREAM_BROKEN, UPSTREAM_INVALID.
         """
+        if request.unattributed:
+            return _ACCEPTED
         running, most = (self._streams, self._limits.streams) if request.stream else (self._calls, self._limits.calls)
         if self._closed or len(running) >= most:
             raise GateError(ErrorCode.UPSTREAM_UNAVAILABLE, "stopped" if self._closed else f"{most} requests are in it")

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
+from twogate.adapters.upstream.duplex_mailbox import FixedAnswer
 from twogate.adapters.upstream.http import HttpUpstream
 from twogate.core.errors import ErrorCode, GateError
 from twogate.flows.gateway.upstream import UpstreamAnswer, UpstreamRequest
+
+# To a notification that no server is told of: see `UpstreamRequest.unattributed`.
+_ACCEPTED: Final = FixedAnswer(202)
 
 
 class TenantConnections:
@@ -28,6 +33,8 @@ class TenantConnections:
         Raises:
             GateError: as `Upstream.send`.
         """
+        if request.unattributed:
+            return _ACCEPTED
         tenant = request.owner.tenant
         own = self._by_tenant.get(tenant)
         if own is None:

@@ -209,10 +209,15 @@ class DuplexUpstream:
             if slot is not None and self._clock.monotonic() < slot.not_before:
                 raise GateError(ErrorCode.UPSTREAM_UNAVAILABLE, f"failed; waiting {slot.backoff} s to start again")
             # Nothing is awaited between the counts and the start, so the limits hold.
+            tenant, limits = key[0].tenant, self._limits
             mine = [life for life, owner in self._lives.items() if owner == key[0]]
-            if len(mine) >= self._limits.links_per_owner:
+            ours = [life for life, owner in self._lives.items() if owner.tenant == tenant]
+            if len(mine) >= limits.links_per_owner:
                 await self._make_room(mine, [slot for other, slot in self._slots.items() if other[0] == key[0]])
-            elif len(self._lives) >= self._limits.links:
+            elif limits.links_per_tenant is not None and len(ours) >= limits.links_per_tenant:
+                # Of its own only: nobody's link has to go for another tenant's.
+                await self._make_room(ours, [slot for other, slot in self._slots.items() if other[0].tenant == tenant])
+            elif len(self._lives) >= limits.links:
                 await self._make_room(self._lives, self._slots.values())
             else:
                 return self._start(key, self._slots.setdefault(key, slot or _Slot(session)))

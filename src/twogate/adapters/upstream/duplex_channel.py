@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Protocol
+from typing import Protocol, Self
 
 import msgspec
 
@@ -11,14 +11,15 @@ import msgspec
 class DuplexLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds for the links (processes, connections) of one server. Times are in seconds.
 
-    `links` exist at once, `links_per_owner` of them for one principal, whose GET streams are at most as many. A link
-    carries `pending` open calls, `listens` open subscriptions and `questions` open requests of the server's.
-    `queued_bytes` is what may wait for a caller that does not read. `patience` bounds the silence of a call while its
-    client is being asked something. A link that fails before `healthy_after` is followed by the next only after a delay
-    that doubles from `backoff` to `backoff_longest`.
+    `links` exist at once, `links_per_tenant` of them (None: all) for the principals of one tenant, `links_per_owner`
+    for one principal, whose GET streams are at most as many. A link carries `pending` open calls, `listens` open
+    subscriptions and `questions` open requests of the server's. `queued_bytes` is what may wait for a caller that does
+    not read. `patience` bounds the silence of a call while its client is being asked something. A link that fails
+    before `healthy_after` is followed by the next only after a delay that doubles from `backoff` to `backoff_longest`.
     """
 
     links: int = 64
+    links_per_tenant: int | None = None
     links_per_owner: int = 8
     pending: int = 64
     listens: int = 16
@@ -32,6 +33,14 @@ class DuplexLimits(msgspec.Struct, frozen=True, kw_only=True):
     backoff: float = 0.1
     backoff_longest: float = 30.0
     healthy_after: float = 10.0
+
+    def divided(self, tenants: int) -> Self:
+        """The same for a server of so many tenants: each has an equal part, which no other's calls use up.
+
+        A part is what one principal may have at least, so with many tenants there are more links in all.
+        """
+        part = max(self.links // max(tenants, 1), min(self.links, self.links_per_owner))
+        return msgspec.structs.replace(self, links=max(self.links, part * tenants), links_per_tenant=part)
 
 
 class Channel(Protocol):
