@@ -60,6 +60,7 @@ class VotingLab:
     bob: User
     key: SoftKey
     keys: SqlPasskeyStore
+    store: SqlParkedStore
 
     async def park(
         self, digest: str = "cd" * 32, rule: Rule = RULE, user: UserId | None = None, params: bytes = PARAMS
@@ -94,10 +95,10 @@ async def open_approval_lab(directory: Path) -> AsyncGenerator[VotingLab]:
             parking, store, keys, PasskeyLibrary(ISSUER, key.rp_id), audit, clock, rp_id=key.rp_id, origin=ISSUER
         )
         bob, _ = await people.add("bob", duties=(Duty.APPROVER,))
-        made = VotingLab(people, parking, voting, bob, key, keys)
+        made = VotingLab(people, parking, voting, bob, key, keys, store)
         made.key = await people.with_passkey(bob)
         pages = Pages(ISSUER, SECRET, rng)
-        visits = ConsoleVisits(pages, people.logins, people.users, clock, ISSUER, {})
+        visits = ConsoleVisits(pages, people.logins, people.logins, people.users, clock, ISSUER, {})
         served = ApprovalPages(pages, parking, voting, people.users, clock)
         people.lab.app.router.routes.extend(approval_routes(served, visits, ISSUER))
         yield made

@@ -195,7 +195,7 @@ def _wire(lab: Lab) -> PeopleLab:
     account = Account(users, passwords, passkeys, lockout, logins, given, trail, clock)
     setup = SetUp(links, users, passwords, passkeys, logins, trail, clock)
     terms = Terms({"acme", "globex"}, {"reader", "analyst"}, {"finance"}, passkeys=True)
-    admin = UserAdmin(terms, store, store, links, passwords, logins, trail, clock, rng)
+    admin = UserAdmin(terms, store, store, links, passwords, passkey_store, logins, trail, clock, rng)
     pages = Pages(ISSUER, SECRET, rng)
     login_pages = LoginPages(pages, sign_in, logins, passkeys, lambda _: (), ["acme", "globex"], clock)
     lab.app.router.routes.extend(

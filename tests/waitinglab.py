@@ -18,15 +18,18 @@ from harness.issuer import TestIssuer
 from harness.stack import Stack, running
 from harness.upstream import RecordingUpstream
 from operationlab import operation_settings
-from twogate.core.approval import Decision, State, Vote
+from twogate.core.approval import Decision, Duty, State, Vote
 from twogate.flows.approvals.parked import Parked
+from twogate.flows.authserver.people import User
 from twogate.flows.gateway.approval_wait import Pace
 from twogate.stores.sql.approvals import SqlParkedStore
 from twogate.stores.sql.operations import SqlOperationStore
+from twogate.stores.sql.users import SqlUserStore
 
 MODERN = "2026-07-28"
 URL = "2025-11-25"
 CHANGED = {"path": "/a", "text": "hello"}
+DUTIES = (Duty.APPROVER, Duty.OPERATOR, Duty.ADMINISTRATOR)
 PACE = Pace(hold=0.3, poll=0.02, word=0.1, most=3)
 TASKS: dict[str, Any] = {"extensions": {"io.modelcontextprotocol/tasks": {}}}
 URLS: dict[str, Any] = {"elicitation": {"url": {}}}
@@ -120,6 +123,8 @@ class WaitingLab:
     async def decide(self, parked: Parked | None = None, decision: Decision = Decision.APPROVE) -> Parked:
         """Bob decides; how that is proven, the voting's tests show."""
         one = parked or await self.only()
+        # Who approved is asked again when the call runs.
+        await SqlUserStore(self.stack.state.engine).add(User(one.call.tenant, "bob", "bob", duties=DUTIES))
         vote = Vote("bob", decision, int(time.time()))
         voted = await self.store.vote(one.call.id, vote, "", nothing)
         assert voted is not None

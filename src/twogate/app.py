@@ -15,7 +15,7 @@ from twogate.adapters.envelope import KEY_FILE, LocalEnvelope
 from twogate.adapters.fetch import GuardedFetch
 from twogate.adapters.refusal_log import RefusalLog
 from twogate.adapters.signers.local import LocalSecret, LocalSigner
-from twogate.approvals import approval_rules, open_waiting
+from twogate.approvals import open_waiting
 from twogate.authserver import Parts, authserver_routes
 from twogate.carried import (
     authorities_in_use,
@@ -26,6 +26,7 @@ from twogate.carried import (
     trusted_issuers,
 )
 from twogate.config import Settings
+from twogate.config.approval_rules import approval_rules
 from twogate.config.client_records import configured_clients
 from twogate.config.pins import approval_required, arguments_validated
 from twogate.config.policy import compile_policy, configured_agents
@@ -38,6 +39,7 @@ from twogate.flows.authserver.dpop import DpopProofs
 from twogate.flows.authserver.workloads import with_workloads
 from twogate.flows.declare import DeclareTask
 from twogate.flows.environment import Clock
+from twogate.flows.gateway.approval_elicited import Elicited
 from twogate.flows.gateway.arguments import ArgumentChecks
 from twogate.flows.gateway.authenticate import Authenticator
 from twogate.flows.gateway.catalogue import Catalogue
@@ -56,7 +58,15 @@ from twogate.flows.registry import Registry
 from twogate.flows.sessions import Sessions
 from twogate.introspectors import introspectors
 from twogate.notices import Clockwork
-from twogate.operations import OperationParts, give_up_lost, minting_routes, open_hosts, open_operations, process_name
+from twogate.operations import (
+    OperationParts,
+    give_up_lost,
+    minting_routes,
+    open_hosts,
+    open_mint,
+    open_operations,
+    process_name,
+)
 from twogate.policies import conditions_of
 from twogate.state import State
 from twogate.stores.sql.pins import SqlPinStore
@@ -88,6 +98,7 @@ class Process:
     new_fetch: Callable[[Clock], GuardedFetch]
     """Makes one for each generation: it remembers what CA files held."""
     device_limits: DeviceLimits
+    elicited: Elicited
     draining: asyncio.Event
     """Set when the process begins to stop: what is long-lived ends itself then."""
     guarded: Mapping[str, Upstream]
@@ -166,6 +177,7 @@ def build_app(
         legacy=LegacyStreams(state.rng),
         new_fetch=new_fetch,
         device_limits=DeviceLimits(),
+        elicited=Elicited(),
         draining=asyncio.Event(),
         guarded=guarded,
         name=process_name(state),
@@ -221,7 +233,7 @@ def _build_generation(process: Process, settings: Settings, last: Generation | N
         required,
         remembers=any(approval_rules(settings).values()),
     )
-    tokens = open_operations(operations, forwarder.asks)
+    tokens, mint = open_operations(operations, forwarder.asks), open_mint(operations)
     pipeline = Pipeline(
         resource=lambda server: settings.public_url + server_path(server),
         limit=limit,
@@ -249,7 +261,8 @@ def _build_generation(process: Process, settings: Settings, last: Generation | N
             process.recorder,
             tokens,
             forwarder.asks,
-            closing,
+            elicited=process.elicited,
+            closing=closing,
         ),
         clock=clock,
         max_body=settings.limits.body,
@@ -305,11 +318,11 @@ def _build_generation(process: Process, settings: Settings, last: Generation | N
                     issuers=issuers,
                     fetch=fetch,
                     device_limits=process.device_limits,
-                    seen=Shown(policy, registry, catalogue, process.pins, configured_clients(settings), closing),
+                    seen=Shown(policy, registry, catalogue, process.pins, configured_clients(settings), closing, mint),
                 )
             ),
             *session_routes(declare, listing, settings.public_url, scopes),
-            *minting_routes(operations),
+            *minting_routes(operations, mint),
             *health_routes(ready, process.draining.is_set, settings.public_url),
         ],
         exception_handlers=plain_refusals(settings.public_url),

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from twogate.adapters.passkeys import PasskeyLibrary, relying_party
 from twogate.config import Settings
-from twogate.config.tenants import tenant_tools
+from twogate.config.approval_rules import approval_rules
 from twogate.core.access import Policy
-from twogate.core.approval_rules import Rules
 from twogate.flows.approvals.parked import Parking
 from twogate.flows.approvals.voting import Voting
 from twogate.flows.envelope import Envelope
 from twogate.flows.gateway.approval import Approvals as Waiting
+from twogate.flows.gateway.approval_elicited import Elicited
+from twogate.flows.gateway.approval_listen import Listening
 from twogate.flows.gateway.approval_tell import Teller
 from twogate.flows.gateway.approval_wait import Pace, Waits
 from twogate.flows.gateway.operation import Operations
@@ -42,7 +42,7 @@ class Approvals:
 def open_approvals(state: State, settings: Settings, envelope: Envelope) -> Approvals:
     """What the gateway, the pages and the commands need of approvals."""
     store = SqlParkedStore(state.engine)
-    parking = Parking(store, envelope, state.audit, state.clock, state.rng)
+    parking = Parking(store, envelope, state.audit, state.clock, state.rng, settings.duties)
     origin, rp_id = settings.public_url, relying_party(settings.public_url)
     if rp_id is None:
         return Approvals(parking, None)
@@ -51,23 +51,7 @@ def open_approvals(state: State, settings: Settings, envelope: Envelope) -> Appr
     return Approvals(parking, voting)
 
 
-def approval_rules(settings: Settings) -> Mapping[str, Rules]:
-    """The rules of each tenant, by classified entry."""
-    return MappingProxyType(
-        {
-            tenant: MappingProxyType(
-                {
-                    entry: tuple(rule.compiled() for rule in tool.approvals)
-                    for entry, tool in tenant_tools(settings, tenant).items()
-                    if tool.approvals
-                }
-            )
-            for tenant in settings.tenants
-        }
-    )
-
-
-def open_waiting(
+def open_waiting(  # noqa: PLR0913 - what waiting takes of the gateway
     state: State,
     settings: Settings,
     policy: Policy,
@@ -76,6 +60,8 @@ def open_waiting(
     recorder: Recorder,
     operations: Operations,
     asks: Callable[[str], frozenset[str]],
+    *,
+    elicited: Elicited,
     closing: tuple[asyncio.Event, ...],
 ) -> Waiting | None:
     """What lets calls wait for people; None where no tool needs an approval. `asks` is `Forwarder.asks`."""
@@ -85,6 +71,7 @@ def open_waiting(
     parking = open_approvals(state, settings, envelope).parking
     runs = ParkedRuns(parking, SqlOperationStore(state.engine), state.clock, closing)
     teller = Teller(settings.public_url, seal, recorder, parking, state.audit)
+    waits = Waits(parking, runs, teller, elicited, closing, PACE)
     return Waiting(
         rules=rules,
         policy=policy,
@@ -93,5 +80,6 @@ def open_waiting(
         operations=operations,
         asks=asks,
         teller=teller,
-        waits=Waits(parking, runs, teller, closing, PACE),
+        waits=waits,
+        listening=Listening(parking, waits, teller, elicited, closing, PACE),
     )

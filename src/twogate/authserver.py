@@ -218,7 +218,8 @@ def _endpoints(parts: Parts, resources: dict[str, frozenset[str]]) -> tuple[Toke
             GivenAccess(families, consents, directory, (code_store, devices)),
             upstream.logins.providers_of,
         ),
-        *console_routes(state, settings, parts.envelope, persons, pages, parts.seen),
+        # Whoever decides and looks must still be there at their provider, as whoever consents.
+        *console_routes(state, settings, parts.envelope, persons, upstream.confirmed, pages, parts.seen),
         form_route(INTROSPECT_PATH, introspection.respond, issuer),
         form_route(REVOKE_PATH, revocation.respond, issuer),
         *_registration(parts, removal),

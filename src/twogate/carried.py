@@ -19,7 +19,7 @@ from twogate.config import Settings
 from twogate.config.issuer_keys import KeyPlace, key_places
 from twogate.config.issuers import embedded_issuer, trusted_issuer
 from twogate.config.secrets import SecretReference
-from twogate.config.servers import HttpServer, LibraryServer, StdioServer
+from twogate.config.servers import HttpServer, LibraryServer, Server, StdioServer
 from twogate.config.tenants import every_role
 from twogate.core.jose.keys import parse_jwks
 from twogate.flows.authserver.jwks import jwks_document
@@ -28,7 +28,7 @@ from twogate.flows.gateway.issuers import FixedKeys, KeySource, RemoteKeys, Trus
 from twogate.flows.gateway.limit import AddressLimit, CallRates, Rate, SharedBuckets, UnderWay
 from twogate.flows.gateway.upstream import Upstream
 from twogate.sandboxes import sandbox_plan
-from twogate.upstreams import open_secrets, open_upstream
+from twogate.upstreams import open_secrets, open_upstream, tenants_of
 from twogate.web.generation import Generation
 
 log = structlog.get_logger("twogate")
@@ -102,6 +102,8 @@ def _same_server(name: str, settings: Settings, authorities: Mapping[Path, bytes
     per_call = {"timeout", "client_requests", "identity", "arguments"}
     if before is None or server.model_dump(exclude=per_call) != before.model_dump(exclude=per_call):
         return False
+    if _has_links(server) and len(tenants_of(name, settings)) != len(tenants_of(name, last.settings)):
+        return False  # they are divided otherwise
     if server.credential is not None and _references(name, settings) != _references(name, last.settings):
         return False
     if isinstance(server, StdioServer) and isinstance(before, StdioServer):
@@ -109,6 +111,11 @@ def _same_server(name: str, settings: Settings, authorities: Mapping[Path, bytes
         return sandbox_plan(server, settings) == sandbox_plan(before, last.settings)
     ca = server.ca if isinstance(server, HttpServer) else None
     return ca is None or authorities[ca] == last.authorities.get(ca)
+
+
+def _has_links(server: Server) -> bool:
+    """Whether its tenants share out processes or streams among them."""
+    return isinstance(server, StdioServer) or (isinstance(server, HttpServer) and server.transport == "sse")
 
 
 def _references(server: str, settings: Settings) -> dict[str, SecretReference]:

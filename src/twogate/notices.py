@@ -15,10 +15,12 @@ from twogate.adapters.notify.smtp import MailChannel, MailServer, Security
 from twogate.adapters.notify.webhook import WebhookChannel, parse_secret
 from twogate.config import Settings
 from twogate.config.notify import ChannelSettings
+from twogate.config.policy import configured_agents
 from twogate.core.errors import GateError
-from twogate.core.principal import UserId
+from twogate.core.principal import AgentId, UserId
 from twogate.flows.approvals.notices import Channel, ChannelError, Listener, NameOf, Notices
 from twogate.flows.approvals.parked import Parking
+from twogate.flows.approvals.sweep import Sweep
 from twogate.flows.envelope import Envelope
 from twogate.flows.environment import Clock
 from twogate.state import State
@@ -63,7 +65,7 @@ def open_notices(state: State, settings: Settings, fetch: GuardedFetch, envelope
     return Notices(
         SqlNoticeStore(state.engine),
         parked,
-        Parking(parked, envelope, state.audit, state.clock, state.rng),
+        Parking(parked, envelope, state.audit, state.clock, state.rng, settings.duties),
         listeners(settings, fetch, state.clock),
         name_of(state, settings.public_url),
         settings.public_url,
@@ -71,6 +73,13 @@ def open_notices(state: State, settings: Settings, fetch: GuardedFetch, envelope
         state.clock,
         state.rng,
     )
+
+
+def open_sweep(state: State, settings: Settings, envelope: Envelope) -> Sweep:
+    """What ends calls that wait for nothing any more, under these settings."""
+    parked = SqlParkedStore(state.engine)
+    parking = Parking(parked, envelope, state.audit, state.clock, state.rng, settings.duties)
+    return Sweep(parking, parked, state.clock)
 
 
 def name_of(state: State, issuer: str) -> NameOf:
@@ -107,7 +116,8 @@ def asks_people(settings: Settings) -> bool:
 class Clockwork:
     """Looks for what is due while the process serves, under whatever settings are current.
 
-    Each channel has its own task: one that hangs holds up neither the others nor the looking.
+    Each channel has its own task: one that hangs holds up neither the others nor the looking. Calls are also ended that
+    wait for nothing any more, whether or not the settings still let calls wait.
     """
 
     def __init__(
@@ -123,6 +133,8 @@ class Clockwork:
         self._envelope = envelope
         self._used: Settings | None = None
         self._notices: Notices | None = None
+        self._sweep = open_sweep(state, state.settings, envelope)
+        self._dropped: frozenset[AgentId] = frozenset()
         self._loop: asyncio.Task[None] | None = None
         self._delivering: dict[str, asyncio.Task[None]] = {}
 
@@ -144,8 +156,14 @@ class Clockwork:
             await asyncio.gather(*under_way, return_exceptions=True)
 
     async def look(self) -> None:
-        """One look: plan what is due, and set to work every channel that has nothing to do."""
+        """One look: end what is over, plan what is due, and set to work every channel that has nothing to do."""
         notices = self._current()
+        try:
+            await self._sweep.run(self._dropped)
+            self._dropped = frozenset()
+        except GateError as error:
+            log.warning("approvals_not_looked_at", reason=error.code.value)
+            return
         if notices is None:
             return
         try:
@@ -177,7 +195,12 @@ class Clockwork:
     def _current(self) -> Notices | None:
         settings = self._settings()
         if settings is not self._used:
+            if self._used is not None:
+                # Whom this process never knew may be another replica's, with newer settings.
+                before, now = (frozenset(configured_agents(known)[0]) for known in (self._used, settings))
+                self._dropped = (self._dropped | before) - now
             self._used = settings
+            self._sweep = open_sweep(self._state, settings, self._envelope)
             fetch = self._new_fetch(self._state.clock)
             self._notices = (
                 open_notices(self._state, settings, fetch, self._envelope) if asks_people(settings) else None

@@ -76,11 +76,16 @@ def open_operations(parts: OperationParts, asks: Callable[[str], frozenset[str]]
     )
 
 
-def minting_routes(parts: OperationParts) -> list[Route]:
-    """Where tokens are issued; nowhere without the embedded server, since nobody could be a minter."""
+def minting_routes(parts: OperationParts, mint: MintToken | None) -> list[Route]:
+    """Where tokens are issued over HTTP."""
+    return [] if mint is None else operation_routes(mint, parts.settings.public_url)
+
+
+def open_mint(parts: OperationParts) -> MintToken | None:
+    """What issues tokens; None without the embedded server, since nobody could be a minter."""
     settings, state = parts.settings, parts.state
     if not settings.embedded.enabled:
-        return []
+        return None
     public_url, people = settings.public_url, SqlUserStore(state.engine)
     minters = Minters(
         public_url + OPERATIONS_PATH,
@@ -97,7 +102,7 @@ def minting_routes(parts: OperationParts) -> list[Route]:
         tool = tenant_tools(settings, tenant).get(entry)
         return DEFAULT_LIFETIME if tool is None else tool.token_lifetime
 
-    mint = MintToken(
+    return MintToken(
         settings=MintSettings(public_url, parts.policy, lifetime),
         minters=minters,
         sessions=state.sessions,
@@ -110,7 +115,6 @@ def minting_routes(parts: OperationParts) -> list[Route]:
         clock=state.clock,
         rng=state.rng,
     )
-    return operation_routes(mint, public_url)
 
 
 def open_hosts(parts: OperationParts) -> Hosts | None:

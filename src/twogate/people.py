@@ -99,6 +99,7 @@ def user_admin(state: State) -> UserAdmin:
         people.store,
         _links(state, settings, people.trail),
         Passwords(people.store, Argon2Hasher()),
+        SqlPasskeyStore(state.engine),
         people.logins,
         people.trail,
         state.clock,

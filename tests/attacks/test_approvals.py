@@ -8,6 +8,7 @@ from html import unescape
 from pathlib import Path
 
 import httpx2
+import msgspec
 import pytest
 import rfc8785
 
@@ -18,6 +19,7 @@ from twogate.core.approval import Decision, Duty, State
 from twogate.core.audit.record import EventKind
 from twogate.core.principal import UserId
 from twogate.flows.authserver.logins import Login
+from twogate.web.console.approvals import MOST
 
 
 @pytest.fixture
@@ -240,3 +242,29 @@ async def test_when_the_trail_cannot_be_written_nothing_is_decided(lab: VotingLa
     assert answer.status_code == 503
     lab.people.lab.audit.broken = False
     assert await state(lab, parked.call.id) is State.PENDING
+
+
+async def test_a_flood_of_calls_hides_no_older_one_without_saying_so(lab: VotingLab, bob: Browser) -> None:
+    first = await lab.park()
+    for number in range(MOST):
+        made = msgspec.structs.replace(first.call, id=f"flood-{number:03}", created_at=first.call.created_at + 1)
+        await lab.store.park(made, b"", f"{number:064x}", 1000, _nothing)
+    page = await bob.get("/console/approvals")
+    assert "flood-099" in page.text
+    assert "More wait" in page.text
+    await bob.get("/account")
+    assert (await bob.get(f"/approvals/{first.call.id}")).status_code == 200
+    assert (await bob.post(f"/approvals/{first.call.id}/deny")).status_code == 303
+    assert "More wait" not in (await bob.get("/console/approvals")).text
+
+
+async def test_a_name_that_is_cut_in_headings_stands_in_full_in_what_runs(lab: VotingLab, bob: Browser) -> None:
+    # The pattern is the operator's, and the address beneath it the agent's.
+    uri = "files.resource:file:///reports/" + "x" * 200 + "/secret"
+    params = rfc8785.dumps({"form": "f", "method": "resources/read", "params": {}, "tool": uri})
+    parked = await lab.park(params=params)
+    assert f'"{uri}"' in unescape((await bob.get(f"/approvals/{parked.call.id}")).text)
+
+
+async def _nothing() -> None:
+    """Announce to nobody."""

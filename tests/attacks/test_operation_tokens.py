@@ -17,15 +17,19 @@ from joserfc import jws
 from joserfc.jwk import ECKey, OctKey
 from sqlalchemy import text
 
+from attacks.test_handles import events, shown
 from harness.issuer import TestIssuer
 from harness.stack import FRONTS
 from harness.upstream import RecordingUpstream
 from operationlab import ARGUMENTS, SECRET, OperationLab, claims_of, open_operation_lab, refusal
 from twogate.core.audit.record import EventKind
 from twogate.core.errors import ErrorCode, GateError
+from twogate.core.principal import Agent, AgentId, Binding, Method
 from twogate.flows.authserver.revocations import Revocations
+from twogate.flows.operations.minter import Minter, Minters
 from twogate.stores.sql.engine import writing
 from twogate.stores.sql.revocations import SqlRevocationStore
+from twogate.stores.sql.users import SqlUserStore
 
 
 @pytest.fixture
@@ -487,6 +491,31 @@ async def test_a_call_that_needs_no_token_does_not_go_on_with_one_that_was_signe
         assert lab.ran == ["look"]
 
 
+async def test_the_server_of_a_signed_call_asks_nothing_by_the_way(
+    tmp_path: Path, issuer: TestIssuer, upstream: RecordingUpstream
+) -> None:
+    # What the agent would answer, nobody signed for.
+    servers = {"files": {"url": upstream.url, "client_requests": ["elicitation", "sampling"]}}
+    asking = {"jsonrpc": "2.0", "id": "ask-1", **ELICIT}
+    done = {"jsonrpc": "2.0", "id": 1, "result": {"content": []}}
+    async with open_operation_lab(tmp_path, issuer, upstream, servers=servers) as lab:
+        helper, sid, good = await ready(lab)
+        free = await lab.mint(await lab.host(), sid, "files.look", arguments={})
+        for tool, operation, arguments in (("change", good, ARGUMENTS), ("look", free, {})):
+            upstream.seen.clear()
+            upstream.raw_answer = events(asking, done)
+            answer = await lab.change(helper, operation, arguments, tool=tool)
+            assert shown(answer) == [done]
+            call, refused_to_it = (seen.message for seen in upstream.seen)
+            assert call["params"]["name"] == tool
+            assert (refused_to_it["id"], refused_to_it["error"]["code"]) == ("ask-1", -32601)
+        # A call that nobody signed for may be asked about.
+        answer = await lab.change(helper, None, {}, tool="look")
+        assert [message.get("method") for message in shown(answer)] == ["elicitation/create", None]
+    passed = [event["decision"] for event in lab.stack.events() if event["kind"] == "server.request"]
+    assert passed == ["deny", "deny", "allow"]
+
+
 async def test_input_signed_for_one_task_is_none_for_another(lab: OperationLab) -> None:
     helper = await lab.helper()
     sid = await lab.sid(helper)
@@ -581,8 +610,22 @@ for line in sys.stdin:
 # Who may issue them.
 
 
-async def test_no_agent_issues_itself_a_token_whatever_it_holds(lab: OperationLab) -> None:
+async def test_no_agent_issues_itself_a_token_whatever_it_holds(
+    lab: OperationLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     helper, sid, _ = await ready(lab)
+    why: list[str] = []
+    authenticate = Minters.authenticate
+
+    async def noted(self: Minters, *request: Any) -> Minter:
+        try:
+            return await authenticate(self, *request)
+        except GateError as error:
+            if error.code is ErrorCode.MINT_REFUSED:
+                why.append(error.debug)
+            raise
+
+    monkeypatch.setattr(Minters, "authenticate", noted)
     worker = await lab.stack.http.post(
         f"{lab.url}/token",
         data={"grant_type": "client_credentials", "resource": f"{lab.url}/operations"},
@@ -618,6 +661,26 @@ async def test_no_agent_issues_itself_a_token_whatever_it_holds(lab: OperationLa
     assert kinds.count("operation.issued") == 1
     reasons = {event["reason"] for event in lab.stack.events() if event.get("detail", "").startswith("operations:")}
     assert reasons >= {"mint_refused", "issuer_unknown", "audience_mismatch"}
+    # Each by its own check, whatever else would have caught it.
+    assert why == [
+        "a client of kind agent (configured)",
+        "a client of kind public (configured)",
+        "a token from an exchange",
+        "a host without a person",
+        "the token's client is gone, or of another tenant",
+        "the token's client is gone, or of another tenant",
+        "an authorizer with a person, or an agent",
+    ]
+
+
+async def test_a_host_that_is_bound_to_an_agent_is_no_minter(lab: OperationLab) -> None:
+    _, sid, _ = await ready(lab)
+    state, binding = lab.stack.state, Binding(Method.JWT, lab.url, "desk")
+    await state.registry_store.add_agent(Agent(AgentId("acme", "sly"), "executor", ("edit",)), [binding], 0)
+    await state.revision.read()
+    assert refusal(await lab.ask(await lab.host(), sid)) == "mint_refused"
+    assert lab.last_refusal()["detail"] == "operations: the client is bound to the agent acme/sly"
+    assert lab.ran == []
 
 
 async def test_an_exchanged_token_is_never_for_operations(lab: OperationLab) -> None:
@@ -660,6 +723,9 @@ async def test_a_host_issues_for_its_own_person_and_an_authorizer_for_its_lists(
         assert (answer.status_code, refusal(answer)) == (403, "mint_refused"), (sid, tool)
         recorded = lab.last_refusal()
         assert (recorded["kind"], recorded["anomaly"]) == ("operation.refused", True)
+    # Another tenant's minter is told of no session, before it is asked whose that is.
+    details = [event["detail"] for event in lab.stack.events() if event["kind"] == "operation.refused"]
+    assert details.count("no such session of this tenant") == 2
     # What the person may not do, the person's host cannot allow.
     reader = await lab.person("carol", role="reader")
     assert refusal(await lab.ask(await lab.host(reader), await lab.sid(await lab.helper(reader)))) == "mint_refused"
@@ -834,3 +900,20 @@ def answered(result: Any) -> bytes:
 def refusal_of_any(answer: Any) -> str:
     reason: str = answer.json()["error"]["data"]["reason"]
     return reason
+
+
+async def test_what_a_person_signed_for_at_the_console_runs_once_and_not_after_they_are_locked_out(
+    lab: OperationLab,
+) -> None:
+    helper = await lab.helper()
+    sid = await lab.sid(helper)
+    minted = claims_of(await lab.mint(await lab.host(), sid))
+    # The console's tokens name the person, and are of the same making otherwise.
+    first, second = [
+        await lab.signed({**minted, "minter": "acme/alice", "jti": f"console-{number}"}) for number in range(2)
+    ]
+    assert (await lab.change(helper, first)).status_code == 200
+    assert refusal(await lab.change(helper, first)) == "operation_token_used"
+    assert await SqlUserStore(lab.stack.state.engine).disable("acme", lab.alice.subject, 2**31, 0)
+    assert (await lab.change(helper, second)).status_code in {401, 403}
+    assert lab.ran == ["change"]

@@ -344,9 +344,9 @@ async def test_every_cut_and_every_flipped_byte_of_an_answer_is_refused(lab: Peo
     assert await passkeys_of(lab) == 0
 
 
-async def test_a_person_of_a_provider_gets_no_link(lab: PeopleLab) -> None:
+async def test_a_person_of_a_provider_gets_no_link_for_a_password(lab: PeopleLab) -> None:
     user = await lab.users.upstream_user("https://idp.example", "1", "acme", "ida", "Ida", (), lab.lab.clock.now())
-    for purpose in (LinkPurpose.PASSKEY, LinkPurpose.PASSWORD, LinkPurpose.WELCOME):
+    for purpose in (LinkPurpose.PASSWORD, LinkPurpose.WELCOME):
         with pytest.raises(GateError) as refused:
             await lab.admin.link(user, purpose)
         assert refused.value.code is ErrorCode.REQUEST_MALFORMED

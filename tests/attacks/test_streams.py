@@ -17,6 +17,7 @@ from harness.stack import Stack, free_port, running, settings_for
 from harness.upstream import RecordingUpstream
 from rawlab import PATIENCE, Peer, RawServer
 from twogate.core.principal import AgentId
+from twogate.flows.gateway import streams
 
 EVENTS = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 CHANGED = {"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}
@@ -29,6 +30,13 @@ LISTEN = {
     "jsonrpc": "2.0", "id": 1, "method": "subscriptions/listen",
     "params": {"notifications": {"toolsListChanged": True}, "_meta": META},
 }  # fmt: skip
+
+CALL = {
+    "jsonrpc": "2.0", "id": 1, "method": "tools/call",
+    "params": {"name": "look", "arguments": {}, "_meta": {"progressToken": 7}},
+}  # fmt: skip
+PROGRESS = {"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": 7, "progress": 1}}
+RESULT = {"jsonrpc": "2.0", "id": 1, "result": {"content": [{"type": "text", "text": "found"}]}}
 
 
 class Feed:
@@ -64,6 +72,9 @@ class Listener:
         if how == "POST":
             given |= {"mcp-protocol-version": MODERN, "mcp-method": "subscriptions/listen"}
             given["content-type"], body = "application/json", json.dumps(LISTEN).encode()
+        if how == "CALL":
+            given |= {"mcp-protocol-version": "2025-11-25", "content-type": "application/json"}
+            how, body = "POST", json.dumps(CALL).encode()
         async with stack.http.stream(how, stack.resource(), headers=given, content=body) as answer:
             self.status = answer.status_code
             async for line in answer.aiter_lines():
@@ -85,8 +96,9 @@ async def listening(
             client = asyncio.create_task(listener.listen(stack, token, how))
             try:
                 async with asyncio.timeout(PATIENCE):
-                    await feed.say(CHANGED)
-                    assert json.loads(await listener.heard.get()) == CHANGED
+                    first = PROGRESS if how == "CALL" else CHANGED
+                    await feed.say(first)
+                    assert json.loads(await listener.heard.get()) == first
                 yield stack, feed, listener
             finally:
                 client.cancel()
@@ -115,6 +127,42 @@ async def test_a_listener_that_was_cut_off_hears_nothing_more(
             await listener.ended.wait()
             await feed.closed.wait()
         assert listener.heard.empty()
+
+
+@pytest.mark.parametrize("last", [PROGRESS, RESULT], ids=["progress", "result"])
+async def test_a_caller_that_was_cut_off_hears_nothing_more_of_a_long_answer(
+    tmp_path: Path,
+    issuer: TestIssuer,
+    monkeypatch: pytest.MonkeyPatch,
+    last: dict[str, Any],
+) -> None:
+    monkeypatch.setattr(streams, "TICK", 0.0)  # every event comes later than that
+    async with listening(tmp_path, issuer, "CALL") as (stack, feed, listener):
+        await disable(stack)
+        await feed.say(last)
+        async with asyncio.timeout(PATIENCE):
+            told = json.loads(await listener.heard.get())
+            await listener.ended.wait()
+            await feed.closed.wait()
+        assert (told["id"], "error" in told, "found" in str(told)) == (1, True, False)
+        assert listener.heard.empty()
+        (ended,) = [event for event in stack.events() if event["kind"] == "call.outcome"]
+        assert (ended["outcome"], ended["reason"]) == ("failed", "agent_disabled")
+
+
+async def test_a_long_answer_outlives_the_token_that_asked_for_it(
+    tmp_path: Path, issuer: TestIssuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "TICK", 0.0)
+    async with listening(tmp_path, issuer, "CALL") as (stack, feed, listener):
+        later = stack.state.clock.now() + 7200
+        monkeypatch.setattr(type(stack.state.clock), "now", lambda _: later)
+        await feed.say(PROGRESS)
+        await feed.say(RESULT)
+        async with asyncio.timeout(PATIENCE):
+            heard = [json.loads(await listener.heard.get()) for _ in range(2)]
+            await listener.ended.wait()
+        assert heard == [PROGRESS, RESULT]
 
 
 @pytest.mark.parametrize("how", ["GET", "POST"])

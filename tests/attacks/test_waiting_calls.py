@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
+from attacks.test_handles import events, shown
 from crash.holding import HoldingServer
 from harness.issuer import TestIssuer
 from harness.stack import running
 from harness.upstream import RecordingUpstream
 from pinlab import a_pin
-from rawlab import RawServer
+from rawlab import Peer, RawServer, until
 from twogate.core.approval import Decision, State
 from twogate.core.audit.record import EventKind
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.operation import State as Run
 from twogate.core.principal import AgentId
+from twogate.flows.approvals.parked import Parked
 from twogate.flows.gateway.approval_wait import Pace
+from twogate.flows.gateway.caller import PROVEN_FOR
+from twogate.flows.gateway.parked_run import ParkedRuns, Standing
 from twogate.stores.sql.approvals import SqlParkedStore
 from twogate.stores.sql.operations import SqlOperationStore
 from twogate.stores.sql.pins import SqlPinStore
@@ -142,6 +148,74 @@ async def test_a_tool_whose_rule_does_not_hold_runs_and_one_that_cannot_be_judge
     assert lab.ran == ["find"]
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"amount": 7, "Amount": 700},
+        {"AMOUNT": 700, "amount": 7},
+        {"amount": 7, "a_mount": 700},
+        {"amount": 7, "\u1d43mount": 700},
+        {"amount": 7, "__proto__": {"amount": 700}},
+        {"amount": 7, "amount" + "_" * 300: 700},
+        {"amount": 7, **{f"x{number}": 0 for number in range(300)}},
+    ],
+    ids=["case", "order", "underscore", "compatibility form", "prototype", "long name", "too many to look at"],
+)
+async def test_an_argument_that_a_server_may_take_for_another_is_no_way_around_a_person(
+    lab: WaitingLab, arguments: dict[str, Any]
+) -> None:
+    lab.settings["tools"]["files.find"]["approval"] = {
+        "by": ["approver"],
+        "when": {"arguments": [{"at": "/amount", "over": 100}]},
+    }
+    lab.stack.adopt(lab.settings)
+    params = {"name": "find", "arguments": arguments}
+    answer = await lab.send({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params})
+    assert reason(answer) == "approval_pending"
+    assert (len(await lab.waiting()), lab.ran) == (1, [])
+
+
+async def test_who_cannot_be_judged_by_a_mild_rule_waits_for_those_of_the_strict_one(lab: WaitingLab) -> None:
+    lab.settings["tools"]["files.find"]["approval"] = [
+        {"by": ["approver"], "when": {"arguments": [{"at": "/amount", "under": 100}]}},
+        {"by": ["administrator"], "people": 2},
+    ]
+    lab.stack.adopt(lab.settings)
+    for arguments in ({"amount": "700"}, {}, {"amount": 7, "Amount": 700}):
+        params = {"name": "find", "arguments": arguments}
+        answer = await lab.send({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params})
+        assert reason(answer) == "approval_pending"
+    rules = {(one.call.rule.people, *sorted(one.call.rule.duties)) for one in await lab.waiting()}
+    assert rules == {(2, "administrator")}
+    assert lab.ran == []
+
+
+async def test_input_to_a_task_brings_no_arguments_by_which_its_rule_could_be_judged(lab: WaitingLab) -> None:
+    rule = {"by": ["approver"], "when": {"arguments": [{"at": "/amount", "over": 100}]}}
+    lab.settings["tools"]["files.change"] |= {"approval": rule, "class": "read"}
+    lab.stack.adopt(lab.settings)
+    lab.upstream.extra["tools/call"] = {"resultType": "task", "taskId": "t-1", "status": "working"}
+    large = {"amount": 700}
+    ours = said(await lab.modern_change(large))["result"]
+    await lab.decide()
+    made = said(await lab.modern_change(large, requestState=ours["requestState"]))["result"]
+    assert made["resultType"] == "task"
+    lab.upstream.seen.clear()
+    update = {"taskId": made["taskId"], "inputResponses": {"sure": {"action": "accept"}}, "arguments": {"amount": 7}}
+    assert reason(await lab.modern("tasks/update", update, TASKS)) == "not_permitted"
+    assert lab.upstream.seen == []
+
+
+async def test_reading_a_resource_brings_no_arguments_by_which_its_rule_could_be_judged(lab: WaitingLab) -> None:
+    rule = {"by": ["approver"], "when": {"arguments": [{"at": "/amount", "over": 100}]}}
+    lab.settings["tools"]["files.resource:file:///gated"] |= {"approval": rule, "class": "read"}
+    lab.stack.adopt(lab.settings)
+    params = {"uri": "file:///gated", "arguments": {"amount": 7}}
+    answer = await lab.send({"jsonrpc": "2.0", "id": 1, "method": "resources/read", "params": params})
+    assert reason(answer) == "approval_pending"
+    assert lab.upstream.seen == []
+
+
 # Once, and one answer.
 
 
@@ -168,6 +242,21 @@ async def test_a_server_that_got_nothing_leaves_the_approval_good(lab: WaitingLa
     lab.settings["servers"]["files"]["url"] = url
     lab.stack.adopt(lab.settings)
     assert said(await lab.change())["result"]["isError"] is False
+    assert lab.ran == ["change"]
+
+
+async def test_a_task_whose_server_got_nothing_has_not_failed(lab: WaitingLab) -> None:
+    made = said(await lab.modern_change(capabilities=TASKS))["result"]
+    await lab.decide()
+    port = int(lab.upstream.url.rpartition(":")[2].partition("/")[0])
+    await lab.upstream.__aexit__()
+    for _ in range(2):
+        answer = await lab.modern("tasks/get", {"taskId": made["taskId"]}, TASKS)
+        assert reason(answer) == "upstream_unavailable"
+        assert lab.stack.events()[-1]["kind"] == "call.outcome"
+    lab.upstream._server = await asyncio.start_server(lab.upstream._serve, "127.0.0.1", port)
+    # "failed" would have been its end (MCP 2026-07-28, tasks).
+    assert said(await lab.modern("tasks/get", {"taskId": made["taskId"]}, TASKS))["result"]["status"] == "completed"
     assert lab.ran == ["change"]
 
 
@@ -347,6 +436,22 @@ async def test_an_approval_dies_with_the_session(lab: WaitingLab) -> None:
     assert await lab.state(parked) is State.CANCELLED
 
 
+async def test_who_names_another_session_ends_nothing_and_runs_nothing(lab: WaitingLab) -> None:
+    made = said(await lab.modern_change(capabilities=TASKS))["result"]
+    parked, task = await lab.decide(), {"taskId": made["taskId"]}
+    twins = said(await lab.modern_change(token=lab.token(azp="twin", sub="twin")))
+    assert "result" in twins
+    foreign = next(one.call.session for one in await lab.waiting())
+    for session in ("no-such-session", foreign):
+        answer = await lab.modern("tasks/get", task, TASKS, twogate_session=session)
+        assert reason(answer) == "session_refused"
+    assert lab.ran == []
+    # The trail would tell of a session that was over, and was not.
+    assert await lab.state(parked) is State.GRANTED
+    assert said(await lab.modern("tasks/get", task, TASKS))["result"]["status"] == "completed"
+    assert lab.ran == ["change"]
+
+
 async def test_an_approval_runs_nothing_that_the_agent_may_not_do_any_more(lab: WaitingLab) -> None:
     made = said(await lab.modern_change(capabilities=TASKS))["result"]
     await lab.decide()
@@ -368,6 +473,31 @@ async def test_a_rule_that_was_changed_needs_another_approval(lab: WaitingLab) -
     assert reason(await lab.change()) == "approval_cancelled"
     assert await lab.state(parked) is State.CANCELLED
     assert lab.ran == []
+
+
+async def test_a_held_call_does_not_run_by_the_rule_of_a_configuration_that_is_gone(
+    tmp_path: Path, issuer: TestIssuer, upstream: RecordingUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = asyncio.Queue[None]()
+    standing = ParkedRuns.standing
+
+    async def noted(self: ParkedRuns, parked: Parked) -> Standing:
+        looked.put_nowait(None)
+        return await standing(self, parked)
+
+    monkeypatch.setattr(ParkedRuns, "standing", noted)
+    async with open_waiting_lab(tmp_path, issuer, upstream, Pace(hold=60, poll=1)) as lab:
+        held = asyncio.create_task(lab.change())
+        # It has looked again, so it pauses now; what follows happens within that pause.
+        for _ in range(3):
+            await looked.get()
+        lab.settings["tools"]["files.change"]["approval"] = {"by": ["administrator"], "people": 2}
+        lab.stack.adopt(lab.settings)
+        parked = await lab.decide()
+        assert reason(await held) == "approval_pending"
+        assert reason(await lab.change()) == "approval_cancelled"
+        assert await lab.state(parked) is State.CANCELLED
+        assert lab.ran == []
 
 
 async def test_what_comes_back_when_nothing_needs_an_approval_any_more_is_refused(lab: WaitingLab) -> None:
@@ -403,6 +533,32 @@ async def test_an_approval_is_for_the_tool_as_it_was_pinned_when_it_was_asked_fo
     assert reason(await lab.change()) == "approval_cancelled"
     assert await lab.state(parked) is State.CANCELLED
     assert lab.ran == []
+
+
+@pytest.mark.parametrize("change", ["session", "pin"])
+async def test_what_changes_while_the_store_starts_a_call_keeps_it_from_running(
+    lab: WaitingLab, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    await lab.change()
+    parked, state = await lab.decide(), lab.stack.state
+    start = SqlOperationStore.start
+
+    async def slow(self: SqlOperationStore, *operation: Any) -> Run | None:
+        begun = await start(self, *operation)
+        if change == "session":
+            await state.sessions.end(parked.call.session, parked.call.created_at)
+        else:
+            shown_now = {"name": "change", "inputSchema": {"type": "object"}}
+            await SqlPinStore(state.engine).approve([a_pin("files.change", shown_now)])
+        await state.revision.read()
+        await asyncio.sleep(2 * PROVEN_FOR)
+        return begun
+
+    monkeypatch.setattr(SqlOperationStore, "start", slow)
+    assert reason(await lab.change()) in {"session_ended", "approval_cancelled"}
+    assert lab.ran == []
+    assert await lab.runs.state(parked.call.id, 0) is Run.READY
+    assert await lab.state(parked) is State.CANCELLED
 
 
 async def test_another_tenants_agent_finds_nothing_of_it(lab: WaitingLab) -> None:
@@ -461,6 +617,57 @@ async def test_what_a_server_asks_in_between_is_approved_with_its_answer(lab: Wa
     assert said(done)["result"]["isError"] is False
     (sent,) = [seen.message["params"] for seen in lab.upstream.seen]
     assert (sent["inputResponses"], sent["requestState"]) == (yes["inputResponses"], "of-the-server")
+
+
+class AskingServer(HoldingServer):
+    """One that asks its client something by the way; of `hold` calls not before they are released."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refusals: list[Any] = []
+
+    async def serve(self, peer: Peer) -> None:
+        while True:
+            message = json.loads((await peer.request()).partition(b"\r\n\r\n")[2])
+            if "method" not in message:
+                self.refusals.append(message["error"]["code"])
+                await peer.send(b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n")
+                continue
+            tool = message["params"]["name"]
+            self.calls.append(tool)
+            if tool == "hold":
+                await self.released.wait()
+            asked = {"jsonrpc": "2.0", "id": f"of-{tool}", "method": "elicitation/create", "params": {"message": "?"}}
+            await peer.send(events(asked, {"jsonrpc": "2.0", "id": message["id"], "result": {"content": []}}))
+
+
+async def test_while_an_approved_call_runs_its_server_asks_its_agent_nothing(
+    tmp_path: Path, issuer: TestIssuer, upstream: RecordingUpstream
+) -> None:
+    asking = AskingServer()
+    async with RawServer(asking.serve) as server, open_waiting_lab(tmp_path, issuer, upstream) as lab:
+        lab.settings["servers"]["files"] = {"url": server.url, "client_requests": ["elicitation"]}
+        lab.settings["tools"]["files.hold"] = {"class": "read", "approval": {"by": ["approver"]}}
+        lab.settings["tasks"]["edit"]["tools"].append("files.hold")
+        lab.stack.adopt(lab.settings)
+
+        async def call(tool: str, token: str | None = None) -> httpx2.Response:
+            params: dict[str, Any] = {"name": tool, "arguments": {}}
+            return await lab.send({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}, token)
+
+        assert reason(await call("hold")) == "approval_pending"
+        await lab.decide()
+        running = asyncio.create_task(call("hold"))
+        await until(lambda: asking.calls == ["hold"])
+        # Which call a question belongs to, not every server says: it could be about the approved one.
+        assert [message.get("method") for message in shown(await call("look"))] == [None]
+        # Another agent's calls are its own.
+        twins = shown(await call("look", lab.token(azp="twin", sub="twin")))
+        assert [message.get("method") for message in twins] == ["elicitation/create", None]
+        asking.released.set()
+        assert said(await running)["result"] == {"content": []}
+        assert asking.refusals == [-32601, -32601]
+        assert [message.get("method") for message in shown(await call("look"))] == ["elicitation/create", None]
 
 
 # What fails.
@@ -566,6 +773,37 @@ async def test_an_answer_that_cannot_be_kept_is_given_and_never_made_again(
     for _ in range(2):
         assert reason(await lab.change()) == "approval_decided"
     assert lab.ran == ["change"]
+
+
+async def test_an_answer_that_is_being_kept_elsewhere_is_not_said_to_be_lost(
+    tmp_path: Path, issuer: TestIssuer, upstream: RecordingUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeping, lost, keep = asyncio.Event(), asyncio.Event(), SqlParkedStore.keep_result
+    standing = ParkedRuns.standing
+
+    async def slow(self: SqlParkedStore, approval: str, sealed: bytes) -> bool:
+        keeping.set()
+        await lost.wait()
+        return await keep(self, approval, sealed)
+
+    async def noted(self: ParkedRuns, parked: Parked) -> Standing:
+        found = await standing(self, parked)
+        if found is Standing.LOST:
+            lost.set()
+        return found
+
+    monkeypatch.setattr(SqlParkedStore, "keep_result", slow)
+    monkeypatch.setattr(ParkedRuns, "standing", noted)
+    async with open_waiting_lab(tmp_path, issuer, upstream, Pace(hold=60, poll=1)) as lab:
+        made = said(await lab.modern_change(capabilities=TASKS))["result"]
+        await lab.decide()
+        first = asyncio.create_task(lab.modern("tasks/get", {"taskId": made["taskId"]}, TASKS))
+        await keeping.wait()
+        # Another generation knows as little of it as another replica.
+        lab.stack.adopt(lab.settings)
+        for answer in (await lab.modern("tasks/get", {"taskId": made["taskId"]}, TASKS), await first):
+            assert said(answer)["result"]["status"] == "completed"
+        assert lab.ran == ["change"]
 
 
 async def test_a_restart_loses_no_parked_call_and_lets_it_run_once(

@@ -10,7 +10,9 @@ import pytest
 from contracts.stores import AGENT, BINDING, CLIENT, NOW, Stores, open_stores
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.principal import AgentId, Binding, Method
-from twogate.flows.authserver.clients import Client, ClientAuth, SecretDigest
+from twogate.flows.authserver.clients import Client, ClientAuth, ClientKind, SecretDigest
+from twogate.stores.sql.clients import SqlClientStore
+from twogate.stores.sql.opening import open_engine
 
 WITH_KEYS = Client(
     "client-2", "acme", AGENT.id, ClientAuth.PRIVATE_KEY_JWT, jwks='{"keys":[{"kty":"EC"}]}', created_at=NOW + 1
@@ -138,3 +140,33 @@ async def test_clients_survive_reopening(stores: Stores) -> None:
     await stores.clients.add(ROTATING, AGENT, [BINDING], NOW)
     async with open_stores(stores.url) as again:
         assert await again.clients.list() == [ROTATING]
+
+
+async def test_the_clients_of_some_agents_are_found_the_last_used_first(stores: Stores) -> None:
+    clients = SqlClientStore(engine := open_engine(stores.url))
+    try:
+        for number, (tenant, agent) in enumerate(
+            [("acme", "builder"), ("acme", "builder"), ("acme", "tester"), ("acme", "other"), ("globex", "builder")]
+        ):
+            made = Client(
+                f"client-{number}", tenant, AgentId(tenant, agent), ClientAuth.CLIENT_SECRET,
+                (SecretDigest("ab" * 32),), created_at=NOW + number,
+            )  # fmt: skip
+            await clients.add(made, None, [], NOW + number)
+        # Who issues operation tokens acts as nobody.
+        authorizer = msgspec.structs.replace(CLIENT, client_id="desk", agent=None, kind=ClientKind.AUTHORIZER)
+        await clients.add(authorizer, None, [], NOW)
+
+        async def found(*agents: str, most: int = 10) -> list[str]:
+            return [client.client_id for client in await clients.of_agents("acme", agents, most)]
+
+        assert await found("builder", "tester") == ["client-2", "client-1", "client-0"]
+        await clients.touch("client-0", NOW + 60)
+        assert await found("builder", "tester") == ["client-0", "client-2", "client-1"]
+        assert await found("builder", "tester", most=2) == ["client-0", "client-2"]
+        assert await found("nobody") == await found() == []
+        assert await found("builder", "builder") == ["client-0", "client-1"]
+        (whole, _) = await clients.of_agents("acme", ["builder"], 10)
+        assert whole == await clients.get("client-0")
+    finally:
+        await engine.dispose()

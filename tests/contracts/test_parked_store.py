@@ -8,14 +8,19 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
-from contracts.stores import ALICE, NOW, Stores, open_stores
+from contracts.stores import AGENT, ALICE, NOW, Stores, open_stores, session
 from twogate.core.approval import Decision, Duty, ParkedCall, Rule, State, Step, Vote
+from twogate.core.approval_grounds import Grounds, Voter
 from twogate.core.errors import ErrorCode, GateError
-from twogate.flows.approvals.parked import Parked, live_key
+from twogate.core.operation import State as Ran
+from twogate.core.principal import AgentId, PrincipalKey
+from twogate.flows.approvals.parked import Limit, Parked, live_key
+from twogate.flows.authserver.people import User
 from twogate.flows.operations.store import Operation
 from twogate.stores.sql.approvals import KEEP, SqlParkedStore
 from twogate.stores.sql.opening import open_engine
-from twogate.stores.sql.operations import SqlOperationStore
+from twogate.stores.sql.operations import PURGE_EVERY, SqlOperationStore
+from twogate.stores.sql.users import SqlUserStore
 
 RULE = Rule(frozenset({Duty.APPROVER, Duty.OPERATOR}), people=2, remind_after=60)
 CALL = ParkedCall(
@@ -35,6 +40,7 @@ CALL = ParkedCall(
     deadline=NOW + 600,
     rule=RULE,
 )
+RELEASER = msgspec.structs.replace(AGENT, concurrent_tasks=2)
 SEALED = b"\x00sealed\xff"
 YES = Vote("bob", Decision.APPROVE, NOW + 1, "looks right")
 
@@ -218,15 +224,138 @@ async def test_waiting_calls_are_counted_and_marked_by_tenant(parked: SqlParkedS
     assert (await parked.count("globex", NOW), await parked.mark("globex", NOW)) == (0, foreign)
 
 
-async def test_approvals_of_a_person_are_counted_within_their_tenant(parked: SqlParkedStore) -> None:
-    for number, tenant in ((1, "acme"), (2, "acme"), (3, "globex")):
-        await park(parked, other(number, tenant=tenant))
-        await parked.vote(f"a-{number}", msgspec.structs.replace(YES, at=NOW + number), "{}", nothing)
-    await park(parked, other(4))
-    await parked.vote("a-4", Vote("bob", Decision.DENY, NOW + 4), "", nothing)
-    assert await parked.approved_since("acme", "bob", NOW) == 2
-    assert await parked.approved_since("acme", "bob", NOW + 2) == 1
-    assert await parked.approved_since("acme", "eve", NOW) == 0
+async def test_a_person_approves_so_many_within_a_time_and_is_told_when_one_more_is_possible(
+    parked: SqlParkedStore,
+) -> None:
+    limit = Limit(2, 300)
+
+    async def vote(number: int, at: int, who: str = "bob", decision: Decision = Decision.APPROVE) -> Parked | None:
+        most = limit if decision is Decision.APPROVE else None
+        return await parked.vote(f"a-{number}", Vote(who, decision, at), "{}", nothing, most)
+
+    for number in range(1, 7):
+        await park(parked, other(number, tenant="globex" if number == 3 else "acme"))
+    assert await vote(3, NOW) is not None
+    assert await vote(1, NOW) is not None
+    assert await vote(4, NOW, decision=Decision.DENY) is not None
+    assert await vote(2, NOW + 100) is not None
+    for at in (NOW + 101, NOW + 299):
+        with pytest.raises(GateError, match="approvals_limited") as refused:
+            await vote(5, at)
+        assert refused.value.data == {"most": 2, "within": 300, "again_at": NOW + 300}
+    assert await vote(6, NOW + 101, decision=Decision.DENY) is not None
+    assert await vote(5, NOW + 101, "eve") is not None
+    assert await vote(5, NOW + 300) is not None
+
+
+async def test_of_many_approvals_of_one_person_at_once_no_more_are_counted_than_may_be(parked: SqlParkedStore) -> None:
+    for number in range(12):
+        await park(parked, other(number), most=20)
+    limit = Limit(5, 3600)
+    said = (parked.vote(f"a-{number}", YES, "{}", nothing, limit) for number in range(12))
+    counted = await asyncio.gather(*said, return_exceptions=True)
+    refused = [one for one in counted if isinstance(one, GateError)]
+    assert {one.code for one in refused} == {ErrorCode.APPROVALS_LIMITED}
+    assert (len(counted) - len(refused), len(refused)) == (5, 7)
+    found = [await parked.get(f"a-{number}") for number in range(12)]
+    assert sum(bool(one and one.votes) for one in found) == 5
+
+
+async def test_an_agent_asks_so_often_within_a_time_whatever_becomes_of_it(parked: SqlParkedStore) -> None:
+    limit = Limit(3, 300)
+
+    async def ask(number: int, at: int = NOW, agent: str = "builder") -> Parked | None:
+        call = other(number, created_at=at, deadline=at + 600, agent=agent)
+        return await parked.park(call, SEALED, live_key(call), 10, nothing, limit)
+
+    said = await asyncio.gather(*(ask(number, NOW) for number in range(8)), return_exceptions=True)
+    assert sum(isinstance(one, Parked) for one in said) == 3
+    kept = next(number for number, one in enumerate(said) if isinstance(one, Parked))
+    await parked.vote(f"a-{kept}", Vote("bob", Decision.DENY, NOW), "", nothing)
+    with pytest.raises(GateError, match="rate_limited") as refused:
+        await ask(9, NOW + 100)
+    assert refused.value.data == {"retry_after": 200}
+    # The same call again is no new one, and other agents ask for themselves.
+    again = await ask(kept, NOW + 100)
+    assert again is not None
+    assert again.state is State.DENIED
+    assert await ask(9, NOW + 100, "another") is not None
+    assert await ask(10, NOW + 300) is not None
+
+
+async def test_a_vote_is_taken_back_while_its_call_waits_and_can_be_given_anew(parked: SqlParkedStore) -> None:
+    await park(parked)
+    await parked.vote("a-1", YES, "{}", nothing)
+    with pytest.raises(GateError):
+        await parked.withdraw("a-1", "bob", unwritable)
+    assert await parked.get("a-1") == Parked(CALL, State.PENDING, (YES,), SEALED)
+    taken = await asyncio.gather(*(parked.withdraw("a-1", "bob", nothing) for _ in range(4)))
+    assert sum(taken) == 1
+    assert await parked.withdraw("a-1", "eve", nothing) is False
+    assert await parked.withdraw("a-9", "bob", nothing) is False
+    assert await parked.get("a-1") == Parked(CALL, State.PENDING, sealed=SEALED)
+    for who in ("bob", "eve"):
+        await parked.vote("a-1", msgspec.structs.replace(YES, approver=who), "{}", nothing)
+    assert await parked.withdraw("a-1", "bob", nothing) is False
+    granted = await parked.get("a-1")
+    assert granted is not None
+    assert (granted.state, len(granted.votes)) == (State.GRANTED, 2)
+
+
+async def test_what_a_call_stands_on_is_read_as_of_now(parked: SqlParkedStore, stores: Stores) -> None:
+    mine = PrincipalKey(CALL.tenant, CALL.issuer, CALL.agent, ALICE)
+    await stores.sessions.open(session("s-1", "release", mine), RELEASER, NOW)
+    await park(parked)
+    await parked.vote("a-1", YES, "{}", nothing)
+    engine = open_engine(stores.url)
+    users = SqlUserStore(engine)
+    bare = Grounds("a-1", "acme", "builder", State.PENDING, RULE, NOW, NOW + 600, voters=(Voter("bob"),))
+    assert await parked.grounds("a-1") == bare
+    assert await parked.grounds("a-9") is None
+    duties = (Duty.APPROVER, Duty.VIEWER)
+    await users.add(User("acme", "bob", "robert", groups=("finance",), duties=duties))
+    # Somebody of the same name elsewhere is somebody else.
+    await users.add(User("globex", "alice", "alice"))
+    await users.disable("globex", "alice", NOW, NOW)
+    present = msgspec.structs.replace(bare, voters=(Voter("bob", "robert", True, duties, ("finance",)),))
+    assert await parked.grounds("a-1") == present
+    await users.disable("acme", "bob", NOW, NOW)
+    gone = msgspec.structs.replace(bare, voters=(Voter("bob", "robert", False, duties, ("finance",)),))
+    assert await parked.grounds("a-1") == gone
+    await stores.registry.disable_agent(AgentId("globex", "builder"), NOW)
+    assert await parked.grounds("a-1") == gone
+    await stores.registry.disable_agent(AgentId("acme", "builder"), NOW)
+    await stores.sessions.end("s-1", NOW)
+    await users.add(User("acme", "alice", "alice"))
+    await users.disable("acme", "alice", NOW, NOW)
+    await SqlOperationStore(engine).start(Operation("a-1", "acme", "d", NOW + 600), "event", "me", NOW)
+    await engine.dispose()
+    over = msgspec.structs.replace(gone, ran=True, session_ended=True, agent_disabled=True, user_disabled=True)
+    assert await parked.grounds("a-1") == over
+
+
+async def test_what_may_be_over_is_found_and_what_surely_is_first(parked: SqlParkedStore, stores: Stores) -> None:
+    async def found(now: int = NOW, most: int = 10, *dropped: AgentId) -> list[str]:
+        return [one.approval for one in await parked.doubtful(now, most, dropped)]
+
+    one = Rule(frozenset({Duty.APPROVER}))
+    await park(parked, other(1))
+    await park(parked, other(2, agent="tester", deadline=NOW + 900))
+    await park(parked, other(3, agent="porter", deadline=NOW + 300, rule=one))
+    await park(parked, other(4, tenant="globex"))
+    assert await found() == []
+    await parked.vote("a-3", YES, "{}", nothing)
+    assert await found() == ["a-3"]
+    await stores.registry.disable_agent(AgentId("acme", "tester"), NOW)
+    assert await found() == ["a-2", "a-3"]
+    assert await found(NOW, 1) == ["a-2"]
+    assert await found(NOW, 10, AgentId("globex", "builder"), AgentId("globex", "tester")) == ["a-4", "a-2", "a-3"]
+    assert await found(NOW + 300) == ["a-3", "a-2"]
+    await parked.step("a-2", Step.CANCEL, NOW, nothing)
+    engine = open_engine(stores.url)
+    await SqlOperationStore(engine).start(Operation("a-3", "acme", "d", NOW + 600), "event", "me", NOW)
+    await engine.dispose()
+    assert await found(NOW + 300) == []
 
 
 async def test_people_are_reminded_and_others_told_once(parked: SqlParkedStore) -> None:
@@ -255,6 +384,56 @@ async def test_what_was_started_neither_expires_nor_is_cancelled(parked: SqlPark
     assert await parked.step("a-2", Step.EXPIRE, NOW + 600, nothing) is True
 
 
+async def test_of_a_start_and_a_cancellation_at_once_the_later_sees_the_earlier(
+    parked: SqlParkedStore, stores: Stores
+) -> None:
+    await park(parked, other(1, rule=Rule(frozenset({Duty.APPROVER}))))
+    await parked.vote("a-1", YES, "{}", nothing)
+    engine = open_engine(stores.url)
+    operations, started = SqlOperationStore(engine), asyncio.Event()
+
+    async def start() -> None:
+        assert await operations.start(Operation("a-1", "acme", "d", NOW + 600), "event", "me", NOW) is None
+        started.set()
+
+    async def while_it_is_cancelled() -> None:
+        # Who starts it now must find it cancelled afterwards: a call that runs is never called cancelled.
+        starting.append(asyncio.create_task(start()))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(started.wait(), 0.3)
+
+    starting: list[asyncio.Task[None]] = []
+    assert await parked.step("a-1", Step.CANCEL, NOW, while_it_is_cancelled) is True
+    await asyncio.gather(*starting)
+    await engine.dispose()
+    found = await parked.get("a-1")
+    assert found is not None
+    assert found.state is State.CANCELLED
+
+
+async def test_what_ran_is_known_to_have_run_as_long_as_the_call_is_kept(
+    parked: SqlParkedStore, stores: Stores
+) -> None:
+    await park(parked, other(1, rule=Rule(frozenset({Duty.APPROVER}))))
+    await parked.vote("a-1", YES, "{}", nothing)
+    engine = open_engine(stores.url)
+    operations = SqlOperationStore(engine)
+    assert await operations.start(Operation("a-1", "acme", "d", NOW + 600), "event", "gone", NOW) is None
+    # Long after, when uses of tokens are forgotten.
+    later = NOW + 20 * 24 * 3600
+    for number in range(PURGE_EVERY + 1):
+        await operations.start(Operation(f"n-{number}", "acme", "d", later + 60), "e", "me", later)
+    assert await operations.state("a-1", later) is Ran.OUTCOME_UNKNOWN
+    assert await parked.step("a-1", Step.EXPIRE, later, nothing) is False
+    # It is forgotten with its call.
+    later = NOW + 600 + KEEP
+    await park(parked, other(2, created_at=later, deadline=later + 60))
+    for number in range(PURGE_EVERY + 1):
+        await operations.start(Operation(f"m-{number}", "acme", "d", later + 60), "e", "me", later)
+    assert await operations.state("a-1", later) is None
+    await engine.dispose()
+
+
 async def test_the_answer_of_a_granted_call_is_kept_once(parked: SqlParkedStore) -> None:
     await park(parked, other(1, rule=Rule(frozenset({Duty.APPROVER}))))
     assert await parked.keep_result("a-1", b"\x00one") is False
@@ -272,7 +451,9 @@ async def test_what_is_long_over_is_forgotten_with_its_votes(parked: SqlParkedSt
     await parked.vote("a-1", YES, "{}", nothing)
     await park(parked, other(2, created_at=NOW + 600 + KEEP, deadline=NOW + 700 + KEEP))
     assert await parked.get("a-1") is None
-    assert await parked.approved_since("acme", "bob", NOW) == 0
+    # Its votes too: one of the same id would have none.
+    await park(parked, msgspec.structs.replace(CALL, created_at=NOW + KEEP, deadline=NOW + 700 + KEEP))
+    assert (await parked.get("a-1") or pytest.fail("not parked")).votes == ()
 
 
 async def test_another_process_sees_it(parked: SqlParkedStore, stores: Stores) -> None:

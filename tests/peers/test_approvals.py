@@ -18,7 +18,7 @@ import httpx2
 import mcp_types as types
 import pytest
 from mcp import Client, MCPError
-from mcp.client.extension import ClaimContext, ClientExtension, ResultClaim
+from mcp.client.extension import ClaimContext, ClientExtension, NotificationBinding, ResultClaim
 from mcp.client.streamable_http import streamable_http_client
 from pydantic import Field
 
@@ -155,13 +155,23 @@ async def test_a_client_of_2025_11_25_is_told_where_and_its_commit_is_made_once(
     async def never(*_: object) -> types.ElicitResult:
         raise AssertionError("nobody asks this client but by an error")
 
-    async with company.connected("git", "legacy", elicitation_callback=never) as client:
+    heard: asyncio.Queue[types.ElicitCompleteNotification] = asyncio.Queue()
+
+    async def hear(message: object) -> None:
+        if isinstance(message, types.ElicitCompleteNotification):
+            heard.put_nowait(message)
+
+    async with company.connected("git", "legacy", elicitation_callback=never, message_handler=hear) as client:
         with pytest.raises(MCPError) as caught:
             await client.call_tool("git_commit", arguments)
         assert caught.value.code == types.URL_ELICITATION_REQUIRED
         (asked,) = caught.value.data["elicitations"]
         assert "told where" not in company.messages()
         await company.approve(asked["url"])
+        # On the stream that the client keeps open, which is that of a server over standard input and output.
+        async with asyncio.timeout(PATIENCE):
+            assert (await heard.get()).params.elicitation_id == asked["elicitationId"]
+        assert heard.empty()
         done = [text(await client.call_tool("git_commit", arguments)) for _ in range(2)]
     assert done[0] == done[1]
     assert company.messages().count("told where") == 1
@@ -241,6 +251,54 @@ async def test_a_client_with_tasks_asks_until_it_is_done(company: Company) -> No
     assert tasks.states == ["working", "completed"]
     assert "committed" in done.lower()
     assert company.messages().count("as a task") == 1
+
+
+class HeardOfTask(types.NotificationParams):
+    """What a client that listens hears of its task."""
+
+    task_id: str = Field(alias="taskId")
+    status: str
+    result: dict[str, Any] | None = None
+
+
+class ListensToTasks(Tasks):
+    """The same for a client that never asks, but listens."""
+
+    def __init__(self, company: Company) -> None:
+        super().__init__(company)
+        self.heard: asyncio.Queue[HeardOfTask] = asyncio.Queue()
+
+    def notifications(self) -> Sequence[NotificationBinding[Any]]:
+        return [NotificationBinding(method="notifications/tasks", params_type=HeardOfTask, handler=self.hear)]
+
+    async def hear(self, told: HeardOfTask) -> None:
+        self.states.append(told.status)
+        self.heard.put_nowait(told)
+
+    async def resolve(self, made: MadeTask, context: ClaimContext) -> types.CallToolResult:
+        wanted = types.SubscriptionFilter.model_validate({"taskIds": [made.task_id]})
+        listen = types.SubscriptionsListenRequest(params=types.SubscriptionsListenRequestParams(notifications=wanted))
+        listening = asyncio.create_task(context.session.send_request(listen, types.SubscriptionsListenResult))
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self.heard.get()
+                (waiting,) = await asyncio.to_thread(self.company.waiting)
+                await self.company.approve(f"/approvals/{waiting}")
+                while (told := await self.heard.get()).status == "working":
+                    continue
+        finally:
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
+        return types.CallToolResult.model_validate(told.result)
+
+
+async def test_a_client_with_tasks_listens_until_it_is_done(company: Company) -> None:
+    arguments, tasks = company.stage("listened to"), ListensToTasks(company)
+    async with company.connected("git", "2026-07-28", extensions=[tasks]) as client:
+        done = text(await client.call_tool("git_commit", arguments))
+    assert (tasks.states[0], tasks.states[-1]) == ("working", "completed")
+    assert "committed" in done.lower()
+    assert company.messages().count("listened to") == 1
 
 
 async def test_an_older_client_waits_in_its_call_and_the_row_is_written_once(company: Company) -> None:

@@ -1,12 +1,14 @@
 """Calls that wait, under any order of asking, deciding, running, failing, crashing and waiting, over the real store.
 
-Never two runs of one approval, no run without one, and a crash between start and outcome is told as unknown for ever.
+Never two runs of one approval, no run without one nor after its session, agent or approver was cut off, and a crash
+between start and outcome is told as unknown for ever.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -18,18 +20,27 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from approvallab import RULE, principal
 from gatelab import NOW, CountingRng, FakeClock, RecordingAudit
 from harness.database import open_migrated
+from tokenlab import ISSUER
 from twogate.adapters.envelope import LocalEnvelope
-from twogate.core.approval import Decision, State, Vote
+from twogate.core.approval import Decision, Duty, State, Vote
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.operation import State as Run
+from twogate.core.principal import AgentId
 from twogate.core.session import Session
 from twogate.flows.approvals.parked import Parked, Parking, Target
+from twogate.flows.approvals.sweep import Sweep
+from twogate.flows.authserver.people import User
 from twogate.flows.gateway.approval_exchange import Answered, Captured
 from twogate.flows.gateway.exchange import Refusal
 from twogate.flows.gateway.parked_run import ParkedRuns, Standing
 from twogate.flows.operations.store import Lost, Operation
 from twogate.stores.sql.approvals import SqlParkedStore
+from twogate.stores.sql.engine import writing
 from twogate.stores.sql.operations import SqlOperationStore
+from twogate.stores.sql.registry import SqlRegistryStore
+from twogate.stores.sql.sessions import SqlSessionStore
+from twogate.stores.sql.tables import sessions
+from twogate.stores.sql.users import SqlUserStore
 
 WITHIN = 3600
 DECIDED = {State.DENIED: Standing.DENIED, State.EXPIRED: Standing.EXPIRED, State.CANCELLED: Standing.CANCELLED}
@@ -52,6 +63,10 @@ class Machine(RuleBasedStateMachine):
         self.store, self.operations = SqlParkedStore(engine), SqlOperationStore(engine)
         self.audit = RecordingAudit()
         self.parking = Parking(self.store, LocalEnvelope(bytes(32), rng), self.audit, self.clock, rng)
+        self.sweep = Sweep(self.parking, self.store, self.clock)
+        self.users, self.registry, self.engine = SqlUserStore(engine), SqlRegistryStore(engine), engine
+        self.session = 0
+        self.voters: dict[str, str] = {}
         self.process = 0
         self.runs: dict[str, int] = {}
         self.approved: set[str] = set()
@@ -63,13 +78,33 @@ class Machine(RuleBasedStateMachine):
 
     @initialize()
     def first(self) -> None:
+        self.open_session()
         self.ask()
+
+    def open_session(self) -> None:
+        self.session += 1
+
+        async def insert() -> None:
+            async with writing(self.engine) as connection:
+                values = {
+                    "tenant": "acme",
+                    "issuer": ISSUER,
+                    "agent": "reporter",
+                    "user_issuer": "",
+                    "user_subject": "",
+                }
+                times = {"created_at": NOW, "deadline": NOW + 100 * WITHIN}
+                made = {"id": f"s-{self.session}", "task": "release", "targets": "[]", **values, **times}
+                await connection.execute(sessions.insert().values(**made))
+
+        self.runner.run(insert())
 
     @rule()
     def ask(self) -> None:
         """The one call is sent again: the same parked call until its deadline, and a new one after it."""
         made = principal()
-        session = Session("s-1", made.key, "release", frozenset({"git.git_commit"}), NOW, NOW + 10 * WITHIN)
+        name = f"s-{self.session}"
+        session = Session(name, made.key, "release", frozenset({"git.git_commit"}), NOW, NOW + 100 * WITHIN)
         target = Target("git", "git.git_commit", "", "cd" * 32, b'{"form":1}')
         parked = self.runner.run(self.parking.park(made, session, target, RULE))
         self.runs.setdefault(parked.call.id, 0)
@@ -89,13 +124,16 @@ class Machine(RuleBasedStateMachine):
         async def announce(_: State) -> None:
             pass
 
-        vote = Vote(f"p{next(_numbers)}", decision, self.clock.now())
+        person = f"p{next(_numbers)}"
+        self.runner.run(self.users.add(User("acme", person, person, duties=(Duty.APPROVER,))))
+        vote = Vote(person, decision, self.clock.now())
         voted = self.runner.run(self.store.vote(parked.call.id, vote, "", announce))
         if voted is not None:
             approved = decision is Decision.APPROVE
             self.expected[parked.call.id] = Standing.READY if approved else Standing.DENIED
             if approved:
                 self.approved.add(parked.call.id)
+                self.voters[parked.call.id] = person
 
     @rule()
     def cancel(self) -> None:
@@ -103,6 +141,58 @@ class Machine(RuleBasedStateMachine):
         if self.expected[parked.call.id] in (Standing.WAITING, Standing.READY):
             assert self.runner.run(self.parking.cancel(parked, "its session is over"))
             self.expected[parked.call.id] = Standing.CANCELLED
+
+    def cut_off(self, cut: Coroutine[object, object, object], among: tuple[Standing, ...], *, swept: bool) -> None:
+        """What the last call stands on ends, by whichever way; a sweep writes that down, or whoever looks next."""
+        approval = self.last().call.id
+        self.runner.run(cut)
+        if self.expected[approval] in among:
+            self.expected[approval] = Standing.CANCELLED
+        if swept:
+            self.runner.run(self.sweep.run())
+            self.stored_as_expected(approval)
+
+    def stored_as_expected(self, approval: str) -> None:
+        """What the inbox shows, without anybody having asked for this very call."""
+        kept = self.runner.run(self.store.get(approval))
+        assert kept is not None
+        stored = {State.PENDING: Standing.WAITING, State.GRANTED: Standing.READY, **DECIDED}[kept.state]
+        if stored is not Standing.READY or self.expected[approval] in (Standing.WAITING, *DECIDED.values()):
+            assert stored is self.expected[approval]
+
+    @rule(swept=st.booleans())
+    def end_session(self, swept: bool) -> None:
+        name = f"s-{self.session}"
+        if self.last().call.session == name:
+            end = SqlSessionStore(self.engine).end(name, self.clock.now())
+            self.cut_off(end, (Standing.WAITING, Standing.READY), swept=swept)
+            self.open_session()
+
+    @rule()
+    def pause_the_agent_for_a_moment(self) -> None:
+        """It is over even if the agent is let in again before anybody asks."""
+        agent = AgentId("acme", "reporter")
+        self.cut_off(
+            self.registry.disable_agent(agent, self.clock.now()), (Standing.WAITING, Standing.READY), swept=True
+        )
+        self.runner.run(self.registry.enable_agent(agent))
+
+    @rule(swept=st.booleans())
+    def disable_who_approved(self, swept: bool) -> None:
+        person = self.voters.get(self.last().call.id)
+        if person is not None:
+            now = self.clock.now()
+            self.cut_off(self.users.disable("acme", person, now, now), (Standing.READY,), swept=swept)
+
+    @rule()
+    def sweep_alone(self) -> None:
+        approval = next(reversed(self.runs))
+        self.runner.run(self.sweep.run())
+        parked = self.runner.run(self.store.get(approval))
+        assert parked is not None
+        if self.clock.now() >= parked.call.deadline and self.expected[approval] in (Standing.WAITING, Standing.READY):
+            self.expected[approval] = Standing.EXPIRED
+        self.stored_as_expected(approval)
 
     @rule(seconds=st.sampled_from((1, WITHIN)))
     def wait(self, seconds: int) -> None:

@@ -17,7 +17,8 @@ from twogate.adapters.fetch import GuardedFetch
 from twogate.app import build_app
 from twogate.config import Settings, load_settings
 from twogate.core.approval import ParkedCall, State
-from twogate.notices import Clockwork
+from twogate.core.principal import AgentId
+from twogate.notices import Clockwork, asks_people
 from twogate.state import State as Opened
 from twogate.state import open_state
 from twogate.stores.sql.approvals import SqlParkedStore
@@ -35,7 +36,7 @@ def written(directory: Path, *ports: int) -> Settings:
     file = directory / "twogate.yaml"
     file.write_text(
         "public_url: http://localhost:8080\nlisten: 127.0.0.1:8080\nstore: sqlite:///./state/twogate.db\n"
-        f"tenants: {{acme: {{}}}}\nnotify:\n{channels}"
+        "tenants: {acme: {}}\n" + (f"notify:\n{channels}" if channels else "")
     )
     return load_settings(file)
 
@@ -148,3 +149,45 @@ async def test_a_look_that_fails_as_nobody_thought_of_is_not_the_last(
         await until(lambda: bool(server.requests))
         await clockwork.close()
         assert call.id.encode() in server.requests[0][1]
+
+
+async def test_without_rules_and_channels_what_still_waits_ends_all_the_same(tmp_path: Path) -> None:
+    async with opened(written(tmp_path)) as state:
+        assert not asks_people(state.settings)
+        call = await park(state)
+        clockwork = Clockwork(state, lambda: state.settings, GuardedFetch, LocalEnvelope(bytes(32), state.rng))
+        await clockwork.look()
+        kept = await SqlParkedStore(state.engine).get(call.id)
+        assert kept is not None
+        assert kept.state is State.PENDING
+        await state.registry_store.disable_agent(AgentId("acme", call.agent), state.clock.now())
+        await clockwork.look()
+        kept = await SqlParkedStore(state.engine).get(call.id)
+        assert kept is not None
+        assert kept.state is State.CANCELLED
+        await clockwork.close()
+
+
+async def test_agents_whom_a_reload_drops_are_dropped_once_it_can_be_written_down(tmp_path: Path) -> None:
+    agent = "agents: {acme/reporter: {role: reader, tasks: [t], bindings: [{issuer: embedded, client_id: r}]}}\n"
+    plain = written(tmp_path)
+    file = tmp_path / "twogate.yaml"
+    file.write_text(file.read_text() + "tasks: {t: {tools: [read]}}\n" + agent)
+    async with opened(load_settings(file)) as state:
+        current = [state.settings]
+        clockwork = Clockwork(state, lambda: current[0], GuardedFetch, LocalEnvelope(bytes(32), state.rng))
+        await clockwork.look()
+        dropped, other = await park(state), await park(state, 2)
+        async with state.engine.begin() as connection:
+            await connection.exec_driver_sql("UPDATE approvals SET agent = 'another' WHERE id = 'call-2'")
+        current[0] = plain
+        async with state.engine.begin() as connection:
+            await connection.exec_driver_sql("ALTER TABLE disabled_agents RENAME TO hidden")
+        await clockwork.look()
+        async with state.engine.begin() as connection:
+            await connection.exec_driver_sql("ALTER TABLE hidden RENAME TO disabled_agents")
+        await clockwork.look()
+        found = [await SqlParkedStore(state.engine).get(call.id) for call in (dropped, other)]
+        # Whom these settings never knew may be another replica's agent.
+        assert [one and one.state for one in found] == [State.CANCELLED, State.PENDING]
+        await clockwork.close()

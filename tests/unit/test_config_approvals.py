@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from twogate.approvals import approval_rules
 from twogate.config import ConfigError, Settings, load_settings
+from twogate.config.approval_rules import approval_rules
 from twogate.core.approval import Duty, Rule
 from twogate.core.approval_rules import ArgumentTest
 

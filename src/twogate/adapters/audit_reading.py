@@ -26,6 +26,8 @@ MAX_SEGMENTS: Final = 64
 """Segments that are read for one page: those that were written to last."""
 MAX_WAITING: Final = 8
 """Pages that may wait for their turn; more are refused."""
+MAX_OF_TENANT: Final = 4
+"""Those of one tenant, so that no tenant's people keep another's from looking."""
 FRESH: Final = 5.0
 """Seconds that what was found of a tenant's last day is shown again."""
 ALERTS: Final = 5
@@ -46,7 +48,7 @@ class AuditReader:
         self._clock = clock
         self._max_lines = max_lines
         self._turn = asyncio.Semaphore(1)
-        self._waiting = 0
+        self._waiting = Counter[str]()
         self._recent: OrderedDict[str, tuple[float, Recent]] = OrderedDict()
 
     async def page(self, query: TrailQuery, count: int) -> TrailPage:
@@ -55,7 +57,7 @@ class AuditReader:
         Raises:
             GateError: RATE_LIMITED, AUDIT_UNAVAILABLE.
         """
-        return await self._in_turn(lambda: self._page(query, count))
+        return await self._in_turn(query.tenant, lambda: self._page(query, count))
 
     async def recent(self, tenant: str) -> Recent:
         """A tenant's last day.
@@ -67,17 +69,17 @@ class AuditReader:
         if known is not None and self._clock.monotonic() - known[0] < FRESH:
             return known[1]
         since = self._clock.now_us() - _DAY
-        found = await self._in_turn(lambda: self._last(tenant, since))
+        found = await self._in_turn(tenant, lambda: self._last(tenant, since))
         self._recent[tenant] = (self._clock.monotonic(), found)
         self._recent.move_to_end(tenant)
         while len(self._recent) > _KNOWN:
             self._recent.popitem(last=False)
         return found
 
-    async def _in_turn(self, read: Callable[[], _T]) -> _T:
-        if self._waiting >= MAX_WAITING:
+    async def _in_turn(self, tenant: str, read: Callable[[], _T]) -> _T:
+        if self._waiting[tenant] >= MAX_OF_TENANT or self._waiting.total() >= MAX_WAITING:
             raise GateError(ErrorCode.RATE_LIMITED, "too many pages read the audit trail", data={"wait": 1})
-        self._waiting += 1
+        self._waiting[tenant] += 1
         try:
             async with self._turn:
                 return await asyncio.to_thread(read)
@@ -86,7 +88,9 @@ class AuditReader:
                 ErrorCode.AUDIT_UNAVAILABLE, f"the trail cannot be read: {error.strerror or type(error).__name__}"
             ) from error
         finally:
-            self._waiting -= 1
+            self._waiting[tenant] -= 1
+            if not self._waiting[tenant]:
+                del self._waiting[tenant]
 
     def _page(self, query: TrailQuery, count: int) -> TrailPage:
         where = Filter(
@@ -95,11 +99,14 @@ class AuditReader:
             agent=query.agent,
             session=query.session,
             reason=query.reason,
+            request=query.request,
             until=query.before,
             anomalies=query.anomalies,
         )
         found: list[AuditEvent] = []
         for lines, entry in enumerate(self._newest(), 1):
+            if entry.at <= query.after:
+                break
             event = entry.event
             if event is not None and where.passes(entry):
                 if len(found) >= count and event.at != found[-1].at:

@@ -9,6 +9,7 @@ import typer
 from pydantic import TypeAdapter
 
 from twogate.adapters.signers.agent_key import new_agent_key
+from twogate.cli.operator_name import by_operator
 from twogate.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from twogate.cli.output import CommandError, print_json, print_table, print_text
 from twogate.cli.state import with_state, with_store
@@ -140,7 +141,7 @@ def list_agents(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = Fal
 def disable(agent: AgentArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
     """Cut an agent off: each of its credentials is refused from the next request on."""
     agent_id = _agent_id(agent)
-    changed = with_state(config, lambda state: _admin(state).disable(agent_id))
+    changed = with_state(config, lambda state: _admin(state).disable(agent_id, by_operator()))
     if as_json:
         print_json({"agent": agent, "state": "disabled", "changed": changed})
     else:
@@ -151,7 +152,7 @@ def disable(agent: AgentArgument, config: ConfigOption = DEFAULT_CONFIG, as_json
 def enable(agent: AgentArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
     """Let a disabled agent in again, with the credentials that it has."""
     agent_id = _agent_id(agent)
-    changed = with_state(config, lambda state: _admin(state).enable(agent_id))
+    changed = with_state(config, lambda state: _admin(state).enable(agent_id, by_operator()))
     if as_json:
         print_json({"agent": agent, "state": "enabled", "changed": changed})
     else:

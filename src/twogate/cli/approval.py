@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final
@@ -13,8 +12,9 @@ import typer
 from twogate.adapters.envelope import KEY_FILE, LocalEnvelope
 from twogate.adapters.signers.local import LocalSecret
 from twogate.approvals import Approvals, open_approvals
+from twogate.cli.operator_name import operator_name
 from twogate.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
-from twogate.cli.output import CommandError, print_json, print_table, print_text
+from twogate.cli.output import CommandError, one_line, print_json, print_table, print_text
 from twogate.cli.state import with_state
 from twogate.config import load_settings
 from twogate.core.approval import Decision
@@ -52,18 +52,22 @@ def list_approvals(
         raise CommandError(f"there is no tenant {tenant!r}; tenants: {', '.join(sorted(settings.tenants))}")
     states = frozenset(Stands) if everything else frozenset({Stands.PENDING})
     rows: list[dict[str, object]] = []
+    cut: list[str] = []
 
     async def run(state: State) -> None:
         parking = _approvals(state).parking
         for name in sorted(settings.tenants) if tenant is None else [tenant]:
-            for one in await parking.list(name, states, MOST):
+            found = await parking.list(name, states, MOST + 1)
+            if len(found) > MOST:
+                cut.append(name)
+            for one in found[:MOST]:
                 current = await parking.current(one.call.id)
                 if current is not None and current.state in states:
                     rows.append(_row(current))
 
     with_state(config, run)
     if as_json:
-        print_json({"approvals": rows})
+        print_json({"approvals": rows, "cut": cut})
     elif not rows:
         print_text("Nothing waits." if not everything else "Nothing waited yet.")
     else:
@@ -71,6 +75,8 @@ def list_approvals(
             ("Approval", "Tenant", "Tool", "Agent", "State", "Asked", "Deadline"),
             ([str(row[name]) for name in _COLUMNS] for row in rows),
         )
+    if cut and not as_json:
+        print_text(f"\nThere are more than the newest {MOST} of {', '.join(cut)}.")
 
 
 @app.command("show")
@@ -116,7 +122,7 @@ def deny(
         voting = _approvals(state).voting
         if voting is None:
             raise CommandError("public_url is an address: nothing can wait for an approval here", code="not_found")
-        return _row(await voting.deny_as_operator(approval, getpass.getuser(), comment))
+        return _row(await voting.deny_as_operator(approval, operator_name(), comment))
 
     row = with_state(config, run)
     if as_json:
@@ -150,7 +156,8 @@ def verify(
     found = [
         verify_event(event, PasskeyLibrary, origin)
         for event in (entry.event for entry in tail(directory, _ALL, where=where))
-        if event is not None and event.decision == Decision.APPROVE.value
+        # A denial is not signed: one that brings a signature was an approval.
+        if event is not None and (event.decision == Decision.APPROVE.value or event.evidence)
     ]
     if approval is not None and not found:
         raise CommandError(f"nobody approved {approval}, as far as {directory} tells", code="not_found")
@@ -160,7 +167,9 @@ def verify(
     else:
         for one in found:
             verdict = "holds" if one.ok else f"DOES NOT HOLD, {one.problem}"
-            print_text(f"{one.approval} of {one.tool} by {one.approver} (signed as {one.subject or '-'}): {verdict}")
+            # The trail may be anybody's: none of its texts may begin a line of its own.
+            said = f"{one.approval} of {one.tool} by {one.approver} (signed as {one.subject or '-'}): {verdict}"
+            print_text(one_line(said))
         print_text(f"{sum(one.ok for one in found)} of {len(found)} approvals hold.")
     if not ok:
         raise typer.Exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,9 +14,10 @@ import typer
 from twogate.adapters.audit_files import verify_directory
 from twogate.adapters.audit_tail import Entry, Filter, printable, tail
 from twogate.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
-from twogate.cli.output import CommandError, print_json, print_text
+from twogate.cli.output import CommandError, print_json, print_text, printable_json
 from twogate.config import load_settings
 from twogate.core.audit.chain import Finding
+from twogate.core.audit.record import EventKind
 
 app = typer.Typer(help="The audit trail.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -62,15 +64,21 @@ def tail_events(  # noqa: PLR0913, PLR0917 - one per option
     tenant: Annotated[str, typer.Option(help="Only this tenant's.")] = "",
     session: Annotated[str, typer.Option(help="Only this session's.")] = "",
     reason: Annotated[str, typer.Option(help="Only this reason.")] = "",
+    kind: Annotated[
+        list[EventKind] | None, typer.Option(metavar="KIND", help="Only events of this kind; repeat for more.")
+    ] = None,
     anomalies: Annotated[bool, typer.Option("--anomalies", help="Only what an honest agent does not do.")] = False,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document a line, as it stands.")] = False,
 ) -> None:
     """Show the last events, oldest first."""
     path = _directory(directory, config)
-    where = Filter(agent=agent, tenant=tenant, session=session, reason=reason, anomalies=anomalies)
+    kinds = frozenset(kind or ())
+    where = Filter(kinds=kinds, agent=agent, tenant=tenant, session=session, reason=reason, anomalies=anomalies)
+    # A program gets the very line, over which the chain's hash is; a terminal must not be driven by what it holds.
+    shown = printable_json if sys.stdout.isatty() else str
     for entry in tail(path, count, where=where, idle=_wait if follow else None):
-        typer.echo(entry.raw.decode("utf-8", "backslashreplace") if as_json else _line(entry))
+        typer.echo(shown(entry.raw.decode("utf-8", "backslashreplace")) if as_json else _line(entry))
 
 
 def _wait() -> bool:

@@ -12,6 +12,7 @@ import typer
 
 from twogate.adapters.clock import SystemClock
 from twogate.adapters.rng import SystemRng
+from twogate.cli.check_approvals import approval_warnings
 from twogate.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from twogate.cli.output import CommandError, print_json, print_table, print_text
 from twogate.cli.state import known_agents
@@ -123,6 +124,7 @@ def warnings(settings: Settings, cells: list[Cell]) -> Iterator[str]:
             yield f"tenants.{name}: reaches no server"
     yield from _secret_warnings(settings)
     yield from _notify_warnings(settings)
+    yield from approval_warnings(settings)
     yield from _limit_warnings(settings)
     yield from _agent_warnings(settings, cells)
     yield from _observe_warnings(settings, compile_policy(settings))

@@ -17,7 +17,7 @@ from twogate.adapters.clock import SystemClock
 from twogate.adapters.rng import SystemRng
 from twogate.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from twogate.cli.origin import open_origin
-from twogate.cli.output import CommandError, print_json, print_text
+from twogate.cli.output import CommandError, one_line, print_json, print_text
 from twogate.config import load_settings
 from twogate.core import strict_json
 from twogate.core.errors import GateError
@@ -216,4 +216,5 @@ def _refused(url: str, status: int, body: object) -> CommandError:
             text = str(face.get("message", ""))
         elif isinstance(error, str):
             code, text = error, str(told.get("error_description", ""))
-    return CommandError(f"{url} refused: {code[:_MAX_TOLD]} {text[:_MAX_TOLD]}".rstrip(), code=code[:_MAX_TOLD])
+    words = one_line(f"{code[:_MAX_TOLD]} {text[:_MAX_TOLD]}")
+    return CommandError(f"{url} refused: {words}".rstrip(), code=code[:_MAX_TOLD])

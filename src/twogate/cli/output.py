@@ -29,6 +29,11 @@ def printable(text: str) -> str:
     )
 
 
+def one_line(text: str) -> str:
+    """The same with line breaks escaped too, so that no value can begin a line that looks like the command's own."""
+    return printable(text).replace("\n", "\\n")
+
+
 def print_text(text: str = "") -> None:
     """Print for people, to stdout."""
     typer.echo(printable(text))
@@ -38,7 +43,12 @@ def print_json(document: object) -> None:
     """Print the command's one JSON document, to stdout."""
     text = msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
     # JSON lets C1 controls and bidirectional marks stand as they are; inside its strings an escape means the same.
-    typer.echo("".join(char if char.isprintable() or char == "\n" else _json_escape(char) for char in text))
+    typer.echo(printable_json(text))
+
+
+def printable_json(text: str) -> str:
+    """The same JSON, with what could drive the terminal escaped."""
+    return "".join(char if char.isprintable() or char == "\n" else _json_escape(char) for char in text)
 
 
 def _json_escape(char: str) -> str:
@@ -75,5 +85,5 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
+        table.add_row(*(Text(one_line(cell)) for cell in row))
     console.print(table)

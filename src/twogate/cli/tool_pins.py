@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import pwd
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Final
@@ -14,6 +12,7 @@ import typer
 
 from twogate.adapters.argument_schema import ArgumentSchema
 from twogate.cli.ask_tools import Asked, ask
+from twogate.cli.operator_name import operator_name
 from twogate.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from twogate.cli.output import CommandError, print_json, print_table, print_text, printable
 from twogate.cli.pin_display import blocks, changed_places, changes, state_of, visible
@@ -195,15 +194,7 @@ def _stored(settings: Settings, tenant: str | None, server: str | None) -> Seque
 
 
 def _admin(state: State) -> PinAdmin:
-    return PinAdmin(SqlPinStore(state.engine), state.audit, state.clock, _operator())
-
-
-def _operator() -> str:
-    """Who runs this, as the system has it and not as the environment says."""
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return f"uid {os.getuid()}"
+    return PinAdmin(SqlPinStore(state.engine), state.audit, state.clock, operator_name())
 
 
 class PinRow(msgspec.Struct, frozen=True):

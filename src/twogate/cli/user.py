@@ -1,9 +1,9 @@
-"""`twogate user add | list | change | link | passwd | disable | enable`."""
+"""`twogate user add | list | change | duties | link | passkeys | passwd | disable | enable`."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final, TypeVar, cast
@@ -19,6 +19,7 @@ from twogate.config.values import TenantName
 from twogate.core.approval import Duty
 from twogate.core.user_name import parse_user_name
 from twogate.flows.authserver.links import LinkPurpose
+from twogate.flows.authserver.passkeys import Passkey
 from twogate.flows.authserver.people import User
 from twogate.flows.authserver.user_admin import NewUser, UserAdmin
 from twogate.people import user_admin
@@ -178,6 +179,46 @@ def link(
     _issue(user, purpose, config, as_json=as_json)
 
 
+@app.command("passkeys")
+def passkeys(
+    user: UserArgument,
+    remove: Annotated[
+        str | None, typer.Option(metavar="ID", help="Remove this one, and log the person's browsers out.")
+    ] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a person's passkeys, or remove one that is lost or stolen."""
+
+    async def run(admin: UserAdmin) -> tuple[User, Sequence[Passkey]]:
+        found = await admin.find(*_parse(user))
+        if remove is not None:
+            await admin.remove_passkey(found, remove)
+        return found, await admin.passkeys(found)
+
+    found, kept = _with_admin(config, run)
+    rows = [
+        {
+            "id": passkey.credential_id,
+            "label": passkey.label,
+            "created_at": _iso(passkey.created_at),
+            "last_used_at": _iso(passkey.last_used_at),
+        }
+        for passkey in kept
+    ]
+    if as_json:
+        print_json({"user": _full_name(found), "passkeys": rows})
+        return
+    if remove is not None:
+        print_text(f"The passkey {remove} is removed; the browsers of {_full_name(found)} are logged out.\n")
+    if not rows:
+        print_text(f"{_full_name(found)} has no passkey.")
+        return
+    print_table(
+        ("Id", "Label", "Since", "Last used"), ([str(value or "never") for value in row.values()] for row in rows)
+    )
+
+
 @app.command("passwd")
 def passwd(
     user: UserArgument,
@@ -297,6 +338,7 @@ def _full_name(user: User) -> str:
 
 def _ways(row: dict[str, object]) -> str:
     if row["provider"] is not None:
+        # Their passkeys sign approvals and log nobody in.
         return str(row["provider"])
     ways = (["password"] if row["password"] else []) + ([f"{row['passkeys']} passkeys"] if row["passkeys"] else [])
     return ", ".join(ways) or "nothing yet"

@@ -1,19 +1,24 @@
 """Which calls of a target wait for whom: rules in order, the first whose condition holds counts (row R-34).
 
-Pure. A condition that cannot be judged holds: an argument that is missing or of another type than the rule expects is
-no way around a person.
+Pure. An argument that is missing, of another type than the rule expects, or beside one that some server may take for it
+cannot be judged. That is no way around a person, nor to another one: whatever rule may count is met.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import msgspec
 
-from twogate.core.approval import Rule
+from twogate.core.approval import Duty, Rule
+from twogate.core.message import MAX_MEMBERS, reads_as
 
 Scalar = str | int | float | bool | None
+
+_RANKS: Final = tuple(Duty)
+# Where JavaScript copies it with the rest, the others may be read from within it.
+_PROTOTYPE: Final = "__proto__"
 
 
 class ArgumentTest(msgspec.Struct, frozen=True):
@@ -29,22 +34,19 @@ class ArgumentTest(msgspec.Struct, frozen=True):
     one_of: tuple[Scalar, ...] = ()
     none_of: tuple[Scalar, ...] = ()
 
-    def holds(self, arguments: object) -> bool:
-        """Whether the argument is such a one, or cannot be judged."""
+    def judge(self, arguments: object) -> bool | None:
+        """Whether the argument is such a one; None if that cannot be judged."""
         found, value = _resolve(arguments, self.at)
         if not found:
-            return True
+            return None
         if self.over is not None or self.under is not None:
             if not isinstance(value, int | float) or isinstance(value, bool):
-                return True
+                return None
             return value > self.over if self.over is not None else value < cast("float", self.under)
-        if isinstance(value, dict | list):
-            return True
-        if self.one_of:
-            return all(_kind(value) is not _kind(one) for one in self.one_of) or any(
-                _same(value, one) for one in self.one_of
-            )
-        return not any(_same(value, one) for one in self.none_of)
+        listed = self.one_of or self.none_of
+        if isinstance(value, dict | list) or all(_kind(value) is not _kind(one) for one in listed):
+            return None
+        return any(_same(value, one) for one in listed) is bool(self.one_of)
 
 
 class When(msgspec.Struct, frozen=True):
@@ -54,13 +56,12 @@ class When(msgspec.Struct, frozen=True):
     roles: frozenset[str] = frozenset()
     arguments: tuple[ArgumentTest, ...] = ()
 
-    def holds(self, tenant: str, role: str, arguments: object) -> bool:
-        """Whether it is so for this call."""
-        return (
-            (not self.tenants or tenant in self.tenants)
-            and (not self.roles or role in self.roles)
-            and all(test.holds(arguments) for test in self.arguments)
-        )
+    def judge(self, tenant: str, role: str, arguments: object) -> bool | None:
+        """Whether it is so for this call; None if that cannot be judged."""
+        if (self.tenants and tenant not in self.tenants) or (self.roles and role not in self.roles):
+            return False
+        judged = [test.judge(arguments) for test in self.arguments]
+        return False if False in judged else None if None in judged else True
 
 
 class ApprovalRule(msgspec.Struct, frozen=True):
@@ -75,15 +76,39 @@ Rules = Mapping[str, tuple[ApprovalRule, ...]]
 
 
 def rule_for(rules: Sequence[ApprovalRule], tenant: str, role: str, arguments: object) -> Rule | None:
-    """The rule by which a call must be approved; None if it needs no approval."""
-    return next((one.rule for one in rules if one.when.holds(tenant, role, arguments)), None)
+    """The rule by which a call must be approved; None if it needs no approval.
+
+    Of rules that cannot be judged, and the first that holds, it is as strict as each of them.
+    """
+    possible: list[Rule] = []
+    for one in rules:
+        judged = one.when.judge(tenant, role, arguments)
+        if judged is not False:
+            possible.append(one.rule)
+        if judged:
+            break
+    return _strictest(possible) if len(possible) > 1 else next(iter(possible), None)
+
+
+def _strictest(rules: Sequence[Rule]) -> Rule:
+    # Whose least duty is the highest says who; how many and until when is the strictest of all.
+    who = max(rules, key=lambda rule: min(map(_RANKS.index, rule.duties)))
+    return msgspec.structs.replace(
+        who,
+        people=max(rule.people for rule in rules),
+        not_requester=any(rule.not_requester for rule in rules),
+        within=min(rule.within for rule in rules),
+    )
 
 
 def _resolve(value: object, pointer: str) -> tuple[bool, object]:
     for raw in pointer.split("/")[1:]:
         name = raw.replace("~1", "/").replace("~0", "~")
         if isinstance(value, dict) and name in value:
-            value = cast("dict[str, Any]", value)[name]
+            members = cast("dict[str, Any]", value)
+            if _disguised(members, name):
+                return False, None
+            value = members[name]
         elif isinstance(value, list) and name.isascii() and name.isdigit() and (name == "0" or name[0] != "0"):
             items = cast("list[object]", value)
             if len(name) > 6 or int(name) >= len(items):  # noqa: PLR2004 - no list is as long
@@ -92,6 +117,14 @@ def _resolve(value: object, pointer: str) -> tuple[bool, object]:
         else:
             return False, None
     return True, value
+
+
+def _disguised(members: Mapping[str, object], name: str) -> bool:
+    """Whether some server may take another member for this one, or there are too many to tell."""
+    return len(members) > MAX_MEMBERS or any(
+        other != name and (other == _PROTOTYPE or len(other) > MAX_MEMBERS or reads_as(other, name))
+        for other in members
+    )
 
 
 def _kind(value: object) -> type:

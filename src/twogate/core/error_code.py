@@ -23,6 +23,7 @@ class ErrorCode(StrEnum):
     BATCH_NOT_SUPPORTED = "batch_not_supported"
     HEADER_MISMATCH = "header_mismatch"
     UNSUPPORTED_PROTOCOL_VERSION = "unsupported_protocol_version"
+    CAPABILITY_MISSING = "capability_missing"
     # The HTTP request around it.
     METHOD_NOT_ALLOWED = "method_not_allowed"
     NOT_FOUND = "not_found"
@@ -86,6 +87,7 @@ class ErrorCode(StrEnum):
     APPROVAL_CANCELLED = "approval_cancelled"
     APPROVAL_DECIDED = "approval_decided"
     APPROVER_REFUSED = "approver_refused"
+    APPROVALS_LIMITED = "approvals_limited"
     # Sessions.
     SESSION_REQUIRED = "session_required"
     SESSION_UNKNOWN = "session_unknown"

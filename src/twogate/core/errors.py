@@ -60,6 +60,7 @@ INVALID_REQUEST: Final = -32600
 METHOD_NOT_FOUND: Final = -32601
 INVALID_PARAMS: Final = -32602
 HEADER_MISMATCH: Final = -32020
+CAPABILITY_MISSING: Final = -32021
 UNSUPPORTED_PROTOCOL_VERSION: Final = -32022
 
 _TOKEN = Face(GATE_ONE, "invalid_token", "The access token is not valid here.")
@@ -90,6 +91,9 @@ FACES: Final[Mapping[ErrorCode, Face]] = MappingProxyType(
         ErrorCode.HEADER_MISMATCH: Face(HEADER_MISMATCH, "header_mismatch", "A header and the body disagree."),
         ErrorCode.UNSUPPORTED_PROTOCOL_VERSION: Face(
             UNSUPPORTED_PROTOCOL_VERSION, "unsupported_protocol_version", "Unsupported protocol version"
+        ),
+        ErrorCode.CAPABILITY_MISSING: Face(
+            CAPABILITY_MISSING, "capability_missing", "The client does not declare what this takes."
         ),
         ErrorCode.METHOD_NOT_ALLOWED: Face(TRANSPORT, "method_not_allowed", "This HTTP method is not served here."),
         ErrorCode.NOT_FOUND: Face(TRANSPORT, "not_found", "There is nothing at this address."),
@@ -183,7 +187,10 @@ FACES: Final[Mapping[ErrorCode, Face]] = MappingProxyType(
         ErrorCode.APPROVAL_DECIDED: Face(
             INVALID_REQUEST, "approval_decided", "This call was decided already, or waits no longer."
         ),
-        ErrorCode.APPROVER_REFUSED: Face(GATE_TWO, "approver_refused", "You may not decide this call."),
+        ErrorCode.APPROVER_REFUSED: Face(GATE_TWO, "approver_refused", "You may not do this, or not to this call."),
+        ErrorCode.APPROVALS_LIMITED: Face(
+            LIMITED, "approvals_limited", "You approved too many calls lately; you can deny, or approve later."
+        ),
         ErrorCode.SESSION_REQUIRED: Face(
             GATE_TWO, "session_required", "Declare a task first: POST it to /sessions and send the session you get."
         ),

@@ -68,8 +68,8 @@ _NAMED_BY_TARGET: Final[Mapping[str, str]] = MappingProxyType(
         "resources/unsubscribe": "uri",
     }
 )
-# Methods whose `arguments` may be left out, and then mean none (MCP, server/tools and server/prompts).
-_WITH_ARGUMENTS: Final = frozenset({"tools/call", "prompts/get"})
+WITH_ARGUMENTS: Final = frozenset({"tools/call", "prompts/get"})
+"""Methods whose `arguments` may be left out, and then mean none (MCP, server/tools and server/prompts)."""
 
 
 class Digested(msgspec.Struct, frozen=True):
@@ -119,7 +119,7 @@ def canonical_message(message: Message) -> Message:
     params: dict[str, Any] = message.params
     if len(strict_json.encode(params)) > MAX_CALL:
         raise GateError(ErrorCode.TOO_LARGE, f"a call with an operation token has at most {MAX_CALL} bytes")
-    if message.method in _WITH_ARGUMENTS:
+    if message.method in WITH_ARGUMENTS:
         params = {"arguments": dict[str, Any](), **params}
     read: dict[str, Any] = msgspec.json.decode(canonical(params))
     return msgspec.structs.replace(message, params=read, canonical=True)
@@ -139,7 +139,7 @@ def digest_call(method: str, target: str, params: Mapping[str, Any]) -> Digested
         # Of tasks it is no handle of ours.
         left_out.add(_STATE)
     counted = {name: value for name, value in params.items() if name not in left_out}
-    if method in _WITH_ARGUMENTS:
+    if method in WITH_ARGUMENTS:
         counted.setdefault("arguments", {})
     form = canonical({"form": FORM, "method": method, "params": counted, "tool": target})
     return Digested(hashlib.sha256(form).hexdigest(), form)

@@ -84,7 +84,8 @@ _METHODS: Final[Mapping[str, Mapping[str, MethodKind]]] = MappingProxyType(
 
 def method_kind(version: str, method: str) -> MethodKind | None:
     """How gate two treats the method; None if this version has no such method, or there is no such version."""
-    return _METHODS.get(version, {}).get(method)
+    methods = _METHODS.get(version)
+    return None if methods is None else methods.get(method)
 
 
 RESERVED: Final = ("resource:", "prompt:", "tool:", "instructions:")

@@ -19,8 +19,8 @@ class AdministeredSessions(Protocol):
         """The session, live or not."""
         ...
 
-    async def newest(self, now: int, tenant: str, most: int) -> Sequence[Session]:
-        """A tenant's live sessions, newest first."""
+    async def newest(self, now: int, tenant: str, most: int, skip: int = 0) -> Sequence[Session]:
+        """A tenant's live sessions, newest first, without the first `skip`."""
         ...
 
     async def count(self, now: int, tenant: str) -> int:
@@ -40,15 +40,17 @@ class SessionAdmin:
         self._audit = audit
         self._clock = clock
 
-    async def newest(self, tenant: str, most: int) -> tuple[Sequence[Session], int]:
-        """A tenant's live sessions, newest first, and how many there are.
+    async def newest(self, tenant: str, most: int, skip: int = 0) -> tuple[Sequence[Session], int]:
+        """A tenant's live sessions, newest first, without the first `skip`; and how many there are in all.
 
         Raises:
             GateError: STORE_UNAVAILABLE.
         """
         now = self._clock.now()
-        found = await self._store.newest(now, tenant, most)
-        return found, len(found) if len(found) < most else await self._store.count(now, tenant)
+        found = await self._store.newest(now, tenant, most, skip)
+        if len(found) < most and (found or not skip):
+            return found, skip + len(found)
+        return found, await self._store.count(now, tenant)
 
     async def count(self, tenant: str) -> int:
         """How many live sessions a tenant has.

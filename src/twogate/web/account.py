@@ -21,8 +21,8 @@ from twogate.web.errors import http_status
 from twogate.web.headers import security_headers
 from twogate.web.pages import Browser, Pages
 from twogate.web.visitors import (
-    LOGIN_COOKIE,
     as_attribute,
+    forget_login,
     login_path,
     page,
     shown_time,
@@ -123,7 +123,7 @@ class AccountPages:
             await self._account.log_out_everywhere(login, visitor)
 
         response = await self._do(request, browser, end)
-        self._pages.set_cookie(response, LOGIN_COOKIE, "", 0)
+        forget_login(self._pages, response)
         return response
 
     async def _do(self, request: Request, browser: Browser, do: Do) -> Response:

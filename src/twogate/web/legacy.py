@@ -31,6 +31,7 @@ OPEN_PATH: Final = "/sse"
 MESSAGES_PATH: Final = "/messages/"
 
 MAX_STREAMS: Final = 1000
+"""Streams of this process, of which each tenant has an equal part, and at least as many as one principal may have."""
 MAX_STREAMS_PER_PRINCIPAL: Final = 16
 MAX_MESSAGES: Final = 32
 """Messages of one stream that may be under way at once."""
@@ -112,7 +113,10 @@ class LegacyStreams:
             return
         owner = caller.authenticated.principal.key
         mine = sum(stream.owner == owner for stream in self._streams.values())
-        if mine >= MAX_STREAMS_PER_PRINCIPAL or len(self._streams) >= MAX_STREAMS:
+        ours = sum(stream.owner.tenant == owner.tenant for stream in self._streams.values())
+        # So no tenant's clients keep another's out, and what there is in all is bounded by this too.
+        part = max(MAX_STREAMS // max(pipeline.tenants, 1), MAX_STREAMS_PER_PRINCIPAL)
+        if mine >= MAX_STREAMS_PER_PRINCIPAL or ours >= part:
             await pipeline.refuse(caller, GateError(ErrorCode.RATE_LIMITED, "too many event streams"), exchange)
             return
         stream = _Stream(urlsafe_b64encode(self._rng.token(18)).decode(), owner, head.server, caller)

@@ -21,9 +21,9 @@ from twogate.web.errors import http_status
 from twogate.web.headers import security_headers
 from twogate.web.pages import Browser, Pages
 from twogate.web.visitors import (
-    LOGIN_COOKIE,
     LOGIN_PATH,
     as_attribute,
+    forget_login,
     login_path,
     page,
     sign_in_response,
@@ -117,7 +117,7 @@ class LoginPages:
         await self._pages.read_form(request, browser)
         await self._sign_in.log_out(visitor_of(self._pages, request, browser))
         response = self._pages.redirect(login_path(""), browser)
-        self._pages.set_cookie(response, LOGIN_COOKIE, "", 0)
+        forget_login(self._pages, response)
         return response
 
     def _asked(self, tenant: str | None, to: str | None, again: str | None) -> _Asked:

@@ -113,6 +113,12 @@ class Pages:
         face = FACES[error.code]
         return self.render("error.html", browser, status=http_status(error.code), reason=face.reason, text=face.text)
 
+    def nothing_new(self, browser: Browser, headers: Mapping[str, str]) -> Response:
+        """204 to a page that asks whether there is something newer than it has."""
+        response = Response(status_code=204, headers={**self._base, **headers})
+        self.remember(response, browser)
+        return response
+
     def redirect(self, url: str, browser: Browser) -> Response:
         """303 to `url`, which must be one of ours or one that was registered: never one from a request."""
         response = Response(status_code=303, headers={**self._base, "Location": url})

@@ -61,6 +61,12 @@ def words_of(error: GateError) -> str:
     wait = (error.data or {}).get("wait")
     if error.code is ErrorCode.LOGIN_LOCKED and isinstance(wait, int):
         return f"Too many failed attempts. Wait {wait} seconds and try again, or use a passkey."
+    again = (error.data or {}).get("again_at")
+    if error.code is ErrorCode.APPROVALS_LIMITED and isinstance(again, int):
+        return (
+            "You approved so many calls within an hour that nobody could have read them all. "
+            f"You can approve again from {shown_time(again + 59)}; denying is always possible."
+        )
     return FACES[error.code].text
 
 
@@ -71,6 +77,12 @@ def sign_in_response(pages: Pages, browser: Browser, signed_in: SignedIn, to: st
     if signed_in.device is not None:
         pages.set_cookie(response, DEVICE_COOKIE, signed_in.device, KNOWN_FOR)
     return response
+
+
+def forget_login(pages: Pages, response: Response) -> None:
+    """Let the browser forget its login, and the pages that it may go back to (Clear Site Data, section 2.1)."""
+    pages.set_cookie(response, LOGIN_COOKIE, "", 0)
+    response.headers["Clear-Site-Data"] = '"cache"'
 
 
 def target_of(to: str | None) -> str:

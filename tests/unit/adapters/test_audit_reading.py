@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from twogate.adapters.audit_log import AuditLog
-from twogate.adapters.audit_reading import MAX_WAITING, AuditReader
+from twogate.adapters.audit_reading import MAX_OF_TENANT, MAX_WAITING, AuditReader
 from twogate.adapters.clock import SystemClock
 from twogate.adapters.rng import SystemRng
 from twogate.core.audit.record import AuditEvent, EventKind
@@ -63,6 +63,16 @@ async def test_every_filter_narrows(tmp_path: Path) -> None:
     assert (await reader.page(TrailQuery(tenant="globex"), 10)).events == ()
 
 
+async def test_only_what_is_newer_is_read_and_found_by_who_has_the_rest(tmp_path: Path) -> None:
+    now = CLOCK.now_us()
+    await written(tmp_path, *(event(number, at=now + number) for number in range(1, 40)))
+    # Two lines are newer and a third tells that the others are not: within the cap, although the trail is longer.
+    reader = AuditReader(tmp_path, CLOCK, max_lines=4)
+    page = await reader.page(TrailQuery(tenant="acme", after=now + 37), 10)
+    assert ([one.at - now for one in page.events], page.cut) == ([39, 38], False)
+    assert (await reader.page(TrailQuery(tenant="acme", after=now + 39), 10)).events == ()
+
+
 async def test_reading_ends_at_the_cap_and_says_so(tmp_path: Path) -> None:
     await written(tmp_path, *(event(number, "globex") for number in range(40)))
     reader = AuditReader(tmp_path, CLOCK, max_lines=10)
@@ -86,10 +96,23 @@ async def test_more_readers_than_may_wait_are_refused(tmp_path: Path) -> None:
     await written(tmp_path, event(1))
     reader = AuditReader(tmp_path, CLOCK)
     query = TrailQuery(tenant="acme")
-    answers = await asyncio.gather(*(reader.page(query, 1) for _ in range(MAX_WAITING + 3)), return_exceptions=True)
+    tenants = [f"t{number}" for number in range(MAX_WAITING + 3)]
+    asked = (reader.page(TrailQuery(tenant=tenant), 1) for tenant in tenants)
+    answers = await asyncio.gather(*asked, return_exceptions=True)
     refused = [answer for answer in answers if isinstance(answer, GateError)]
     assert [error.code for error in refused] == [ErrorCode.RATE_LIMITED] * 3
     assert len((await reader.page(query, 1)).events) == 1
+
+
+async def test_people_of_one_tenant_keep_nobody_of_another_from_reading(tmp_path: Path) -> None:
+    await written(tmp_path, event(1))
+    reader = AuditReader(tmp_path, CLOCK)
+    mine, theirs = TrailQuery(tenant="acme"), TrailQuery(tenant="globex")
+    asked = [*(reader.page(theirs, 1) for _ in range(MAX_WAITING + 3)), reader.page(mine, 1)]
+    *greedy, answer = await asyncio.gather(*asked, return_exceptions=True)
+    assert sum(isinstance(one, GateError) for one in greedy) == MAX_WAITING + 3 - MAX_OF_TENANT
+    assert not isinstance(answer, BaseException)
+    assert len(answer.events) == 1
 
 
 async def test_a_trail_that_cannot_be_read_is_said_to_be(tmp_path: Path) -> None:

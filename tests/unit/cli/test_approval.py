@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
+import os
+import pwd
+import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -13,16 +17,16 @@ import pytest
 from typer.testing import CliRunner, Result
 from webauthn.helpers import encode_cbor
 
-from softkey import SoftKey, b64, unb64
+from softkey import UP, SoftKey, b64, unb64
 from twogate.adapters.envelope import KEY_FILE, LocalEnvelope
 from twogate.adapters.passkeys import PasskeyLibrary
 from twogate.adapters.signers.local import LocalSecret
 from twogate.approvals import Approvals, open_approvals
 from twogate.cli.main import app
 from twogate.config import load_settings
-from twogate.core.approval import Decision, Duty, Rule
+from twogate.core.approval import Decision, Duty, Rule, signed_form
 from twogate.core.audit.record import AuditEvent
-from twogate.core.principal import Agent, AgentId, Method, Principal
+from twogate.core.principal import Agent, AgentId, Method, Principal, UserId
 from twogate.core.session import Session
 from twogate.flows.approvals.evidence import verify_event
 from twogate.flows.approvals.parked import Parked, Target
@@ -42,7 +46,7 @@ state: state
 tenants: {{acme: {{}}, globex: {{}}}}
 """
 AGENT = Agent(AgentId("acme", "reporter"), "executor", ("release",))
-BOB = User("acme", "bob-subject", "bob")
+BOB = User("acme", "bob-subject", "bob", duties=(Duty.APPROVER,))
 FORM = json.dumps(
     {"form": "twogate-operation-v1", "method": "tools/call", "params": {"arguments": {"to": "eve\u202e"}}},
     ensure_ascii=False,
@@ -69,14 +73,14 @@ class Lab:
 
         return asyncio.run(run())
 
-    def park(self, digest: str = "cd" * 32) -> Parked:
+    def park(self, digest: str = "cd" * 32, user: UserId | None = None) -> Parked:
         async def park(state: State, approvals: Approvals) -> Parked:
             now = state.clock.now()
             made = Principal(
                 tenant="acme",
                 issuer=URL,
                 agent=AGENT,
-                user=None,
+                user=user,
                 user_roles=(),
                 groups=(),
                 scopes=frozenset(),
@@ -95,11 +99,9 @@ class Lab:
         async def approve(state: State, approvals: Approvals) -> Parked:
             assert approvals.voting is not None
             approver = Approver(BOB, URL, frozenset({Duty.APPROVER}))
-            numbers = self.key.key.public_key().public_numbers()
-            cose = encode_cbor({1: 2, 3: -7, -1: 1, -2: numbers.x.to_bytes(32), -3: numbers.y.to_bytes(32)})
-            passkey = Passkey(b64(self.key.id), "acme", BOB.subject, b64(cose), 0, "Key", 0)
-            await SqlUserStore(state.engine).add(BOB)
-            assert await SqlPasskeyStore(state.engine).add(passkey, 20)
+            passkey = Passkey(b64(self.key.id), "acme", BOB.subject, cose_of(self.key), 0, "Key", 0)
+            if await SqlUserStore(state.engine).add(BOB):
+                assert await SqlPasskeyStore(state.engine).add(passkey, 20)
             options = await approvals.voting.options(parked, approver, Decision.APPROVE)
             return await approvals.voting.approve(parked.call.id, approver, self.key.get(options), "fine")
 
@@ -125,18 +127,24 @@ class Lab:
         return [path for path in sorted(self.audit.iterdir()) if path.is_file()]
 
 
+def cose_of(key: SoftKey) -> str:
+    """A passkey's public key as it is stored."""
+    numbers = key.key.public_key().public_numbers()
+    return b64(encode_cbor({1: 2, 3: -7, -1: 1, -2: numbers.x.to_bytes(32), -3: numbers.y.to_bytes(32)}))
+
+
 @pytest.fixture
 def lab(tmp_path: Path) -> Lab:
     return Lab(tmp_path)
 
 
 def test_what_waits_is_listed_and_shown_in_full(lab: Lab) -> None:
-    assert lab.json("list") == {"approvals": []}
+    assert lab.json("list") == {"approvals": [], "cut": []}
     parked = lab.park()
     (row,) = lab.json("list")["approvals"]
     assert (row["approval"], row["tool"], row["state"]) == (parked.call.id, "git.x", "pending")
     assert parked.call.id in lab.run("list").stdout
-    assert lab.json("list", "--tenant", "globex") == {"approvals": []}
+    assert lab.json("list", "--tenant", "globex") == {"approvals": [], "cut": []}
     shown = lab.json("show", parked.call.id)
     assert shown["call"]["params"]["arguments"] == {"to": "eve\u202e"}
     text = lab.run("show", parked.call.id).stdout
@@ -144,15 +152,18 @@ def test_what_waits_is_listed_and_shown_in_full(lab: Lab) -> None:
     assert "\u202e" not in text
 
 
-def test_an_operator_denies_from_the_command_line_once(lab: Lab) -> None:
+def test_an_operator_denies_from_the_command_line_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     parked = lab.park()
+    # The environment is anybody's; the trail says the account.
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, "somebody-else")
     assert lab.json("deny", parked.call.id, "--comment", "no")["state"] == "denied"
-    assert lab.json("list") == {"approvals": []}
+    assert lab.json("list") == {"approvals": [], "cut": []}
     (row,) = lab.json("list", "--all")["approvals"]
     assert row["state"] == "denied"
     (vote,) = lab.votes()
     assert (vote.decision, vote.outcome, vote.detail) == ("deny", "denied", "no")
-    assert vote.client.startswith("operator:")
+    assert vote.client == f"operator:{pwd.getpwuid(os.getuid()).pw_name}"
     assert lab.json("deny", parked.call.id, code=1)["error"]["code"] == "approval_decided"
     assert "said so far" in lab.run("show", parked.call.id).stdout
 
@@ -186,12 +197,85 @@ def test_what_was_signed_verifies_from_the_trail_alone(lab: Lab, tmp_path: Path)
     assert (result.exit_code, "1 of 1 approvals hold" in result.stdout) == (0, True)
 
 
-@pytest.mark.parametrize("field", ["request", "tenant", "issuer", "agent", "session", "target", "user", "evidence"])
-def test_an_event_that_says_something_else_than_was_signed_does_not_hold(lab: Lab, field: str) -> None:
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *((name, "other") for name in ("request", "tenant", "issuer", "agent", "session", "target", "user")),
+        *((name, "") for name in ("request", "tenant", "issuer", "agent", "session", "target", "server", "evidence")),
+        ("server", "gi"),
+        ("decision", "deny"),
+        ("evidence", "{}"),
+        ("evidence", "other"),
+        ("at", (1 << 53)),
+    ],
+)
+def test_an_event_that_says_something_else_than_was_signed_does_not_hold(lab: Lab, field: str, value: object) -> None:
     lab.approve(lab.park())
     (vote,) = lab.votes()
     assert verify_event(vote, PasskeyLibrary).ok
-    assert not verify_event(msgspec.structs.replace(vote, **{field: "other"}), PasskeyLibrary).ok
+    verified = verify_event(msgspec.structs.replace(vote, **{field: value}), PasskeyLibrary)
+    assert (verified.ok, bool(verified.problem)) == (False, True)
+
+
+@pytest.mark.parametrize("field", ["user", "user_issuer"])
+def test_the_user_whom_an_event_names_is_the_one_that_was_signed_for(lab: Lab, field: str) -> None:
+    lab.approve(lab.park(user=UserId("https://idp.example", "alice")))
+    (vote,) = lab.votes()
+    assert verify_event(vote, PasskeyLibrary).ok
+    for value in ("other", ""):
+        verified = verify_event(msgspec.structs.replace(vote, **{field: value}), PasskeyLibrary)
+        assert verified.problem == "what was signed says another user than the event"
+
+
+def test_nothing_but_a_verified_persons_approval_of_this_very_call_is_evidence(lab: Lab) -> None:
+    first, second = lab.park(), lab.park("ef" * 32)
+    for parked in (first, second):
+        lab.approve(parked)
+    one, two = (json.loads(vote.evidence) for vote in lab.votes())
+    (vote, _) = lab.votes()
+
+    def problem(**changes: str) -> str:
+        changed = msgspec.structs.replace(vote, evidence=json.dumps({**one, **changes}))
+        assert not verify_event(changed, PasskeyLibrary).ok
+        return verify_event(changed, PasskeyLibrary).problem
+
+    assert problem(**two) == "what was signed says another approval than the event"
+    assert problem(response=two["response"]) == "the passkey signed something else"
+    assert problem(form=two["form"]) == "the passkey signed something else"
+    denied = signed_form(first.call, Decision.DENY, BOB.subject)
+    response = lab.key.get({"challenge": b64(hashlib.sha256(denied).digest())})
+    assert problem(form=b64(denied), response=response) == "what was signed says another decision than the event"
+    approved = unb64(one["form"])
+    challenge = {"challenge": b64(hashlib.sha256(approved).digest())}
+    faults: tuple[dict[str, Any], ...] = (
+        {"flags": UP},
+        {"origin": "https://evil.example"},
+        {"crossOrigin": True},
+        {"type": "webauthn.create"},
+    )
+    for changes in faults:
+        assert problem(response=lab.key.get(challenge, **changes)).startswith("the signature does not hold")
+    # A form that says what the event says, and was not signed.
+    other = approved.replace(first.call.digest.encode(), second.call.digest.encode())
+    assert problem(form=b64(other)) == "the passkey signed something else"
+    stranger = SoftKey(URL, "localhost")
+    assert problem(public_key=cose_of(stranger)).startswith("the signature does not hold")
+    assert problem(response=stranger.get(challenge)) == "the passkey signed something else"
+
+
+@pytest.mark.parametrize("how", ["stripped", "called a denial"])
+def test_an_approval_without_its_signature_or_hidden_as_a_denial_makes_the_command_fail(lab: Lab, how: str) -> None:
+    lab.approve(lab.park())
+    (path,) = (path for path in lab.segments() if b'"approval.voted"' in path.read_bytes())
+    text = path.read_bytes()
+    if how == "stripped":
+        text = re.sub(rb',"evidence":"(?:[^"\\]|\\.)*"', b"", text)
+    else:
+        text = text.replace(b'"decision":"approve"', b'"decision":"deny"')
+    assert text != path.read_bytes()
+    path.write_bytes(text)
+    found = lab.json("verify", code=1)
+    assert (found["ok"], len(found["approvals"])) == (False, 1)
 
 
 def test_evidence_of_another_call_or_key_or_origin_does_not_hold(lab: Lab) -> None:

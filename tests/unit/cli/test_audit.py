@@ -3,6 +3,7 @@
 import asyncio
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -167,3 +168,30 @@ def test_a_directory_without_segments_is_not_verified(tmp_path: Path) -> None:
     done = run("verify", tmp_path)
     assert done.exit_code == 1
     assert "nothing to verify" in done.stderr
+
+
+def test_the_tail_of_one_kind_is_shown(trail: Path) -> None:
+    assert targets(trail, "--kind", "request.refusals_coalesced") == ["192.0.2.7"]
+    both = targets(trail, "--kind", "request.refusals_coalesced", "--kind", "call.refused", "--agent", "other")
+    assert both == ["git.tool2"]
+    assert run("tail", trail, "--kind", "nothing").exit_code == 2
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_line_as_it_stands_drives_no_terminal_and_is_the_same_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    hostile = "\x9b2Jgone\u202e\u2066"
+
+    async def write() -> None:
+        log = AuditLog(tmp_path / "audit", SystemClock(), SystemRng(), instance="test")
+        await log.append(refusal(1, agent=hostile))
+        await log.close()
+
+    asyncio.run(write())
+    monkeypatch.setattr("twogate.cli.audit.sys", SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: terminal)))
+    (line,) = [one for one in run("tail", tmp_path / "audit", "--json").stdout.splitlines() if "git.tool1" in one]
+    assert json.loads(line)["agent"] == hostile
+    # Another program gets the bytes that were hashed.
+    assert ("\x9b" in line) is not terminal
+    assert ("\u202e" in line) is not terminal

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import pwd
 import time
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from twogate.adapters.audit_log import AuditLog
+from twogate.adapters.clock import SystemClock
+from twogate.adapters.rng import SystemRng
 from twogate.cli.main import app
 from twogate.config import load_settings
+from twogate.core.audit.record import AuditEvent, EventKind
 from twogate.core.principal import Agent, AgentId, PrincipalKey, UserId
 from twogate.core.session import MAX_LIFETIME, Session
 from twogate.state import open_state
@@ -47,6 +53,17 @@ class Lab:
                 await state.close()
 
         asyncio.run(put())
+
+    def refuse(self, tenant: str, session: str) -> None:
+        """Write down that a call was refused."""
+
+        async def write() -> None:
+            log = AuditLog(self.audit, SystemClock(), SystemRng(), instance="test")
+            event = AuditEvent(kind=EventKind.CALL_REFUSED, at=time.time_ns() // 1000, tenant=tenant, session=session)
+            await log.append(event)
+            await log.close()
+
+        asyncio.run(write())
 
     def run(self, *args: str) -> Result:
         return CliRunner().invoke(app, ["session", *args, "--config", str(self.config)])
@@ -91,7 +108,8 @@ def test_it_shows_sessions_before_their_deadline_by_tenant(lab: Lab) -> None:
     assert abs(first.pop("deadline") - time.time() - left) < 30
     assert first == {
         "session": "one", "agent": "acme/agent-one", "issuer": ISSUER, "user": f"alice ({ISSUER})", "task": "report",
-        "targets": ["git.diff", "git.log"], "withheld": ["git.resource:x:/y"], "tools": 2, "state": "live",
+        "targets": ["git.diff", "git.log"], "withheld": ["git.resource:x:/y"], "tools": 2, "refused": 0,
+        "state": "live",
     }  # fmt: skip
     assert (second["session"], second["user"]) == ("two", None)
     assert [row["session"] for row in lab.json("list", "--tenant", "globex")["sessions"]] == ["two"]
@@ -114,6 +132,24 @@ def test_ending_holds_from_now_on_and_is_written_down(lab: Lab) -> None:
         ("two", "acme", "agent-two", "report"),
     ]
     assert lab.ended()[0]["detail"] == "ended by an operator"
+
+
+def test_the_trail_says_whose_account_ended_it_whatever_the_environment_says(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, "somebody-else")
+    lab.open(session("one"))
+    assert lab.run("end", "one").exit_code == 0
+    assert lab.ended()[0]["client"] == f"operator:{pwd.getpwuid(os.getuid()).pw_name}"
+
+
+def test_it_counts_the_calls_that_were_refused_to_each(lab: Lab) -> None:
+    lab.open(session("one"), session("two", tenant="globex"))
+    lab.refuse("acme", "one")
+    lab.refuse("acme", "one")
+    lab.refuse("acme", "two")  # of another tenant than the session
+    assert {row["session"]: row["refused"] for row in lab.json("list")["sessions"]} == {"one": 2, "two": 0}
 
 
 @pytest.mark.parametrize("name", ["none", "' OR 1=1 --", "\x1b]0;x\x07"])

@@ -1,5 +1,6 @@
 """`twogate user`: what is printed, what is stored, what is written down, and what is refused."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,10 @@ from typer.testing import CliRunner, Result
 
 from processlab import read_events
 from twogate.cli.main import app
+from twogate.config import load_settings
+from twogate.flows.authserver.passkeys import Passkey
+from twogate.state import open_store
+from twogate.stores.sql.passkeys import SqlPasskeyStore
 
 CONFIG = """\
 public_url: {url}
@@ -217,3 +222,31 @@ def test_without_the_embedded_server_nobody_is_added(config: Path, run: Run) -> 
     config.write_text(CONFIG.format(url="http://localhost:8080", enabled="false", issuers=ISSUERS))
     refused = run("add", "acme/alice")
     assert (refused.exit_code, "embedded.enabled" in refused.stderr) == (1, True)
+
+
+def test_a_lost_passkey_is_shown_and_removed_once(run: Run, config: Path) -> None:
+    subject = document(run("add", "acme/alice", "--json"))["subject"]
+    assert document(run("passkeys", "acme/alice", "--json")) == {"user": "acme/alice", "passkeys": []}
+    assert run("passkeys", "acme/alice").stdout == "acme/alice has no passkey.\n"
+
+    async def enrol() -> None:
+        store = await open_store(load_settings(config))
+        try:
+            keys = SqlPasskeyStore(store.engine)
+            for name in ("lost", "kept"):
+                await keys.add(Passkey(name, "acme", subject, "key", 0, f"{name}\x1b[2J key", 1_800_000_000), 20)
+        finally:
+            await store.close()
+
+    asyncio.run(enrol())
+    shown = run("passkeys", "acme/alice").stdout
+    assert "lost" in shown
+    assert "\x1b" not in shown
+    missing = run("passkeys", "acme/alice", "--remove", "none", "--json")
+    assert (missing.exit_code, json.loads(missing.stdout)["error"]["code"]) == (1, "not_found")
+    left = document(run("passkeys", "acme/alice", "--remove", "lost", "--json"))["passkeys"]
+    assert [(one["id"], one["created_at"], one["last_used_at"]) for one in left] == [
+        ("kept", "2027-01-15T08:00:00Z", None)
+    ]
+    (event,) = [event for event in read_events(config.parent / "state/audit") if event["kind"] == "passkey.removed"]
+    assert event["detail"] == "lost, by an operator"

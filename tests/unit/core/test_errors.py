@@ -20,8 +20,8 @@ def test_every_reason_has_a_face(code: ErrorCode) -> None:
 @pytest.mark.parametrize("code", list(ErrorCode))
 def test_our_own_codes_lie_outside_the_range_that_json_rpc_and_mcp_reserve(code: ErrorCode) -> None:
     number = FACES[code].jsonrpc
-    # JSON-RPC 2.0 section 5.1 defines five in that range; MCP 2026-07-28 defines the two others.
-    assert not -32768 <= number <= -32000 or number in {-32700, -32600, -32601, -32602, -32603, -32020, -32022}
+    # JSON-RPC 2.0 section 5.1 defines five in that range; MCP 2026-07-28 defines the three others.
+    assert not -32768 <= number <= -32000 or number in {-32700, -32600, -32601, -32602, -32603, -32020, -32021, -32022}
 
 
 def test_a_tool_outside_the_role_the_task_or_the_world_cannot_be_told_apart() -> None:

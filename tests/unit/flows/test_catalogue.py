@@ -265,3 +265,24 @@ async def test_closing_ends_what_is_under_way_and_nothing_can_be_had_afterwards(
     assert "closing" in caught.value.debug
     assert (await lab.refusal()).code is ErrorCode.UPSTREAM_UNAVAILABLE
     assert len(lab.server.seen) == 1
+
+
+async def test_what_a_person_compares_with_is_asked_anew_kept_nowhere_and_by_one_at_a_time(lab: Lab) -> None:
+    first = await lab.tools()
+    lab.offer("other")
+    assert list((await lab.catalogue.offer("acme", "files")).tools) == ["other"]
+    assert await lab.tools() is first
+    hold = asyncio.Event()
+    usual = lab.server.override
+    lab.answer(lambda seen: hold)
+    asking = asyncio.create_task(lab.catalogue.offer("acme", "files"))
+    seen = len(lab.server.seen)
+    await until(lambda: len(lab.server.seen) > seen)
+    with pytest.raises(GateError) as refused:
+        await lab.catalogue.offer("acme", "files")
+    assert refused.value.code is ErrorCode.RATE_LIMITED
+    asking.cancel()
+    await asyncio.wait({asking})
+    lab.server.override = usual
+    # Whoever gave up keeps nobody out.
+    assert list((await lab.catalogue.offer("acme", "files")).tools) == ["other"]

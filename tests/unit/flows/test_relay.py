@@ -30,12 +30,14 @@ from twogate.core.errors import ErrorCode, GateError
 from twogate.core.message import Kind, Message, encode_message
 from twogate.core.protocol import method_kind
 from twogate.core.session import Session
+from twogate.flows.gateway import streams
 from twogate.flows.gateway.admit import Admitted
 from twogate.flows.gateway.bodies import MAX_ERROR
 from twogate.flows.gateway.exchange import Head
 from twogate.flows.gateway.forward import Forwarder, Server
 from twogate.flows.gateway.read import SESSION_END, STREAM, Call
 from twogate.flows.gateway.record import Recorder
+from twogate.flows.gateway.relay import WHOLE
 from twogate.flows.gateway.seal import McpSession, Seal, ServerRequest, StreamEvent, TaskId
 
 RESULT = {"content": [{"type": "text", "text": "done"}]}
@@ -534,6 +536,29 @@ async def test_nothing_passes_to_a_listener_who_may_not_listen_any_more(lab: Lab
     assert lab.renewals == 1
     assert lab.exchange.messages() == []
     assert lab.exchange.complete
+    assert lab.outcome() == (Outcome.FAILED, 0, ErrorCode.AGENT_DISABLED)
+
+
+async def test_a_call_that_is_answered_at_once_is_decided_once(lab: Lab) -> None:
+    await lab.run(answered(sse(PROGRESS, PROGRESS, response(RESULT)), content_type=SSE))
+    assert lab.renewals == 0
+    assert lab.outcome() == (Outcome.ANSWERED, 200, "")
+
+
+@pytest.mark.parametrize("media", [SSE, "application/json"])
+async def test_a_large_answer_that_takes_long_is_broken_off_when_its_caller_is_cut_off(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, media: str
+) -> None:
+    monkeypatch.setattr(streams, "TICK", 0.0)
+    lab.may_stay = GateError(ErrorCode.AGENT_DISABLED)
+    body = response({"content": [{"type": "text", "text": "x" * (3 * WHOLE)}]})
+    whole = sse(body) if media == SSE else body
+    pieces = [whole[at : at + WHOLE] for at in range(0, len(whole), WHOLE)]
+    await lab.run(FakeAnswer(pieces, content_type=media))
+    assert lab.renewals == 1
+    # Events arrive in pieces from the first on; of JSON the first piece was whole before there were more.
+    assert [refusal.error.code for refusal in lab.exchange.refusals] == ([ErrorCode.AGENT_DISABLED] * (media == SSE))
+    assert lab.exchange.broken_off is (media != SSE)
     assert lab.outcome() == (Outcome.FAILED, 0, ErrorCode.AGENT_DISABLED)
 
 

@@ -183,9 +183,11 @@ async def test_nobody_approves_more_than_they_can_have_read(lab: VotingLab) -> N
         parked = await lab.park(f"{number:064x}")
         await lab.voting.approve(parked.call.id, lab.approver(), await lab.answer(parked), "")
     parked = await lab.park("aa" * 32)
-    assert await refusal(lab, parked, lab.approver(), await lab.answer(parked)) == "approver_refused"
+    assert await refusal(lab, parked, lab.approver(), await lab.answer(parked)) == "approvals_limited"
+    (event,) = lab.events(EventKind.APPROVAL_REFUSED)
+    assert (event.reason, event.client, event.anomaly) == ("approvals_limited", "acme/bob", True)
     assert (await lab.voting.deny(parked.call.id, lab.approver(), "")).state is State.DENIED
-    lab.people.lab.clock.seconds += WINDOW + 1
+    lab.people.lab.clock.seconds += WINDOW
     parked = await lab.park("bb" * 32)
     assert (
         await lab.voting.approve(parked.call.id, lab.approver(), await lab.answer(parked), "")

@@ -62,6 +62,7 @@ class EventKind(StrEnum):
     APPROVAL_REFUSED = "approval.refused"
     APPROVAL_EXPIRED = "approval.expired"
     APPROVAL_CANCELLED = "approval.cancelled"
+    APPROVAL_WITHDRAWN = "approval.withdrawn"
     NOTICE_FAILED = "notice.failed"
     APPROVAL_ANSWERED = "approval.answered"
     CONFIGURATION_RELOADED = "configuration.reloaded"

@@ -22,6 +22,9 @@ from twogate.flows.authserver.passkeys import PasskeyVerifier
 VerifierOf = Callable[[str, str], PasskeyVerifier]
 """Makes the verifier for answers on an origin (first) by passkeys of an RP ID (second)."""
 
+MICROSECONDS = 1_000_000
+"""In a second: events tell their time in these."""
+
 _MAX_FORM = 16 * 1024
 _DEPTH = 4
 
@@ -52,7 +55,7 @@ def verify_event(event: AuditEvent, verifier_of: VerifierOf, origin: str | None 
     """Check the event of an approval; with `origin` it must have been made there.
 
     1. What was signed is this form; 2. the passkey signed it, with the person there; 3. the form says what the event
-    says.
+    says, and that came in time.
     """
     made = Verified(event.request, event.target, event.client, event.at, "")
     try:
@@ -95,7 +98,7 @@ def _difference(event: AuditEvent, said: dict[str, Any]) -> str:
     user = {"issuer": event.user_issuer, "subject": event.user} if event.user else None
     for name, recorded in (
         ("approval", event.request),
-        ("decision", Decision.APPROVE.value),
+        ("decision", Decision.APPROVE.value if event.decision == Decision.APPROVE.value else None),
         ("tenant", event.tenant),
         ("issuer", event.issuer),
         ("agent", event.agent),
@@ -105,4 +108,10 @@ def _difference(event: AuditEvent, said: dict[str, Any]) -> str:
     ):
         if said.get(name) != recorded:
             return f"what was signed says another {name} than the event"
+    # The tool's name begins with its server's.
+    if not event.target.startswith(f"{event.server}."):
+        return "what was signed says another server than the event"
+    deadline = said.get("deadline")
+    if not isinstance(deadline, int) or event.at >= deadline * MICROSECONDS:
+        return "the event is of a time when nobody could approve it any more"
     return ""

@@ -7,16 +7,18 @@ same parked one, whatever became of it, until its deadline: asking again changes
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, Protocol
 
 import msgspec
 
-from twogate.core.approval import Decision, ParkedCall, Rule, State, Step, Vote
+from twogate.core.approval import Decision, Duty, ParkedCall, Rule, State, Step, Vote
+from twogate.core.approval_grounds import Grounds, Voter, named_voter, unable, why_over
 from twogate.core.audit.record import AuditEvent, EventKind
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.oauth.access_token import encode_base64url
-from twogate.core.principal import Principal
+from twogate.core.principal import AgentId, Principal
 from twogate.core.session import Session
 from twogate.flows.audit import AuditSink
 from twogate.flows.envelope import Envelope
@@ -34,6 +36,12 @@ MAX_RESULT: Final = 1024 * 1024
 MAX_WAITING: Final = 10
 """Calls of one agent that may wait at the same time: more would make people stop reading (consent fatigue)."""
 
+MAX_ASKED: Final = 60
+"""Calls of one agent that may begin to wait within ASKED_WITHIN, whatever becomes of them: who is denied asks again."""
+
+ASKED_WITHIN: Final = 3600
+"""Seconds."""
+
 MAX_PARAMS: Final = 256 * 1024
 """Bytes of a call that may wait: what nobody can read, nobody can approve."""
 
@@ -46,6 +54,13 @@ Announce = Callable[[], Awaitable[None]]
 
 AnnounceVote = Callable[[State], Awaitable[None]]
 """The same for a vote; given the state that it brings."""
+
+
+class Limit(msgspec.Struct, frozen=True):
+    """How many there may be within so many seconds."""
+
+    most: int
+    within: int
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -77,10 +92,21 @@ class Parked(msgspec.Struct, frozen=True):
 class ParkedStore(Protocol):
     """Keeps parked calls. Every method may raise GateError STORE_UNAVAILABLE."""
 
-    async def park(self, call: ParkedCall, sealed: bytes, live: str, most: int, announce: Announce) -> Parked | None:
+    async def park(
+        self,
+        call: ParkedCall,
+        sealed: bytes,
+        live: str,
+        most: int,
+        announce: Announce,
+        limit: Limit | None = None,
+    ) -> Parked | None:
         """Keep a call unless one with the same `live` is there, which then is the answer.
 
         None, and nothing is kept, if `most` calls of its agent wait already. Of several at once, one is kept.
+
+        Raises:
+            GateError: RATE_LIMITED if its agent asked as often as `limit` says; `retry_after` says when it may again.
         """
         ...
 
@@ -92,19 +118,37 @@ class ParkedStore(Protocol):
         """A tenant's parked calls in any of these states, newest first; `sealed` and `result` are left out."""
         ...
 
-    async def vote(self, approval: str, vote: Vote, assertion: str, announce: AnnounceVote) -> Parked | None:
+    async def vote(
+        self, approval: str, vote: Vote, assertion: str, announce: AnnounceVote, limit: Limit | None = None
+    ) -> Parked | None:
         """Count a vote on a pending call and decide it if that does; None if it is not pending, or past its deadline.
 
         One vote a person: a second one changes nothing, and is None too. `announce` is told the state after it.
+
+        Raises:
+            GateError: APPROVALS_LIMITED if the person approved as many calls as `limit` says, of however many that
+                they approve at once; `again_at` (Unix seconds) says when one more is possible.
+        """
+        ...
+
+    async def withdraw(self, approval: str, approver: str, announce: Announce) -> bool:
+        """Take an approving vote on a pending call back, so that it can be given anew; False if there is none."""
+        ...
+
+    async def grounds(self, approval: str) -> Grounds | None:
+        """What a call stands on as of now, whatever became of it."""
+        ...
+
+    async def doubtful(self, now: int, most: int, dropped: Collection[AgentId] = ()) -> Sequence[Grounds]:
+        """What calls stand on that wait, or may run and did not, if it may be gone.
+
+        Those first that surely are over: their time, their session, their agent or their user; or the agent is one of
+        the `dropped`. Then those on which somebody has voted.
         """
         ...
 
     async def step(self, approval: str, step: Step, now: int, announce: Announce) -> bool:
         """Make a step, if it is possible now. Of several at once, one is made."""
-        ...
-
-    async def approved_since(self, tenant: str, approver: str, since: int) -> int:
-        """How many calls a person approved from `since` (Unix seconds) on."""
         ...
 
     async def waiting(self, most: int) -> Sequence[Parked]:
@@ -123,8 +167,18 @@ class ParkedStore(Protocol):
 class Parking:
     """Parks calls and tells how they stand."""
 
-    def __init__(self, store: ParkedStore, envelope: Envelope, audit: AuditSink, clock: Clock, rng: Rng) -> None:
+    def __init__(
+        self,
+        store: ParkedStore,
+        envelope: Envelope,
+        audit: AuditSink,
+        clock: Clock,
+        rng: Rng,
+        by_group: Mapping[str, Sequence[Duty]] = MappingProxyType({}),
+    ) -> None:
+        """`by_group` are the duties that membership of a group brings."""
         self._store = store
+        self._by_group = by_group
         self._envelope = envelope
         self._audit = audit
         self._clock = clock
@@ -136,8 +190,8 @@ class Parking:
         The deadline is the rule's, or the session's if that is nearer.
 
         Raises:
-            GateError: TOO_LARGE; RATE_LIMITED if too many calls of this agent wait; STORE_UNAVAILABLE,
-                AUDIT_UNAVAILABLE, KEYS_UNAVAILABLE.
+            GateError: TOO_LARGE; RATE_LIMITED if too many calls of this agent wait, or began to within the hour;
+                STORE_UNAVAILABLE, AUDIT_UNAVAILABLE, KEYS_UNAVAILABLE.
         """
         if len(target.params) > MAX_PARAMS:
             raise GateError(ErrorCode.TOO_LARGE, f"a call of more than {MAX_PARAMS} bytes cannot wait for people")
@@ -164,21 +218,40 @@ class Parking:
         async def announce() -> None:
             await self._audit.append(self.event(EventKind.APPROVAL_REQUESTED, call))
 
-        parked = await self._store.park(call, sealed, live_key(call), MAX_WAITING, announce)
+        limit = Limit(MAX_ASKED, ASKED_WITHIN)
+        parked = await self._store.park(call, sealed, live_key(call), MAX_WAITING, announce, limit)
         if parked is None:
             raise GateError(
                 ErrorCode.RATE_LIMITED, f"{MAX_WAITING} calls of this agent wait for people", data={"retry_after": 30}
             )
-        return await self._in_time(parked, now)
+        return await self._as_of(parked, now)
 
     async def current(self, approval: str) -> Parked | None:
-        """A parked call as of now; one past its deadline is expired.
+        """A parked call as of now.
+
+        One past its deadline is expired. One that did not run and has lost what it stands on (its session, its agent,
+        its user, or somebody who approved it) is cancelled; while it waits, it loses the votes of those who could not
+        approve it any more.
 
         Raises:
             GateError: STORE_UNAVAILABLE, AUDIT_UNAVAILABLE.
         """
         parked = await self._store.get(approval)
-        return None if parked is None else await self._in_time(parked, self._clock.now())
+        return None if parked is None else await self._as_of(parked, self._clock.now())
+
+    async def stands(self, parked: Parked) -> bool:
+        """Whether a call still stands on what it stood on when it was granted; asked also of one that was started.
+
+        Raises:
+            GateError: STORE_UNAVAILABLE.
+        """
+        grounds = await self._store.grounds(parked.call.id)
+        return grounds is not None and not why_over(grounds, self._by_group, self._clock.now())
+
+    def is_shaken(self, grounds: Grounds, now: int) -> bool:
+        """Whether `current` would change something about an open call."""
+        over = now >= grounds.deadline or why_over(grounds, self._by_group, now) != ""
+        return over or bool(unable(grounds, self._by_group, now))
 
     async def list(self, tenant: str, states: frozenset[State], most: int) -> Sequence[Parked]:
         """A tenant's parked calls in these states, newest first; without what is sealed, for which `current` is.
@@ -246,11 +319,29 @@ class Parking:
             detail=detail,
         )
 
-    async def _in_time(self, parked: Parked, now: int) -> Parked:
-        if now < parked.call.deadline or parked.state not in (State.PENDING, State.GRANTED):
+    async def _as_of(self, parked: Parked, now: int) -> Parked:
+        if parked.state not in (State.PENDING, State.GRANTED) or parked.result is not None:
             return parked
-        await self._step(parked, Step.EXPIRE, EventKind.APPROVAL_EXPIRED, "")
-        return await self._store.get(parked.call.id) or msgspec.structs.replace(parked, state=State.EXPIRED)
+        if now >= parked.call.deadline:
+            await self._step(parked, Step.EXPIRE, EventKind.APPROVAL_EXPIRED, "")
+            return await self._store.get(parked.call.id) or msgspec.structs.replace(parked, state=State.EXPIRED)
+        grounds = await self._store.grounds(parked.call.id)
+        if grounds is None or grounds.ran or not self.is_shaken(grounds, now):
+            return parked
+        why = why_over(grounds, self._by_group, now)
+        if why:
+            await self.cancel(parked, why)
+        else:
+            for voter in unable(grounds, self._by_group, now):
+                await self._withdraw(parked, grounds, voter)
+        return await self._store.get(parked.call.id) or msgspec.structs.replace(parked, state=State.CANCELLED)
+
+    async def _withdraw(self, parked: Parked, grounds: Grounds, voter: Voter) -> None:
+        async def announce() -> None:
+            event = self.event(EventKind.APPROVAL_WITHDRAWN, parked.call, "they may not approve any more")
+            await self._audit.append(msgspec.structs.replace(event, client=named_voter(grounds, voter)))
+
+        await self._store.withdraw(parked.call.id, voter.subject, announce)
 
     async def _step(self, parked: Parked, step: Step, kind: EventKind, why: str) -> bool:
         async def announce() -> None:

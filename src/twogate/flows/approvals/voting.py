@@ -15,11 +15,12 @@ import msgspec
 
 from twogate.core import webauthn
 from twogate.core.approval import MAX_COMMENT, Decision, Duty, State, Vote, challenge, may_vote, signed_form
+from twogate.core.approval_grounds import duties_now
 from twogate.core.audit.record import AuditEvent, EventKind
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.principal import UserId
 from twogate.core.shown import shown
-from twogate.flows.approvals.parked import Parked, ParkedStore, Parking
+from twogate.flows.approvals.parked import Limit, Parked, ParkedStore, Parking
 from twogate.flows.audit import AuditSink
 from twogate.flows.authserver.passkeys import PasskeyStore, PasskeyVerifier
 from twogate.flows.authserver.people import User
@@ -133,18 +134,18 @@ class Voting:
         """Approve a call, with the answer of the approver's browser to `options` for APPROVE.
 
         Raises:
-            GateError: NOT_FOUND, APPROVER_REFUSED, APPROVAL_DECIDED, PASSKEY_REFUSED; STORE_UNAVAILABLE,
-                AUDIT_UNAVAILABLE.
+            GateError: NOT_FOUND, APPROVER_REFUSED, APPROVALS_LIMITED, APPROVAL_DECIDED, PASSKEY_REFUSED;
+                STORE_UNAVAILABLE, AUDIT_UNAVAILABLE.
         """
         parked = await self._open(approval, approver)
         evidence = await self._verify(parked, approver, answer)
-        now = self._clock.now()
-        who = approver.user
-        if await self._store.approved_since(who.tenant, who.subject, now - WINDOW) >= MAX_APPROVALS:
-            raise GateError(ErrorCode.APPROVER_REFUSED, f"approved {MAX_APPROVALS} calls within the hour")
-        return await self._vote(
-            parked, approver, Vote(approver.user.subject, Decision.APPROVE, now, _clean(comment)), evidence
-        )
+        vote = Vote(approver.user.subject, Decision.APPROVE, self._clock.now(), _clean(comment))
+        try:
+            return await self._vote(parked, approver, vote, evidence)
+        except GateError as error:
+            if error.code is ErrorCode.APPROVALS_LIMITED:
+                await self._refused(parked, approver, error.code)
+            raise
 
     async def deny(self, approval: str, approver: Approver, comment: str) -> Parked:
         """Deny a call.
@@ -177,7 +178,7 @@ class Voting:
         if approver.user.subject in {vote.approver for vote in parked.votes}:
             raise GateError(ErrorCode.APPROVAL_DECIDED, "this person has voted")
         if not self.may_vote(parked, approver):
-            await self._refused(parked, approver)
+            await self._refused(parked, approver, ErrorCode.APPROVER_REFUSED)
             raise GateError(ErrorCode.APPROVER_REFUSED, "no duty to decide this call, or it is made for this person")
         return parked
 
@@ -211,16 +212,15 @@ class Voting:
                 msgspec.structs.replace(event, decision=vote.decision.value, outcome=state.value, evidence=kept)
             )
 
-        counted = await self._store.vote(parked.call.id, vote, kept, announce)
+        limit = Limit(MAX_APPROVALS, WINDOW) if vote.decision is Decision.APPROVE else None
+        counted = await self._store.vote(parked.call.id, vote, kept, announce, limit)
         if counted is None:
             raise GateError(ErrorCode.APPROVAL_DECIDED, "the call was decided meanwhile, or this person has voted")
         return counted
 
-    async def _refused(self, parked: Parked, approver: Approver) -> None:
+    async def _refused(self, parked: Parked, approver: Approver, code: ErrorCode) -> None:
         event = self._event(EventKind.APPROVAL_REFUSED, parked, f"{approver.user.tenant}/{approver.user.name}", "")
-        await self._audit.append(
-            msgspec.structs.replace(event, reason=ErrorCode.APPROVER_REFUSED.value, decision="deny", anomaly=True)
-        )
+        await self._audit.append(msgspec.structs.replace(event, reason=code.value, decision="deny", anomaly=True))
 
     def _event(self, kind: EventKind, parked: Parked, who: str, comment: str) -> AuditEvent:
         event = self._parking.event(kind, parked.call, comment)
@@ -230,7 +230,7 @@ class Voting:
 
 def duties_of(user: User, by_group: Mapping[str, Sequence[Duty]]) -> frozenset[Duty]:
     """A person's duties: their own, and those of their groups."""
-    return frozenset(user.duties).union(*(by_group.get(group, ()) for group in user.groups))
+    return duties_now(user.duties, user.groups, by_group)
 
 
 def _clean(comment: str) -> str:

@@ -191,9 +191,12 @@ class Passkeys:
     async def enrol_options(self, user: User, browser: str, now: int) -> dict[str, object]:
         """What the browser is asked to make (section 5.4): a passkey that it can find without a name.
 
+        One of a person who logs in at a provider only signs approvals, so browsers need not offer it at a login.
+
         Raises:
             GateError: STORE_UNAVAILABLE.
         """
+        found = user.provider is None
         known = await self._store.list(user.tenant, user.subject)
         return {
             "challenge": webauthn.encode(self._challenges.make("enrol", browser, _who(user), now)),
@@ -206,8 +209,8 @@ class Passkeys:
             # ES256, EdDSA, RS256 (RFC 9053, RFC 8812), as the verifier accepts them.
             "pubKeyCredParams": [{"type": "public-key", "alg": alg} for alg in (-7, -8, -257)],
             "authenticatorSelection": {
-                "residentKey": "required",
-                "requireResidentKey": True,
+                "residentKey": "required" if found else "discouraged",
+                "requireResidentKey": found,
                 "userVerification": "required",
             },
             "attestation": "none",

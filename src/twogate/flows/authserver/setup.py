@@ -67,8 +67,11 @@ class SetUp:
         """
         setup = await self._links.current(cookie)
         user = None if setup is None else await self._users.user(setup.tenant, setup.subject)
-        if setup is None or user is None or user.disabled or user.provider is not None:
+        if setup is None or user is None or user.disabled:
             raise GateError(ErrorCode.LINK_INVALID, "no setup is under way in this browser")
+        if user.provider is not None and setup.purpose.password:
+            # Else a person whom the provider removed could go on logging in.
+            raise GateError(ErrorCode.LINK_INVALID, "the person logs in at a provider, and has no password here")
         return setup, user
 
     async def set_password(self, cookie: str | None, new: str, address: str) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -12,6 +12,7 @@ from twogate.core.audit.record import EventKind
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.user_name import MAX_NAME
 from twogate.flows.authserver.links import LinkPurpose, Links
+from twogate.flows.authserver.passkeys import Passkey, PasskeyStore
 from twogate.flows.authserver.passwords import Passwords
 from twogate.flows.authserver.people import User
 from twogate.flows.authserver.person_trail import PersonTrail
@@ -68,13 +69,14 @@ class NewUser(msgspec.Struct, frozen=True):
 class UserAdmin:
     """Changes people for operators."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - one per port
         self,
         terms: Terms,
         store: UserStore,
         doors: Doors,
         links: Links,
         passwords: Passwords,
+        passkeys: PasskeyStore,
         logins: EndsLogins,
         trail: PersonTrail,
         clock: Clock,
@@ -85,6 +87,7 @@ class UserAdmin:
         self._doors = doors
         self._links = links
         self._passwords = passwords
+        self._passkeys = passkeys
         self._logins = logins
         self._trail = trail
         self._clock = clock
@@ -163,10 +166,34 @@ class UserAdmin:
         Raises:
             GateError: REQUEST_MALFORMED with what is wrong; STORE_UNAVAILABLE, AUDIT_UNAVAILABLE.
         """
-        self._must_log_in_here(user)
+        if purpose is LinkPurpose.PASSKEY:
+            _must_be_enabled(user)
+        else:
+            self._must_log_in_here(user)
         if purpose is LinkPurpose.PASSKEY and not self._terms.passkeys:
             raise _wrong("public_url is an address, and passkeys need a name: they cannot be used here")
         return await self._links.issue(user, purpose)
+
+    async def passkeys(self, user: User) -> Sequence[Passkey]:
+        """A person's passkeys, oldest first.
+
+        Raises:
+            GateError: STORE_UNAVAILABLE.
+        """
+        return await self._passkeys.list(user.tenant, user.subject)
+
+    async def remove_passkey(self, user: User, credential_id: str) -> None:
+        """Remove a lost or stolen passkey; the person's browsers are logged out, since it may have logged one in.
+
+        Raises:
+            GateError: NOT_FOUND; STORE_UNAVAILABLE, AUDIT_UNAVAILABLE (nothing is removed then).
+        """
+        if all(passkey.credential_id != credential_id for passkey in await self.passkeys(user)):
+            text = f"{user.tenant}/{user.name} has no passkey {credential_id}; `twogate user passkeys` shows them"
+            raise GateError(ErrorCode.NOT_FOUND, text)
+        await self._trail.done(EventKind.PASSKEY_REMOVED, user, detail=f"{credential_id}, by an operator")
+        await self._passkeys.remove(user.tenant, user.subject, credential_id)
+        await self._logins.end_all(user.tenant, user.subject)
 
     async def set_password(self, user: User, typed: str) -> None:
         """Set a person's password, as somebody at the operator's keyboard has typed it; their browsers are logged out.
@@ -201,11 +228,13 @@ class UserAdmin:
         return await self._doors.enable(user.tenant, user.subject)
 
     def _must_log_in_here(self, user: User) -> None:
-        if user.disabled:
-            raise _wrong(f"{user.tenant}/{user.name} is disabled; enable them first")
+        _must_be_enabled(user)
         if user.provider is not None:
             # Else a person whom the provider removed could go on logging in.
-            raise _wrong(f"{user.tenant}/{user.name} logs in at {user.provider}, and has neither password nor passkey")
+            raise _wrong(
+                f"{user.tenant}/{user.name} logs in at {user.provider}, and has no password here; "
+                "a passkey, which signs approvals and logs nobody in, has the purpose `passkey`"
+            )
 
     def _checked_roles(self, roles: tuple[str, ...], tenant: str) -> tuple[str, ...]:
         known = {*self._terms.roles, *self._terms.own_roles.get(tenant, ())}
@@ -220,6 +249,11 @@ class UserAdmin:
                 known = ", ".join(sorted(self._terms.groups)) or "none is configured"
                 raise _wrong(f"there is no group {group!r}, so it would allow nothing; groups: {known}")
         return tuple(dict.fromkeys(groups))
+
+
+def _must_be_enabled(user: User) -> None:
+    if user.disabled:
+        raise _wrong(f"{user.tenant}/{user.name} is disabled; enable them first")
 
 
 def _checked_display(display_name: str) -> str:

@@ -15,7 +15,7 @@ import msgspec
 from twogate.core.access import Policy, visible
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.message import MAX_MEMBERS, MAX_NAME, MAX_SEALED_ID, Kind, Message, reads_as
-from twogate.core.protocol import MethodKind, instructions_target, list_member, method_kind, resource_target
+from twogate.core.protocol import MethodKind, instructions_target, list_member, resource_target
 from twogate.flows.gateway.admit import Admitted
 from twogate.flows.gateway.meta import ASKS, RELATED_TASK
 from twogate.flows.gateway.pins import AnswerPins
@@ -23,7 +23,9 @@ from twogate.flows.gateway.seal import MAX_HANDLE, RequestState, Seal, Sealed, S
 from twogate.flows.gateway.task_answers import (
     INPUT_REQUESTS,
     URL_ELICITATION_REQUIRED,
+    acknowledged,
     asks_for_input,
+    own_tasks,
     unrelated,
     without_task_lists,
 )
@@ -113,7 +115,7 @@ class Shown:
         method = self._origin.method
         if method in _INTRODUCTIONS:
             await self._pins.load()
-        if method_kind(self._call.version, method) is not MethodKind.LIST:
+        if self._call.answer_kind is not MethodKind.LIST:
             return
         pinned, withheld = method in _PINNED_LISTS, set[int]()
         if pinned:
@@ -150,7 +152,7 @@ class Shown:
         payload = cast("dict[str, Any]", message.payload)
         if len(payload) > MAX_MEMBERS:
             raise GateError(ErrorCode.UPSTREAM_INVALID, f"a result with more than {MAX_MEMBERS} members")
-        if method_kind(self._call.version, self._origin.method) is MethodKind.LIST:
+        if self._call.answer_kind is MethodKind.LIST:
             payload = self._filtered(payload)
         elif self._origin.method in _INTRODUCTIONS:
             payload = self._introduction(payload)
@@ -190,14 +192,14 @@ class Shown:
                 return None
             params = {**params, "taskId": sealed}
         elif message.method == _ACKNOWLEDGED:
-            params = self._acknowledged(params)
+            params = acknowledged(params, self._task, own_tasks(self._call))
         else:
             return None
         params = unrelated(params)
         return message if params is message.params else msgspec.structs.replace(message, params=params)
 
-    def request(self, message: Message) -> Message | None:
-        """A request of the server's as the client may see it, or None if this server may not ask that.
+    def request(self, message: Message, *, quiet: bool = False) -> Message | None:
+        """A request of the server's as the client may see it, or None if this server may not ask that, or is `quiet`.
 
         Raises:
             GateError: UPSTREAM_INVALID, past `MAX_ASKED`: each is written down and answered, and none may be for ever.
@@ -205,7 +207,7 @@ class Shown:
         self._count += 1
         if self._count > MAX_ASKED:
             raise GateError(ErrorCode.UPSTREAM_INVALID, f"more than {MAX_ASKED} requests of the server on one answer")
-        if message.method != "ping" and ASKS.get(message.method) not in self._asks:
+        if message.method != "ping" and (quiet or ASKS.get(message.method) not in self._asks):
             return None
         # A client can be asked once it has its answer to `initialize`.
         if self._call.modern or message.id is None or self._origin.method == "initialize":
@@ -331,14 +333,6 @@ class Shown:
         self.questions.append((method, passes))
         if not passes:
             raise GateError(ErrorCode.UPSTREAM_INVALID, "the answer asks the client for what this server may not")
-
-    def _acknowledged(self, params: dict[str, Any]) -> dict[str, Any]:
-        agreed: Any = params.get("notifications")
-        if not isinstance(agreed, dict) or "taskIds" not in agreed:
-            return params
-        given: Any = cast("dict[str, Any]", agreed)["taskIds"]
-        ids = [self._task(item) for item in cast("list[object]", given)] if isinstance(given, list) else []
-        return {**params, "notifications": {**agreed, "taskIds": [sealed for sealed in ids if sealed is not None]}}
 
     def _filtered(self, payload: dict[str, Any]) -> dict[str, Any]:
         member, server = list_member(self._origin.method), self._call.head.server

@@ -15,9 +15,9 @@ run, and the answer of the one run is what every later identical call gets.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -26,10 +26,11 @@ from twogate.core.approval import Rule, State
 from twogate.core.approval_rules import Rules, rule_for
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.message import NAMED_METHODS, Kind, Message
-from twogate.core.operation import Digested, canonical_message, digest_call
+from twogate.core.operation import WITH_ARGUMENTS, Digested, canonical_message, digest_call
 from twogate.flows.approvals.parked import Parked, Parking, Target
 from twogate.flows.gateway.admit import Admitted, Refused
 from twogate.flows.gateway.approval_exchange import Captured, HeldExchange
+from twogate.flows.gateway.approval_listen import Line, Listening, Stood, require_tasks
 from twogate.flows.gateway.approval_tell import Teller
 from twogate.flows.gateway.approval_wait import UNDECIDED, Waits
 from twogate.flows.gateway.exchange import Exchange
@@ -44,14 +45,6 @@ _SESSION_OVER: Final = frozenset(
     {ErrorCode.SESSION_ENDED, ErrorCode.SESSION_EXPIRED, ErrorCode.SESSION_UNKNOWN, ErrorCode.SESSION_MISMATCH}
 )
 _TELLS_TASK: Final = "tasks/update"
-
-
-class Line(NamedTuple):
-    """The rest of the pipeline, for one caller: decide a call again in full, run an admitted one, refuse one."""
-
-    again: Callable[[Call], Awaitable[Admitted | Refused]]
-    run: Callable[[Admitted, Exchange], Awaitable[None]]
-    refuse: Callable[[Refused, Exchange], Awaitable[None]]
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -84,6 +77,7 @@ class Approvals:
         asks: Callable[[str], frozenset[str]],
         teller: Teller,
         waits: Waits,
+        listening: Listening,
     ) -> None:
         self._rules = rules
         self._policy = policy
@@ -93,14 +87,18 @@ class Approvals:
         self._asks = asks
         self._teller = teller
         self._waits = waits
+        self._listening = listening
 
     def waits(self, admitted: Admitted) -> bool:
-        """Whether people must approve what this call does, or it asks about a call that waits."""
+        """Whether people must approve what this call does, or it asks about calls that wait, or listens to them."""
         call = admitted.call
-        return call.approval is not None or self._rule(call) is not None
+        return call.approval is not None or self._rule(call) is not None or self._listening.hears(call)
 
     async def take(self, admitted: Admitted, line: Line, outer: Exchange) -> None:
-        """Take a call on that waits, and answer it, whatever the outcome."""
+        """Take a call on that waits, or a stream about such, and answer it, whatever the outcome."""
+        if admitted.call.stream:
+            await self._listening.take(admitted, line, outer, self._ask)
+            return
         exchange = HeldExchange(outer)
         try:
             if admitted.call.message.kind is not Kind.REQUEST:
@@ -120,13 +118,11 @@ class Approvals:
     async def ended(self, refused: Refused) -> None:
         """Told of a refused request about a call that waits: if its session is over, so is the waiting."""
         brought = refused.call.approval
-        if brought is None or refused.error.code not in _SESSION_OVER:
+        if not isinstance(brought, ApprovalState | ApprovalTask) or refused.error.code not in _SESSION_OVER:
             return
-        # The refusal stands, whether or not this can be written.
+        # The refusal stands, whether or not this can be written. The session that was named need not be the call's.
         with suppress(GateError):
-            parked = await self._parking.current(brought.approval)
-            if parked is not None and await self._runs.standing(parked) in (Standing.WAITING, Standing.READY):
-                await self._parking.cancel(parked, "its session is over")
+            await self._parking.current(brought.approval)
 
     # A call that waits.
 
@@ -174,7 +170,7 @@ class Approvals:
         elif standing is Standing.ANSWERED:
             await self._teller.kept(again, turn.parked, await self._runs.answer(turn.parked), exchange)
         elif standing in UNDECIDED:
-            self._waits.note_told(turn.parked)
+            self._waits.note_told(turn.admitted.call, turn.parked)
             await self._teller.pending(again, turn.parked, turn.wanted.base, exchange)
         else:
             await self._teller.over(again, turn.parked, standing, exchange)
@@ -244,36 +240,52 @@ class Approvals:
     async def _task(self, admitted: Admitted, line: Line, exchange: HeldExchange) -> None:
         call, session = admitted.call, admitted.session
         brought = call.approval
-        if brought is None or session is None or call.message.method not in ("tasks/get", "tasks/cancel"):
+        asks = call.message.method in ("tasks/get", "tasks/cancel")
+        if not isinstance(brought, ApprovalTask) or session is None or not asks:
             raise GateError(ErrorCode.METHOD_NOT_PERMITTED, "a task that waits is only asked about, or cancelled")
-        parked = await self._own(brought.approval, session.id, ErrorCode.MCP_TASK_UNKNOWN)
-        standing = await self._runs.standing(parked)
+        require_tasks(call)
         if call.message.method == "tasks/cancel":
+            parked, standing = await self._waits.now(await self._own_task(brought.approval, session.id))
             if standing in (Standing.WAITING, Standing.READY):
                 await self._parking.cancel(parked, "the agent cancelled it")
             await self._teller.cancelled(call, exchange)
             return
+        stood = await self._ask(call, brought.approval, session.id, line)
+        if isinstance(stood, Refused):
+            await line.refuse(stood, exchange)
+        elif stood.kept is not None and stood.standing is Standing.READY:
+            # Nothing was sent, so the task did not fail: this question did.
+            await self._teller.deliver(call, stood.kept, exchange)
+        else:
+            await self._teller.answer(
+                call, await self._teller.task(admitted, call.message.params["taskId"], *stood), exchange
+            )
+
+    async def _ask(self, call: Call, approval: str, session: str, line: Line) -> Refused | Stood:
+        """How a task stands; within this request it runs, if it may run now."""
+        parked, standing = await self._waits.now(await self._own_task(approval, session))
         kept: Kept | None = None
         if standing is Standing.READY:
-            inner = await self._inner(call, parked)
-            decided = await line.again(inner)
-            if isinstance(decided, Refused):
-                await line.refuse(decided, exchange)
-                return
-            turn = Turn(decided, self._wanted(decided, await self._responses(parked)), parked)
-            if turn.wanted.digested.digest != parked.call.digest:
-                raise GateError(ErrorCode.INTERNAL, "a parked call is not what was digested")
-            captured = self._runs.capture()
-            made = await self._run(turn, line, captured)
+            made = await self._run_inner(call, parked, line)
             if isinstance(made, Refused):
-                await line.refuse(made, exchange)
-                return
+                return made
             kept = None if made is None else made.kept
-            parked = await self._parking.current(parked.call.id) or parked
-            standing = Standing.ANSWERED if kept is not None else await self._runs.standing(parked)
+            parked, standing = await self._waits.now(parked)
+            if kept is not None and standing is not Standing.READY:
+                # What could not be kept is told to who ran it, if to nobody else.
+                standing = Standing.ANSWERED
         elif standing is Standing.ANSWERED:
             kept = await self._runs.answer(parked)
-        await self._teller.task(admitted, parked, standing, kept, exchange)
+        return Stood(parked, standing, kept)
+
+    async def _run_inner(self, call: Call, parked: Parked, line: Line) -> _Ran | Refused | None:
+        decided = await line.again(await self._inner(call, parked))
+        if isinstance(decided, Refused):
+            return decided
+        turn = Turn(decided, self._wanted(decided, await self._responses(parked)), parked)
+        if turn.wanted.digested.digest != parked.call.digest:
+            raise GateError(ErrorCode.INTERNAL, "a parked call is not what was digested")
+        return await self._run(turn, line, self._runs.capture())
 
     async def _inner(self, call: Call, parked: Parked) -> Call:
         """The parked call, as this request would make it."""
@@ -285,7 +297,7 @@ class Approvals:
                 key: value for key, value in call.message.params["_meta"].items() if key != "progressToken"
             }
         message = self._teller.alone(Message(Kind.REQUEST, call.message.id, form["method"], params))
-        return self._teller.as_call(call, message)
+        return self._teller.as_call(call, message, parked.call.tool)
 
     # What is asked for.
 
@@ -293,12 +305,14 @@ class Approvals:
         rules = self._rules.get(call.principal.tenant)
         if not rules or call.message.method not in _RULED:
             return None
-        tenant, params = call.principal.tenant, call.message.params
+        tenant, message = call.principal.tenant, call.message
         found = self._policy.of(tenant).classify(call.targets[0])
         entry = None if found is None else rules.get(found.entry)
         if entry is None:
             return None
-        return rule_for(entry, tenant, call.principal.agent.role, params.get("arguments", {}))
+        # A member of that name in another method is none of what runs, and the caller's to choose.
+        arguments: object = message.params.get("arguments", {}) if message.method in WITH_ARGUMENTS else {}
+        return rule_for(entry, tenant, call.principal.agent.role, arguments)
 
     def _wanted(self, admitted: Admitted, responses: object) -> Wanted:
         call = admitted.call
@@ -324,6 +338,9 @@ class Approvals:
             raise GateError(unknown, "a parked call of another session, or long gone")
         return parked
 
+    async def _own_task(self, approval: str, session: str) -> Parked:
+        return await self._own(approval, session, ErrorCode.MCP_TASK_UNKNOWN)
+
     async def _responses(self, parked: Parked) -> object:
         return (await self._form(parked))["params"].get("inputResponses")
 
@@ -334,6 +351,9 @@ class Approvals:
         """Whether what was parked still waits or is granted, and is what is called now; if not, it is cancelled."""
         parked = await self._parking.current(turn.parked.call.id)
         if parked is None or parked.state not in (State.PENDING, State.GRANTED):
+            return False
+        if not await self._parking.stands(parked):
+            # It was started meanwhile, and is given up: who approved it may not any more.
             return False
         rule = self._rule(turn.admitted.call)
         if parked.call.pin != admitted.pin:
@@ -361,6 +381,6 @@ def _refused(admitted: Admitted, error: GateError) -> Refused:
 
 def no_approvals(admitted: Admitted) -> Refused:
     """The refusal of what comes back for an approval where nothing needs one any more."""
-    task = isinstance(admitted.call.approval, ApprovalTask)
-    code = ErrorCode.MCP_TASK_UNKNOWN if task else ErrorCode.REQUEST_STATE_UNKNOWN
+    state = isinstance(admitted.call.approval, ApprovalState)
+    code = ErrorCode.REQUEST_STATE_UNKNOWN if state else ErrorCode.MCP_TASK_UNKNOWN
     return _refused(admitted, GateError(code, "nothing here needs an approval"))

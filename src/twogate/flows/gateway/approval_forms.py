@@ -6,7 +6,7 @@ SEP-2643 in its `_meta`, so that hosts need not read words.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from types import MappingProxyType
@@ -23,6 +23,8 @@ AUTHORIZATION: Final = "io.modelcontextprotocol/authorization"
 """Where SEP-2643 tells why a call was denied, and what would help."""
 REASON: Final = "dev.twogate/reason"
 """Where the code of a refusal stands in the result of a tool."""
+SUBSCRIPTION: Final = "io.modelcontextprotocol/subscriptionId"
+"""Where a message names the `subscriptions/listen` that it belongs to."""
 APPROVE: Final = "approve"
 """The name of the one request for input."""
 
@@ -51,13 +53,17 @@ def form_of(call: Call) -> Form:
     if not call.modern:
         told = call.version == _URL_VERSION and call.mcp is not None and call.mcp.url
         return Form.ERROR if told else Form.HELD
-    declared = _capabilities(call)
     # The task of a call that goes on with a server's own question could not ask the next one.
-    if call.message.method == _TOOL and call.base == "" and "inputResponses" not in call.message.params:
-        extensions: Any = declared.get("extensions")
-        if isinstance(extensions, dict) and TASKS_EXTENSION in extensions:
-            return Form.TASK
-    return Form.INPUT if elicits_urls(declared) else Form.HELD
+    first = call.message.method == _TOOL and call.base == "" and "inputResponses" not in call.message.params
+    if first and takes_tasks(call):
+        return Form.TASK
+    return Form.INPUT if elicits_urls(_capabilities(call)) else Form.HELD
+
+
+def takes_tasks(call: Call) -> bool:
+    """Whether a request declares the tasks extension (MCP 2026-07-28)."""
+    extensions: Any = _capabilities(call).get("extensions")
+    return isinstance(extensions, dict) and TASKS_EXTENSION in extensions
 
 
 def elicits_urls(capabilities: Mapping[str, Any]) -> bool:
@@ -155,6 +161,12 @@ def elicitation_error(approval: str, url: str) -> dict[str, object]:
     }
 
 
+def elicitation_complete(approval: str) -> dict[str, Any]:
+    """The notification that people decided, however (MCP 2025-11-25, "Completion Notifications for URL Mode")."""
+    method = "notifications/elicitation/complete"
+    return {"jsonrpc": "2.0", "method": method, "params": {"elicitationId": approval}}
+
+
 _QUESTION: Final = "This call waits for a person who may approve it. Open the page to see what exactly would run."
 
 
@@ -192,6 +204,25 @@ def task(
         "ttlMs": max(0, call.deadline - call.created_at) * 1000,
         "pollIntervalMs": POLL_MS,
     }
+
+
+def task_notification(told: Mapping[str, Any], subscription: str | int | None) -> dict[str, Any]:
+    """The notification of how a task stands, which says what `tasks/get` would (tasks extension of MCP 2026-07-28)."""
+    params = {name: value for name, value in told.items() if name != "resultType"}
+    params["_meta"] = {**params.get("_meta", {}), SUBSCRIPTION: subscription}
+    return {"jsonrpc": "2.0", "method": "notifications/tasks", "params": params}
+
+
+def listening(task_ids: Iterable[str], subscription: str | int | None) -> dict[str, Any]:
+    """The acknowledgement with which `subscriptions/listen` begins."""
+    params = {"notifications": {"taskIds": list(task_ids)}, "_meta": {SUBSCRIPTION: subscription}}
+    return {"jsonrpc": "2.0", "method": "notifications/subscriptions/acknowledged", "params": params}
+
+
+def listened(subscription: str | int | None) -> dict[str, Any]:
+    """The response with which `subscriptions/listen` ends when the server ends it."""
+    result = {"resultType": "complete", "_meta": {SUBSCRIPTION: subscription}}
+    return {"jsonrpc": "2.0", "id": subscription, "result": result}
 
 
 def error_object(code: ErrorCode, data: Mapping[str, object]) -> dict[str, object]:

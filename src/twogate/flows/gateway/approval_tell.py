@@ -32,6 +32,7 @@ Words = Callable[[int], dict[str, Any] | None]
 """What to send for the n-th time while a client waits: a notification, or None for a comment."""
 
 _TOOL: Final = "tools/call"
+_NO_TASKS: Final[Mapping[str, str]] = MappingProxyType({})
 _OK: Final = 200
 _OVER: Final[Mapping[Standing, ErrorCode]] = MappingProxyType(
     {
@@ -149,15 +150,14 @@ class Teller:
             await exchange.refuse(Refusal(GateError(kept.refused, data=kept.data), call.message.id))
 
     async def task(
-        self, admitted: Admitted, parked: Parked, standing: Standing, kept: Kept | None, exchange: HeldExchange
-    ) -> None:
-        """Say how a task of ours stands.
+        self, admitted: Admitted, task_id: str, parked: Parked, standing: Standing, kept: Kept | None
+    ) -> dict[str, Any]:
+        """How a task of ours stands: what `tasks/get` answers.
 
         Raises:
             GateError: AUDIT_UNAVAILABLE.
         """
-        call, url, approval = admitted.call, self._url(parked), parked.call.id
-        task_id = str(call.message.params["taskId"])
+        url, approval = self._url(parked), parked.call.id
         updated = parked.decided_at or parked.call.created_at
         failed: dict[str, object] | None = None
         result: object = None
@@ -183,7 +183,19 @@ class Teller:
         code = _OVER.get(standing, ErrorCode.APPROVAL_PENDING)
         if standing is not Standing.ANSWERED:
             told["_meta"] = {forms.AUTHORIZATION: forms.envelope(code, approval, url)}
-        await self._result(call, told, exchange)
+        return told
+
+    async def answer(self, call: Call, result: Mapping[str, Any], exchange: HeldExchange) -> None:
+        """Answer with a result of Twogate's own."""
+        await self._result(call, result, exchange)
+
+    async def note(self, refused: Refused) -> None:
+        """Write down what was refused within a stream, where nobody is answered.
+
+        Raises:
+            GateError: AUDIT_UNAVAILABLE.
+        """
+        await self._recorder.refused(refused)
 
     async def cancelled(self, call: Call, exchange: HeldExchange) -> None:
         """Acknowledge that a task was asked to be cancelled; what runs already is not stopped."""
@@ -193,9 +205,11 @@ class Teller:
         """A message that runs within a task: its server is not told that the client takes tasks."""
         return msgspec.structs.replace(message, params=forms.without_tasks(message.params))
 
-    def as_call(self, call: Call, message: Message) -> Call:
-        """The call that a task stands for, made by the request that asks about the task."""
-        return msgspec.structs.replace(call, message=message, kind=MethodKind.TARGET, approval=None, base="")
+    def as_call(self, call: Call, message: Message, target: str) -> Call:
+        """The call that a task stands for, made by the request that asks about the task, or listens to it."""
+        return msgspec.structs.replace(
+            call, message=message, kind=MethodKind.TARGET, targets=(target,), tasks=_NO_TASKS, approval=None, base=""
+        )
 
     async def _refuse(self, admitted: Admitted, parked: Parked, code: ErrorCode, exchange: HeldExchange) -> None:
         call, approval, url = admitted.call, parked.call.id, self._url(parked)

@@ -53,6 +53,16 @@ class Caller:
             return await self.renewed()
         return self.authenticated
 
+    async def still(self) -> Authenticated:
+        """The caller as of when it was last proven, by what was revoked, disabled or unbound since.
+
+        A credential that ran out meanwhile takes nothing back: the call began while it was good.
+
+        Raises:
+            GateError: as `renewed`.
+        """
+        return self._same(await self._prove(self.now))
+
     async def renewed(self) -> Authenticated:
         """The caller, proven again.
 
@@ -60,7 +70,9 @@ class Caller:
             GateError: what gate one raises; AGENT_UNBOUND if the credential meanwhile means another agent.
         """
         self.now, self._at = self._clock.now(), self._clock.monotonic()
-        principal = await self._prove(self.now)
+        return self._same(await self._prove(self.now))
+
+    def _same(self, principal: Principal) -> Authenticated:
         if principal.key != self.authenticated.principal.key:
             # What was opened for the one (an MCP session) must not serve the other.
             raise GateError(ErrorCode.AGENT_UNBOUND, "the identity was bound to another agent meanwhile")

@@ -15,7 +15,7 @@ import msgspec
 
 from twogate.core.errors import ErrorCode, GateError
 from twogate.flows.environment import Clock
-from twogate.flows.gateway.catalogue_fetch import PROMPTS, TOOLS, fetch_prompts, fetch_tools
+from twogate.flows.gateway.catalogue_fetch import PROMPTS, TOOLS, Offer, fetch_offer, fetch_prompts, fetch_tools
 from twogate.flows.gateway.tool_list import ToolList
 from twogate.flows.gateway.upstream import Upstream
 
@@ -67,6 +67,7 @@ class Catalogue:
         self._clock = clock
         self._entries: dict[tuple[str, str, str], _Entry] = {}
         self._closed = False
+        self._offering: set[tuple[str, str]] = set()
 
     async def tools(self, tenant: str, server: str, *, newer_than: ToolList | None = None) -> ToolList:
         """The tools of a server. `newer_than` is a list that did not fit: another one, unless it was just asked for.
@@ -87,6 +88,22 @@ class Catalogue:
             GateError: as `tools`.
         """
         return await self._listed(tenant, server, PROMPTS, newer_than)
+
+    async def offer(self, tenant: str, server: str) -> Offer:
+        """Everything that a server shows now, asked anew and kept nowhere: for a person who compares.
+
+        Raises:
+            GateError: RATE_LIMITED while it is being asked for this tenant; UPSTREAM_UNAVAILABLE, UPSTREAM_TIMEOUT,
+                UPSTREAM_BROKEN, UPSTREAM_INVALID.
+        """
+        if (tenant, server) in self._offering or self._closed:
+            raise GateError(ErrorCode.RATE_LIMITED, f"{server} is being asked", data={"wait": 1})
+        self._offering.add((tenant, server))
+        try:
+            served = self._servers[server]
+            return await fetch_offer(served.upstream, tenant, served.timeout)
+        finally:
+            self._offering.discard((tenant, server))
 
     async def _listed(self, tenant: str, server: str, what: str, newer_than: ToolList | None) -> ToolList:
         entry = self._entries.get((tenant, server, what))

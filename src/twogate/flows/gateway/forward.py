@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Container, Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -12,6 +13,7 @@ import msgspec
 from twogate.core.access import Policy
 from twogate.core.errors import METHOD_NOT_FOUND, GateError
 from twogate.core.message import Kind, Message, encode_message
+from twogate.core.principal import PrincipalKey
 from twogate.flows.gateway.answers import Shown
 from twogate.flows.gateway.exchange import Exchange, Header
 from twogate.flows.gateway.headers import upstream_headers
@@ -71,6 +73,8 @@ class Forwarder:
         self._on_list_changed = on_list_changed
         self._closing = closing
         self._remembers = remembers
+        # By caller and server: calls under way that a token or an approval let run.
+        self._signed_for = Counter[tuple[PrincipalKey, str]]()
 
     def knows(self, server: str) -> bool:
         """Whether a server of this name is configured."""
@@ -95,7 +99,7 @@ class Forwarder:
         pins = AnswerPins(self._pins, call.principal.tenant, name, required=name in self._required)
         shown = Shown(recorded.admitted, self._seal, self._policy, server.asks, pins)
         identity: tuple[Header, ...] = ()
-        side = _ServerSide(server, call, lambda: self._on_list_changed(name))
+        side = _ServerSide(server, call, lambda: self._on_list_changed(name), self._signed_for)
         relay = Relay(
             recorded,
             exchange,
@@ -108,6 +112,9 @@ class Forwarder:
             remembers=self._remembers,
         )
         answer: UpstreamAnswer | None = None
+        signed_for = None if recorded.admitted.operation is None else (call.principal.key, name)
+        if signed_for is not None:
+            self._signed_for[signed_for] += 1
         try:
             if server.identified:
                 side.identity = identity = (await self._identifier.header(recorded.admitted),)
@@ -123,6 +130,9 @@ class Forwarder:
         except GateError as error:
             await relay.failed(error)
         finally:
+            if signed_for is not None:
+                self._signed_for[signed_for] -= 1
+                self._signed_for += Counter()  # keeps what is above zero
             if answer is not None:
                 await answer.aclose()
             if not relay.settled:
@@ -132,11 +142,23 @@ class Forwarder:
 class _ServerSide:
     """What the relay of one call tells its server; implements `relay.ServerSide`."""
 
-    def __init__(self, server: Server, call: Call, list_changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        server: Server,
+        call: Call,
+        list_changed: Callable[[], None],
+        signed_for: Container[tuple[PrincipalKey, str]],
+    ) -> None:
         self._server = server
         self._call = call
         self.list_changed = list_changed
         self.identity: tuple[Header, ...] = ()
+        self._signed_for = signed_for
+
+    @property
+    def quiet(self) -> bool:
+        # Nobody signed for what the agent would answer; and which call a question is about, not every server says.
+        return (self._call.principal.key, self._call.head.server) in self._signed_for
 
     async def refuse(self, request: Message) -> None:
         refusal = {"code": METHOD_NOT_FOUND, "message": "Method not found"}

@@ -10,7 +10,12 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, cast
 
-from mcp.shared.inbound import (
+from twogate.core import errors
+from twogate.core.errors import ErrorCode, GateError
+from twogate.core.message import Kind, Message
+from twogate.core.protocol import ASSUMED_VERSION, HANDSHAKE_VERSIONS, MODERN_VERSIONS, VERSIONS
+from twogate.flows.gateway.exchange import Header
+from twogate.flows.gateway.inbound import (
     MCP_METHOD_HEADER,
     MCP_NAME_HEADER,
     MCP_PROTOCOL_VERSION_HEADER,
@@ -20,12 +25,6 @@ from mcp.shared.inbound import (
     decode_header_value,
     encode_header_value,
 )
-
-from twogate.core import errors
-from twogate.core.errors import ErrorCode, GateError
-from twogate.core.message import Kind, Message
-from twogate.core.protocol import ASSUMED_VERSION, HANDSHAKE_VERSIONS, MODERN_VERSIONS, VERSIONS
-from twogate.flows.gateway.exchange import Header
 from twogate.flows.gateway.meta import CLIENT_CAPABILITIES, PROTOCOL_VERSION
 
 MAX_UPSTREAM_SESSION: Final = 1024

@@ -15,11 +15,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final, Protocol, cast
 
-from mcp.shared.inbound import MCP_PARAM_HEADER_PREFIX, decode_header_value, encode_header_value
-
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.message import MAX_SAFE_INTEGER
 from twogate.flows.gateway.exchange import Header
+from twogate.flows.gateway.inbound import MCP_PARAM_HEADER_PREFIX, decode_header_value, encode_header_value
 from twogate.flows.gateway.read import Call
 from twogate.flows.gateway.tool_list import Mirrored, Tool, ToolList
 

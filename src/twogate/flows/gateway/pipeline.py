@@ -7,7 +7,8 @@
 Each stage takes what the stage before gives (`BearerToken`, `Authenticated`, `Call`, `Admitted`, `Recorded`), so that
 leaving one out does not type-check. Nothing of the body is read before gate one, nothing reaches an upstream before
 its intent is on the audit trail, and every refusal is written down before it is answered. A batch is its members, each
-on its own way from the parsed message on; a long-lived stream is decided anew as long as it lasts.
+on its own way from the parsed message on; a long-lived stream is decided anew as long as it lasts, and an answer in
+pieces as long as they come.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from twogate.core.principal import Principal
 from twogate.flows.audit import Refusals
 from twogate.flows.environment import Clock
 from twogate.flows.gateway.admit import Admitted, Conditions, Refused, admit
-from twogate.flows.gateway.approval import Approvals, Line, no_approvals
+from twogate.flows.gateway.approval import Approvals, no_approvals
+from twogate.flows.gateway.approval_listen import Line
 from twogate.flows.gateway.authenticate import Authenticator
 from twogate.flows.gateway.batch import BatchExchange, alone
 from twogate.flows.gateway.caller import Caller
@@ -101,6 +103,11 @@ class Pipeline:
         self._approvals = approvals
         self._clock = clock
         self._max_body = max_body
+
+    @property
+    def tenants(self) -> int:
+        """How many tenants share what there is."""
+        return len(self._policy.tenants)
 
     async def handle(self, head: Head, exchange: Exchange) -> None:
         """Take one request through both gates and answer it, whatever the outcome."""
@@ -334,7 +341,8 @@ class Pipeline:
             return
 
         async def renew() -> Admitted:
-            decided = await self._admit(await caller.renewed(), caller.now, admitted.call)
+            proven = await (caller.renewed() if admitted.call.stream else caller.still())
+            decided = await self._admit(proven, caller.now, admitted.call)
             if isinstance(decided, Refused):
                 raise decided.error
             return decided

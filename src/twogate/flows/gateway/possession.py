@@ -85,7 +85,8 @@ class Possession:
         Raises:
             GateError: PROOF_REFUSED, TOKEN_USED if it was used before, STORE_UNAVAILABLE.
         """
-        await self.redeem_proof(proof, now)
+        if proof is not None:
+            await self.redeem_proof(proof, now)
         if principal.one_time is not None:
             await redeem_token(self._replay, principal.issuer, principal.one_time, principal.expires_at, now)
 

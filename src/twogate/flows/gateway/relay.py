@@ -16,17 +16,17 @@ from twogate.core.audit.record import Outcome
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.json_stream import ResponseScanner
 from twogate.core.message import MAX_ANSWER, Kind, Message, encode_error, encode_message, parse_answer
-from twogate.core.protocol import MethodKind, method_kind
+from twogate.core.protocol import MethodKind
 from twogate.core.sse import SseEvent, SsePart, SsePartParser, encode_event, encode_part
 from twogate.flows.gateway.answers import Shown
 from twogate.flows.gateway.bodies import EVENTS_IN_A_ROW, FEED, collect, collect_small, scan
-from twogate.flows.gateway.exchange import Exchange, Header, Refusal
+from twogate.flows.gateway.exchange import EVENT_ANSWER, JSON_ANSWER, Exchange, Header, Refusal
 from twogate.flows.gateway.headers import resumable
 from twogate.flows.gateway.mcp_session import opened_session
 from twogate.flows.gateway.read import SESSION_END, STREAM
 from twogate.flows.gateway.record import Recorded, Recorder
 from twogate.flows.gateway.seal import Seal
-from twogate.flows.gateway.streams import KEEP_ALIVE_TICKS, Renew, paced
+from twogate.flows.gateway.streams import KEEP_ALIVE_TICKS, Looks, Renew, paced
 from twogate.flows.gateway.upstream import UpstreamAnswer
 
 WHOLE: Final = 1024 * 1024
@@ -35,18 +35,13 @@ WHOLE: Final = 1024 * 1024
 LAST_WORD_SECONDS: Final = 1.0
 """How long a caller is tried to be told that Twogate stops."""
 
-_JSON: Final[tuple[Header, ...]] = ((b"content-type", b"application/json"), (b"cache-control", b"no-store"))
-_EVENTS: Final[tuple[Header, ...]] = (
-    (b"content-type", b"text/event-stream"),
-    (b"cache-control", b"no-store"),
-    (b"x-accel-buffering", b"no"),
-)
 _KEEP_ALIVE: Final = b":\n\n"
 
 _OK: Final = 200
 _STREAM_REFUSALS: Final = MappingProxyType(
     {405: ErrorCode.METHOD_NOT_ALLOWED, 409: ErrorCode.STREAM_CONFLICT, 404: ErrorCode.METHOD_NOT_ALLOWED}
 )
+_PIECEWISE: Final = (MethodKind.TARGET, MethodKind.TASK)  # not lists, which are filtered, nor what opens a session
 _LISTS_CHANGED: Final = frozenset({"notifications/tools/list_changed", "notifications/prompts/list_changed"})
 _NOT_FOUND: Final = 404
 _NOT_ALLOWED: Final = 405
@@ -69,6 +64,11 @@ class ServerSide(Protocol):
 
     def list_changed(self) -> None:
         """The server's tools or prompts changed."""
+        ...
+
+    @property
+    def quiet(self) -> bool:
+        """Whether the server may ask this client nothing now."""
         ...
 
 
@@ -99,6 +99,7 @@ class Relay:
         self._shown = shown
         self._server = server
         self._renew = renew
+        self._looks = Looks(renew)
         self._closing = closing
         self._remembers = remembers
         self._answer_media = ""
@@ -174,8 +175,7 @@ class Relay:
     async def _tell(self, error: GateError, *, suspended: bool = False) -> None:
         call = self._call
         if not self._started:
-            notification = call.message.kind is not Kind.REQUEST
-            await self._exchange.refuse(Refusal(error, call.origin.id, notification=notification))
+            await self._exchange.refuse(Refusal(error, call.origin.id, notification=call.message.kind != Kind.REQUEST))
         elif error.code is ErrorCode.OUTCOME_UNRECORDED or self._large or not self._as_events:
             await self._exchange.abort()
         elif call.stream or suspended or call.origin.id is None:
@@ -208,6 +208,7 @@ class Relay:
         scanner = self._scanner()
         await self._send_large(await scan(scanner, begun.data))
         async for chunk in chunks:
+            await self._looks.again()
             await self._send_large(await scan(scanner, chunk))
         await self._finish_large(scanner)
 
@@ -228,7 +229,7 @@ class Relay:
         self._sent += len(response.body)
         await self._outcome(response.outcome, status)
         self._started = True
-        await self._exchange.start(status, _JSON + response.headers, length=len(response.body))
+        await self._exchange.start(status, JSON_ANSWER + response.headers, length=len(response.body))
         await self._exchange.send(response.body, more=False)
 
     # An answer as events.
@@ -262,6 +263,8 @@ class Relay:
 
     async def _event(self, event: SseEvent | SsePart) -> bool:
         """Pass one event on; True after the response, which ends the stream."""
+        if not self._call.stream:
+            await self._looks.again()
         if isinstance(event, SsePart):
             return await self._part(event)
         if not event.data:
@@ -294,7 +297,7 @@ class Relay:
 
     async def _ask(self, event: SseEvent, message: Message) -> None:
         """A request of the server's: passed on with an id of ours, or refused to the server in the client's place."""
-        shown = self._shown.request(message) if self._exchange.events else None
+        shown = self._shown.request(message, quiet=self._server.quiet) if self._exchange.events else None
         await self._recorder.server_request(self._recorded, message.method, passed=shown is not None)
         if shown is None:
             await self._server.refuse(message)
@@ -311,7 +314,7 @@ class Relay:
     async def _start_events(self, headers: tuple[Header, ...] = ()) -> None:
         if not self._started:
             self._started = True
-            await self._exchange.start(_OK, _EVENTS + headers, length=None)
+            await self._exchange.start(_OK, EVENT_ANSWER + headers, length=None)
 
     def _encoded(self, event: SseEvent, message: bytes) -> bytes:
         named = self._named(event)
@@ -340,9 +343,7 @@ class Relay:
 
     @property
     def _whole(self) -> int:
-        # Lists are filtered, and what opens a session is looked into: such answers are never taken piecewise.
-        kind = method_kind(self._call.version, self._call.origin.method)
-        return WHOLE if kind in (MethodKind.TARGET, MethodKind.TASK) else MAX_ANSWER
+        return WHOLE if self._call.answer_kind in _PIECEWISE else MAX_ANSWER
 
     @property
     def _as_events(self) -> bool:
@@ -371,7 +372,7 @@ class Relay:
         events = self._as_events
         if not self._started:
             self._started = True
-            await self._exchange.start(_OK, _EVENTS if events else _JSON, length=None)
+            await self._exchange.start(_OK, EVENT_ANSWER if events else JSON_ANSWER, length=None)
         self._sent += len(piece)
         chunk = encode_part(SsePart(piece, first=first, last=last, event="message")) if events else piece
         await self._exchange.send(chunk, more=not last)
@@ -385,8 +386,8 @@ class Relay:
         """`Mcp-Session-Id` of the answer to `initialize`, if there is something to remember."""
         if message.is_error or self._call.message.method != "initialize":
             return ()
-        admitted, upstream = self._recorded.admitted, self._upstream_session
-        handle = opened_session(admitted, upstream, message.payload, remembers=self._remembers)
+        upstream = self._upstream_session
+        handle = opened_session(self._recorded, upstream, message.payload, remembers=self._remembers)
         if handle is None:
             return ()
         sealed = self._seal.seal(handle, self._call.principal.key, self._call.head.server)

@@ -29,13 +29,15 @@ _KEY_BYTES: Final = 64  # AES-256-SIV takes two keys of 256 bits
 class McpSession(msgspec.Struct, frozen=True, array_like=True):
     """`Mcp-Session-Id`: the upstream's session if it keeps one, Twogate's bound at `initialize`, the version.
 
-    `url`: the client declared that it can have its user open a URL.
+    `url`: the client declared that it can have its user open a URL; `client` then tells it from others of its principal
+    whose server keeps no session.
     """
 
     upstream: str | None
     session: str | None
     version: str
     url: bool = False
+    client: str = ""
 
 
 class StreamEvent(msgspec.Struct, frozen=True, array_like=True):

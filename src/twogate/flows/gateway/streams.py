@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
 from twogate.flows.gateway.admit import Admitted
@@ -15,12 +15,37 @@ KEEP_ALIVE_TICKS: Final = 15
 """Silent ticks after which something is sent, so that a client that is gone is noticed."""
 
 Renew = Callable[[], Awaitable[Admitted]]
-"""Proves the caller of a stream and decides its call anew; raises GateError when it may no longer listen."""
+"""Proves the caller and decides its call anew; raises GateError when it may no longer listen, or see its answer."""
+
+
+class Looks:
+    """Decides a call anew while its answer is passed on piece by piece, once in a TICK at most.
+
+    Made when the call has just been decided. What comes at once costs a look at the clock.
+    """
+
+    __slots__ = ("_at", "_loop", "_renew")
+
+    def __init__(self, renew: Renew) -> None:
+        self._renew = renew
+        self._loop = asyncio.get_running_loop()
+        self._at = self._loop.time()
+
+    async def again(self) -> None:
+        """Told before each piece is passed on.
+
+        Raises:
+            GateError: the caller may not see it any more; what `Renew` raises.
+        """
+        now = self._loop.time()
+        if now - self._at >= TICK:
+            self._at = now
+            await self._renew()
 
 
 async def paced(
     chunks: AsyncIterator[bytes], renew: Callable[[], Awaitable[None]], closing: tuple[asyncio.Event, ...]
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     """The chunks, and an empty one for each tick without any; the end also when one of `closing` is set.
 
     `renew` is awaited before anything is given out.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any, Final, cast
 
 from twogate.core.message import MAX_MEMBERS, reads_as
 from twogate.flows.gateway.meta import RELATED_TASK
+from twogate.flows.gateway.read import AwaitedTasks, Call
 
 # What servers use to ask the client something within an answer: results of MCP 2026-07-28 and the error of 2025-11-25.
 INPUT_REQUESTS: Final = "inputRequests"
@@ -20,6 +22,23 @@ def asks_for_input(members: dict[str, Any]) -> bool:
     return (isinstance(result, dict) and asks_for_input(cast("dict[str, Any]", result))) or (
         isinstance(error, dict) and cast("dict[str, Any]", error).get("code") == URL_ELICITATION_REQUIRED
     )
+
+
+def own_tasks(call: Call) -> Iterable[str]:
+    """The sealed ids of the tasks of Twogate's own that a call listens to."""
+    return call.approval.tasks if isinstance(call.approval, AwaitedTasks) else ()
+
+
+def acknowledged(params: dict[str, Any], sealed: Callable[[object], str | None], own: Iterable[str]) -> dict[str, Any]:
+    """What a client is told to hear of: the server's tasks by their sealed ids, and Twogate's `own`."""
+    agreed: Any = params.get("notifications")
+    members = cast("dict[str, Any]", agreed) if isinstance(agreed, dict) else {}
+    given: Any = members.get("taskIds")
+    ids = [sealed(item) for item in cast("list[object]", given)] if isinstance(given, list) else []
+    told = [item for item in ids if item is not None] + list(own)
+    if not told and "taskIds" not in members:
+        return params
+    return {**params, "notifications": {**members, "taskIds": told}}
 
 
 def unrelated(params: dict[str, Any]) -> dict[str, Any]:

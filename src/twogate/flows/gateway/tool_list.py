@@ -13,17 +13,17 @@ from types import MappingProxyType
 from typing import Any, Final, TypeVar, cast
 
 import msgspec
-from mcp.shared.inbound import (
-    MCP_PARAM_HEADER_PREFIX,
-    X_MCP_HEADER_KEY,
-    find_invalid_x_mcp_header,
-    x_mcp_header_map,
-)
 
 from twogate.core import strict_json
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.message import check_name
 from twogate.core.pins import Shape, definition_of, pin_digest, shape_of
+from twogate.flows.gateway.inbound import (
+    MCP_PARAM_HEADER_PREFIX,
+    X_MCP_HEADER_KEY,
+    find_invalid_x_mcp_header,
+    x_mcp_header_map,
+)
 
 MAX_TOOLS: Final = 20_000
 MAX_MIRRORED: Final = 64

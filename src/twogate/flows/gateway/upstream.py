@@ -8,7 +8,7 @@ client's response to a request of the server's, is accepted with 202; GET opens 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
@@ -17,6 +17,9 @@ from twogate.core.principal import PrincipalKey
 
 if TYPE_CHECKING:
     from twogate.flows.gateway.admit import Admitted
+
+
+_BY_REQUEST: Final = frozenset({"notifications/cancelled", "notifications/progress"})
 
 
 class UpstreamRequest(msgspec.Struct, frozen=True):
@@ -41,6 +44,15 @@ class UpstreamRequest(msgspec.Struct, frozen=True):
     session: str | None = None
     stream: bool = False
     admitted: Admitted | None = None
+
+    @property
+    def unattributed(self) -> bool:
+        """Whether it cancels a request, or tells of its progress, by an id that no session says whose it is.
+
+        Clients count from the same numbers, so a server that keeps no sessions may take one's request for another's.
+        Such a client ends a request by closing its answer (MCP 2026-07-28, "Cancellation"), and Twogate then does too.
+        """
+        return self.session is None and self.message is not None and self.message.method in _BY_REQUEST
 
     def __repr__(self) -> str:
         """Neither headers nor body: a credential may be among them."""

@@ -188,9 +188,28 @@ class MintToken:
                 refused_event(error, at=at, address=address, detail=f"operations: {error.debug}")
             )
             raise
+
+        async def read() -> Wanted:
+            return _parse(headers, await read_body())
+
+        return await self._issue(minter, read, address, now)
+
+    async def sign(self, minter: Minter, wanted: Wanted, address: str) -> Minted:
+        """The token for a call of which `minter` is proven already. Every refusal is recorded.
+
+        Raises:
+            GateError: as `respond`, but for gate one.
+        """
+
+        async def read() -> Wanted:
+            return _checked(wanted)
+
+        return await self._issue(minter, read, address, self._clock.now())
+
+    async def _issue(self, minter: Minter, read: Callable[[], Awaitable[Wanted]], address: str, now: int) -> Minted:
         wanted = session = None
         try:
-            wanted = _parse(headers, await read_body())
+            wanted = await read()
             session = await self._session(wanted.sid, minter, now)
             return await self._mint(wanted, session, minter, address, now)
         except GateError as error:
@@ -324,6 +343,10 @@ def _parse(headers: Mapping[str, str], body: bytes) -> Wanted:
     except msgspec.ValidationError:
         # Not "from": its text may quote a value.
         raise GateError(ErrorCode.INVALID_PARAMS, "the body is not {sid, tool, arguments, …}") from None
+    return _checked(wanted)
+
+
+def _checked(wanted: Wanted) -> Wanted:
     check_name(wanted.sid, "sid")
     if len(wanted.tool) > MAX_TARGET:
         raise GateError(ErrorCode.INVALID_PARAMS, "tool is longer than any target")

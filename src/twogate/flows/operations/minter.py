@@ -1,6 +1,7 @@
 """Who may issue operation tokens: hosts for their own person, authorizers for what their registration lists.
 
-Never an agent, whatever it holds (DESIGN decision 7). The steps run in this order and the first failure is the reason:
+Never an agent, whatever it holds (DESIGN decision 7). A person at the console is a minter too (`person_minter`). Of
+tokens the steps run in this order and the first failure is the reason:
 
 1. one token and its proof, as everywhere; 2. our own server signed it as an access token, and it is good now; 3. it is
 for operations and for nothing else; 4. neither it nor what it comes from was revoked; 5. it is bound to exactly what
@@ -20,9 +21,16 @@ import msgspec
 from twogate.core.audit.accessor import Accessors
 from twogate.core.errors import ErrorCode, GateError
 from twogate.core.oauth.confirmation import ClientCertificate, parse_confirmation
-from twogate.core.principal import UserId
-from twogate.flows.authserver.clients import Client, ClientDirectory, ClientKind, ClientSource, ReplayStore
-from twogate.flows.authserver.people import People
+from twogate.core.principal import PUBLIC_CLIENT, AgentId, UserId
+from twogate.flows.authserver.clients import (
+    Client,
+    ClientAuth,
+    ClientDirectory,
+    ClientKind,
+    ClientSource,
+    ReplayStore,
+)
+from twogate.flows.authserver.people import People, User
 from twogate.flows.gateway.authenticate import require_unrevoked
 from twogate.flows.gateway.credential import parse_credential
 from twogate.flows.gateway.issuers import Issuers
@@ -40,6 +48,22 @@ class Minter(msgspec.Struct, frozen=True):
     client: Client
     user: UserId | None
     credential: str
+
+
+def person_minter(person: User, issuer: str) -> Minter:
+    """A person who has just proven at our own console, by a passkey, to be there: a minter for their own sessions.
+
+    As a host is for its person, and with no client in between. `issuer` is our own server.
+    """
+    client = Client(
+        client_id=f"{person.tenant}/{person.name}",
+        tenant=person.tenant,
+        agent=AgentId(person.tenant, PUBLIC_CLIENT),
+        auth=ClientAuth.NONE,
+        kind=ClientKind.HOST,
+        grants=frozenset(),
+    )
+    return Minter(client, UserId(issuer, person.subject), "")
 
 
 class Minters:

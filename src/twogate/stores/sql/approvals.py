@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 import msgspec
-from sqlalchemy import RowMapping, case, delete, exists, func, select, update
+from sqlalchemy import ColumnElement, RowMapping, Select, case, delete, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from twogate.core.approval import TRANSITIONS, Decision, ParkedCall, Rule, State, Step, Vote, tally
+from twogate.core.approval_grounds import Grounds
+from twogate.core.errors import ErrorCode, GateError
 from twogate.core.operation import State as Ran
-from twogate.core.principal import UserId
-from twogate.flows.approvals.parked import Announce, AnnounceVote, Parked
+from twogate.core.principal import AgentId, UserId
+from twogate.flows.approvals.parked import Announce, AnnounceVote, Limit, Parked
+from twogate.stores.sql import approval_grounds
 from twogate.stores.sql.engine import exclude, insert_if_absent, reading, writing
 from twogate.stores.sql.tables_approvals import approval_votes, approvals
 from twogate.stores.sql.tables_gates import operations
@@ -33,11 +36,20 @@ class SqlParkedStore:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def park(self, call: ParkedCall, sealed: bytes, live: str, most: int, announce: Announce) -> Parked | None:
+    async def park(
+        self,
+        call: ParkedCall,
+        sealed: bytes,
+        live: str,
+        most: int,
+        announce: Announce,
+        limit: Limit | None = None,
+    ) -> Parked | None:
         """Keep a call, or find the same one; None if too many of its agent wait.
 
         Raises:
-            GateError: STORE_UNAVAILABLE; so everywhere here. What `announce` raises, and nothing was kept.
+            GateError: RATE_LIMITED by `limit`. STORE_UNAVAILABLE; so everywhere here. What `announce` raises, and
+                nothing was kept.
         """
         async with writing(self._engine) as connection:
             # Counting and adding belong together: PostgreSQL's writers run side by side.
@@ -54,6 +66,14 @@ class SqlParkedStore:
             )
             if (await connection.execute(waiting)).scalar_one() >= most:
                 return None
+            if limit is not None:
+                asked = select(approvals.c.created_at).where(
+                    approvals.c.tenant == call.tenant, approvals.c.agent == call.agent
+                )
+                again = await _again_at(connection, asked, approvals.c.created_at, limit, call.created_at)
+                if again is not None:
+                    wait = {"retry_after": again - call.created_at}
+                    raise GateError(ErrorCode.RATE_LIMITED, "this agent asked people too often", data=wait)
             await _purge(connection, call.created_at)
             if not await insert_if_absent(connection, approvals, **_row(call, sealed, live)):
                 return await _one(connection, live=live)
@@ -94,13 +114,24 @@ class SqlParkedStore:
             counts = (await connection.execute(listed)).one()
             return repr((*counts, (await connection.execute(voted)).scalar_one()))
 
-    async def vote(self, approval: str, vote: Vote, assertion: str, announce: AnnounceVote) -> Parked | None:
-        """Count a vote and decide the call if that does; None if it cannot be counted."""
+    async def vote(
+        self, approval: str, vote: Vote, assertion: str, announce: AnnounceVote, limit: Limit | None = None
+    ) -> Parked | None:
+        """Count a vote and decide the call if that does; None if it cannot be counted.
+
+        Raises:
+            GateError: APPROVALS_LIMITED by `limit`.
+        """
         async with writing(self._engine) as connection:
+            if limit is not None:
+                # Counting and adding belong together: of one person who approves two calls at once, one is first.
+                await exclude(connection, "approver", vote.approver)
             await exclude(connection, "approval", approval)
             parked = await _one(connection, approval=approval)
             if parked is None or parked.state is not State.PENDING or vote.at >= parked.call.deadline:
                 return None
+            if limit is not None:
+                await _require_within(connection, parked.call.tenant, vote, limit)
             if not await insert_if_absent(
                 connection,
                 approval_votes,
@@ -126,6 +157,33 @@ class SqlParkedStore:
         decided_at = None if state is State.PENDING else vote.at
         return msgspec.structs.replace(parked, state=state, votes=votes, decided_at=decided_at)
 
+    async def withdraw(self, approval: str, approver: str, announce: Announce) -> bool:
+        """Take an approving vote on a pending call back; False if there is none, or the call is decided."""
+        gone = delete(approval_votes).where(
+            approval_votes.c.approval == approval,
+            approval_votes.c.approver == approver,
+            approval_votes.c.decision == Decision.APPROVE.value,
+        )
+        async with writing(self._engine) as connection:
+            await exclude(connection, "approval", approval)
+            parked = await _one(connection, approval=approval)
+            if parked is None or parked.state is not State.PENDING:
+                return False
+            if (await connection.execute(gone.returning(approval_votes.c.approver))).one_or_none() is None:
+                return False
+            await announce()
+        return True
+
+    async def grounds(self, approval: str) -> Grounds | None:
+        """What a call stands on as of now."""
+        async with reading(self._engine) as connection:
+            return await approval_grounds.one(connection, approval)
+
+    async def doubtful(self, now: int, most: int, dropped: Collection[AgentId] = ()) -> Sequence[Grounds]:
+        """What open calls stand on of which something may have changed, those first of which it surely did."""
+        async with reading(self._engine) as connection:
+            return await approval_grounds.doubtful(connection, now, most, dropped)
+
     async def step(self, approval: str, step: Step, now: int, announce: Announce) -> bool:
         """Make a step from any state that it is possible in; never once the call was started.
 
@@ -134,6 +192,8 @@ class SqlParkedStore:
         ran = exists().where(operations.c.jti == approvals.c.id, operations.c.state != Ran.READY.value)
         origins = {before.value: after.value for (before, of), after in TRANSITIONS.items() if of is step}
         async with writing(self._engine) as connection:
+            # PostgreSQL's writers run side by side: a start that is not committed yet would not be seen.
+            await exclude(connection, "operation", approval)
             changed = (
                 update(approvals)
                 .where(approvals.c.id == approval, approvals.c.state.in_(sorted(origins)), ~ran)
@@ -143,22 +203,6 @@ class SqlParkedStore:
                 return False
             await announce()
         return True
-
-    async def approved_since(self, tenant: str, approver: str, since: int) -> int:
-        """How many calls a person approved from `since` on."""
-        joined = approval_votes.join(approvals, approvals.c.id == approval_votes.c.approval)
-        counted = (
-            select(func.count())
-            .select_from(joined)
-            .where(
-                approvals.c.tenant == tenant,
-                approval_votes.c.approver == approver,
-                approval_votes.c.decision == Decision.APPROVE.value,
-                approval_votes.c.at >= since,
-            )
-        )
-        async with reading(self._engine) as connection:
-            return (await connection.execute(counted)).scalar_one()
 
     async def waiting(self, most: int) -> Sequence[Parked]:
         """Every tenant's pending calls, oldest first."""
@@ -256,6 +300,35 @@ async def _with_votes(connection: AsyncConnection, rows: Sequence[RowMapping]) -
     for row in (await connection.execute(votes.order_by(approval_votes.c.at, approval_votes.c.approver))).mappings():
         said[row["approval"]].append(Vote(row["approver"], Decision(row["decision"]), row["at"], row["comment"]))
     return [_parked(row, tuple(said[row["id"]])) for row in rows]
+
+
+async def _require_within(connection: AsyncConnection, tenant: str, vote: Vote, limit: Limit) -> None:
+    joined = approval_votes.join(approvals, approvals.c.id == approval_votes.c.approval)
+    approved = (
+        select(approval_votes.c.at)
+        .select_from(joined)
+        .where(
+            approvals.c.tenant == tenant,
+            approval_votes.c.approver == vote.approver,
+            approval_votes.c.decision == Decision.APPROVE.value,
+        )
+    )
+    again = await _again_at(connection, approved, approval_votes.c.at, limit, vote.at)
+    if again is not None:
+        raise GateError(
+            ErrorCode.APPROVALS_LIMITED,
+            f"approved {limit.most} calls within {limit.within} seconds",
+            data={"most": limit.most, "within": limit.within, "again_at": again},
+        )
+
+
+async def _again_at(
+    connection: AsyncConnection, times: Select[int], column: ColumnElement[int], limit: Limit, now: int
+) -> int | None:
+    """When one more is possible; None if it is now. So many of the newest stand in the way as there may be."""
+    newest = times.where(column > now - limit.within).order_by(column.desc()).offset(limit.most - 1).limit(1)
+    found = (await connection.execute(newest)).scalar_one_or_none()
+    return None if found is None else found + limit.within
 
 
 async def _free(connection: AsyncConnection, live: str, now: int) -> None:

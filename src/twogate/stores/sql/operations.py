@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from sqlalchemy import ColumnElement, Select, and_, delete, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, delete, exists, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from twogate.core.operation import TRANSITIONS, State, Step
 from twogate.flows.operations.store import STALE, Announce, Lost, Operation
-from twogate.stores.sql.engine import insert_if_absent, is_postgresql, reading, writing
+from twogate.stores.sql.engine import exclude, insert_if_absent, is_postgresql, reading, writing
 from twogate.stores.sql.tables import leases
+from twogate.stores.sql.tables_approvals import approvals
 from twogate.stores.sql.tables_gates import operations
 
 KEEP: Final = 24 * 3600
-"""Seconds past a token's end that its use is kept, so that a late retry is told what became of it."""
+"""Seconds past a token's end that its use is kept, so that a late retry is told what became of it.
+
+An approval's is kept as long as its parked call.
+"""
 
 PURGE_EVERY: Final = 64
 """Starts between two purges."""
@@ -46,6 +50,8 @@ class SqlOperationStore:
         """Begin the token's one use; None for exactly one caller."""
         started = {"event": event, "owner": owner, "started_at": now}
         async with writing(self._engine) as connection:
+            # An approval that is about to be cancelled must be seen as cancelled right after this, or see this.
+            await exclude(connection, "operation", operation.jti)
             self._starts += 1
             if self._starts % PURGE_EVERY == 0:
                 await _purge(connection, now)
@@ -148,7 +154,9 @@ def _stale(state: str, started_at: int | None, now: int) -> bool:
 
 
 async def _purge(connection: AsyncConnection, now: int) -> None:
-    old = select(operations.c.jti).where(operations.c.expires_at <= now - KEEP).limit(PURGE_BATCH)
+    # Of an approved call it tells whether it ran, for as long as anybody can ask.
+    approved = exists().where(approvals.c.id == operations.c.jti)
+    old = select(operations.c.jti).where(operations.c.expires_at <= now - KEEP, ~approved).limit(PURGE_BATCH)
     # Another process may be purging too: neither waits for the other's rows.
     old = old.with_for_update(skip_locked=True)
     await connection.execute(delete(operations).where(operations.c.jti.in_(old)))

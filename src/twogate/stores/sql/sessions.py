@@ -100,15 +100,16 @@ class SqlSessionStore:
         async with reading(self._engine) as connection:
             return await _fetch(connection, _select(*conditions))
 
-    async def newest(self, now: int, tenant: str, most: int) -> Sequence[Session]:
-        """A tenant's live sessions, newest first.
+    async def newest(self, now: int, tenant: str, most: int, skip: int = 0) -> Sequence[Session]:
+        """A tenant's live sessions, newest first, without the first `skip`.
 
         Raises:
             GateError: STORE_UNAVAILABLE.
         """
         wanted = select(sessions).where(*_live(now, tenant))
         async with reading(self._engine) as connection:
-            return await _fetch(connection, wanted.order_by(sessions.c.created_at.desc(), sessions.c.id).limit(most))
+            ordered = wanted.order_by(sessions.c.created_at.desc(), sessions.c.id)
+            return await _fetch(connection, ordered.limit(most).offset(skip))
 
     async def count(self, now: int, tenant: str) -> int:
         """How many live sessions a tenant has.
