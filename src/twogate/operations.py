@@ -32,6 +32,7 @@ from twogate.flows.operations.store import Lost
 from twogate.flows.registry import Registry
 from twogate.state import State
 from twogate.stores.sql.operations import SqlOperationStore
+from twogate.stores.sql.revision import call_the_roll
 from twogate.stores.sql.users import SqlUserStore
 from twogate.web.operations import operation_routes
 
@@ -125,7 +126,11 @@ def open_hosts(parts: OperationParts) -> Hosts | None:
 
 
 async def give_up_lost(state: State, owner: str) -> None:
-    """Give up the calls of processes that are gone. What cannot be given up now never runs again all the same."""
+    """Give up the calls of processes that are gone. What cannot be given up now never runs again all the same.
+
+    A process that was killed a moment ago still has its lease on PostgreSQL, so the roll is called first if it matters.
+    """
+    store = SqlOperationStore(state.engine)
 
     async def announce(lost: Sequence[Lost]) -> None:
         for one in lost:
@@ -135,7 +140,9 @@ async def give_up_lost(state: State, owner: str) -> None:
             )
 
     try:
-        lost = await SqlOperationStore(state.engine).give_up(owner, state.clock.now(), announce)
+        if await store.started_elsewhere(owner):
+            await call_the_roll(state.engine)
+        lost = await store.give_up(owner, state.clock.now(), announce)
     except GateError as error:
         log.warning("operations_not_given_up", reason=error.code.value)
         return

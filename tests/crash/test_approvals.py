@@ -16,7 +16,7 @@ from crash.test_operations import settings as operation_settings
 from crash.test_operations import token
 from harness.postgres import Cluster
 from harness.stack import tool_call
-from processlab import PATIENCE, Gateway, here_json, request_headers, until
+from processlab import PATIENCE, Gateway, request_headers, until
 from rawlab import RawServer
 from twogate.config.file import load_settings
 from twogate.core.approval import Decision, Duty, Vote
@@ -64,8 +64,6 @@ async def test_an_approved_call_that_was_running_at_kill_9_never_runs_again(
         if store == "postgresql":
             cluster: Cluster = request.getfixturevalue("cluster")
             settings["store"] = cluster.url(cluster.new_user())
-            worker = settings["agents"]["acme/worker"]
-            settings["agents"]["acme/other"] = {**worker, "bindings": [{"issuer": "embedded", "client_id": "other"}]}
         (tmp_path / "twogate.yaml").write_text(json.dumps(settings))
         gateway = Gateway(tmp_path)
         try:
@@ -82,10 +80,6 @@ async def test_an_approved_call_that_was_running_at_kill_9_never_runs_again(
             with pytest.raises(httpx2.TransportError):
                 await running
             upstream.released.set()
-            if store == "postgresql":
-                # Whoever changes who may do what waits for the dead replica in vain, and strikes it off.
-                disable = ("agent", "disable", "acme/other", "--config", tmp_path / "twogate.yaml")
-                await asyncio.to_thread(here_json, *disable)
             await asyncio.to_thread(gateway.start)
             for _ in range(3):
                 result = await call(gateway)

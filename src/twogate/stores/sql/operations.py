@@ -83,6 +83,12 @@ class SqlOperationStore:
             return None
         return State.OUTCOME_UNKNOWN if _stale(found.state, found.started_at, now) else State(found.state)
 
+    async def started_elsewhere(self, owner: str) -> bool:
+        """Whether a call is under way that another process than `owner` started, or one was left so."""
+        elsewhere = and_(operations.c.state == State.STARTED.value, operations.c.owner != owner)
+        async with reading(self._engine) as connection:
+            return bool(await connection.scalar(select(exists().where(elsewhere))))
+
     async def give_up(self, owner: str, now: int, announce: Announce) -> Sequence[Lost]:
         """Give up what processes that are gone had started."""
         columns = operations.c

@@ -59,6 +59,19 @@ async def bump(connection: AsyncConnection) -> None:
         await connection.execute(select(func.pg_notify(CHANNEL, "")))
 
 
+async def call_the_roll(engine: AsyncEngine) -> None:
+    """Return when only replicas that live have leases: whoever does not answer is struck off.
+
+    Takes milliseconds if all answer, else `leases.LAPSE` seconds. On SQLite there are no leases.
+
+    Raises:
+        GateError: STORE_UNAVAILABLE.
+    """
+    if is_postgresql(engine):
+        async with changing(engine) as connection:
+            await bump(connection)
+
+
 class SqliteRevision:
     """Reads the counter; implements `flows.registry.Revision`. For one thread, which is the event loop's.
 
