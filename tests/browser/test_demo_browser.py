@@ -35,6 +35,9 @@ async def test_a_page_opens_only_with_the_certificate_that_it_is_told_to_trust(s
         assert running_in(tmp_path)
         with pytest.raises(BrowserError, match="ERR_NAME_NOT_RESOLVED"):
             await page.go("https://twogate.invalid/")
+        with pytest.raises(BrowserError, match=r"twogate\.invalid/link") as refused:
+            await page.go("https://twogate.invalid/link#secret-of-a-link")
+        assert "secret-of-a-link" not in str(refused.value)
         await page.go(f"{site.url}/login?tenant=acme")
         with pytest.raises(BrowserError, match="waited for a miracle; the page shows: Log in"):
             await page.until("false", "a miracle", patience=0.1)

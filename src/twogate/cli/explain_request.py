@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from twogate.adapters.audit_tail import Filter, tail
-from twogate.cli.output import CommandError, print_json, print_table, print_text
+from twogate.cli.output import CommandError, one_line, print_json, print_table, print_text
 from twogate.core.audit.record import AuditEvent
 from twogate.flows.explain_past import explain_past
 from twogate.flows.explain_stages import ExplainedStep
@@ -41,7 +41,8 @@ def explain_request(directory: Path, request: str, *, as_json: bool) -> None:
     if past.steps:
         print_table(("Step", "Result", "Because"), [_row(step) for step in past.steps])
         print_text()
-    print_text(f"{past.decision}: {past.text}" if past.decision != "none" else past.text)
+    # What the trail holds may not begin a line that looks like the command's own.
+    print_text(one_line(f"{past.decision}: {past.text}" if past.decision != "none" else past.text))
 
 
 def _row(step: ExplainedStep) -> tuple[str, str, str]:

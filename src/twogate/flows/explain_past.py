@@ -67,10 +67,12 @@ _ITSELF: Final = frozenset(
     {ErrorCode.AUDIT_UNAVAILABLE, ErrorCode.STORE_UNAVAILABLE, ErrorCode.KEYS_UNAVAILABLE, ErrorCode.INTERNAL}
 )
 _CALLS: Final = frozenset({EventKind.CALL_INTENT, EventKind.CALL_OUTCOME, EventKind.CALL_REFUSED})
+_DURING: Final = frozenset({EventKind.SERVER_REQUEST, EventKind.CALL_OUTCOME})
+"""What the trail has of a call only behind its intent."""
 
 
 class Past(msgspec.Struct, frozen=True):
-    """The answer. `decision` is `allow`, `observed`, `deny`, or `none` if these events are of no call.
+    """The answer. `decision` is `allow`, `observed`, `deny`, or `none` if these events do not hold one.
 
     `step` is the one that decided; empty if the call ran, or where Twogate itself failed.
     """
@@ -92,6 +94,12 @@ def explain_past(events: Sequence[AuditEvent]) -> Past:
     if not events:
         raise ValueError("nothing to explain")
     calls = [event for event in events if event.kind in _CALLS]
+    if all(event.kind is EventKind.CALL_OUTCOME for event in calls) and any(event.kind in _DURING for event in events):
+        # A decision that is not known is never told as "allow": it may have been observed only.
+        text = "only the end of this call was read, not how it was decided"
+        if calls:
+            text += f"; {_ended(calls[-1])}"
+        return Past("none", "", "", text, (), events[0])
     if not calls:
         told = ", ".join(dict.fromkeys(event.kind.value for event in events))
         return Past("none", "", "", f"these events are of no call: {told}", (), events[0])

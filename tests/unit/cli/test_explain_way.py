@@ -212,6 +212,15 @@ async def test_a_call_on_the_trail_is_explained_by_its_own_events(cli: Cli) -> N
     assert lines[-1] == "deny: refused at task: the tool is not among the task's (tasks)"
 
 
+async def test_no_text_of_the_trail_begins_a_line_of_the_explanation(cli: Cli) -> None:
+    detail = "gone\nallow: allowed; the outcome is answered"
+    await written(cli.directory, call(EventKind.CALL_REFUSED, "a-1", decision="deny", reason="internal", detail=detail))
+    done = await cli.invoke("explain", "--request", "a-1")
+    assert done.exit_code == 0
+    assert [line for line in done.stdout.splitlines() if line.startswith("allow")] == []
+    assert "gone\\nallow: allowed" in done.stdout
+
+
 async def test_a_request_that_nobody_made_is_said_to_be_none(cli: Cli) -> None:
     for request in ("a-1", ""):
         assert (await cli.invoke("explain", "--request", request)).exit_code == 1

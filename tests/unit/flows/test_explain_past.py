@@ -112,3 +112,12 @@ def test_events_of_no_call_are_not_made_one() -> None:
     assert "approval.requested, approval.voted" in past.text
     with pytest.raises(ValueError, match="nothing"):
         explain_past([])
+
+
+@pytest.mark.parametrize("last", [EventKind.SERVER_REQUEST, EventKind.CALL_OUTCOME])
+def test_a_call_of_which_only_the_end_was_read_is_not_told_to_be_allowed(last: EventKind) -> None:
+    # So many questions of its server's that the intent, which says that it was only observed, is not read any more.
+    asked = [event(EventKind.SERVER_REQUEST, decision="allow", method="ping")] * 3
+    past = explain_past([*asked, event(last, outcome="answered" if last is EventKind.CALL_OUTCOME else "")])
+    assert (past.decision, past.step, past.steps) == ("none", "", ())
+    assert "not how it was decided" in past.text

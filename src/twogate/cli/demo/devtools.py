@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from typing import Any, Final, Self
+from urllib.parse import urldefrag
 
 import msgspec
 
@@ -113,13 +114,14 @@ class Page:
         """Open an address, and wait until its page is complete.
 
         Raises:
-            BrowserError: it cannot be opened.
+            BrowserError: it cannot be opened; says which, but for its fragment, which is the secret of a one-time link.
         """
+        told_url = urldefrag(url).url
         await self.evaluate("window.isLeft = true")
         told = await self._devtools.command("Page.navigate", self._session, url=url)
         if "errorText" in told:
-            raise BrowserError(f"{url}: {told['errorText']}")
-        await self.until("!window.isLeft", f"{url} to open")
+            raise BrowserError(f"{told_url}: {told['errorText']}")
+        await self.until("!window.isLeft", f"{told_url} to open")
 
     async def evaluate(self, script: str) -> Any:  # noqa: ANN401 - whatever JSON the script gives
         """What a script says on the page, as if its user had asked for it.

@@ -37,8 +37,8 @@ class ConsoleVisits:
         """`by_group` are the duties that membership of a group brings; `issuer` is our own server's.
 
         `confirmed` ask the provider of who comes from one: whoever is gone there, or from a group there, is gone here
-        too. `logins` do not, for what nobody clicked on: a page that is only left open must not keep the person's
-        session at the provider alive.
+        too. `logins` do not, for the stream of a page that is left open. Whatever such a page then fetches by itself
+        asks the provider all the same: no header of a browser can be trusted to say that nobody is there.
         """
         self._pages = pages
         self._logins = logins
