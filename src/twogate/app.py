@@ -263,6 +263,7 @@ def _build_generation(process: Process, settings: Settings, last: Generation | N
             forwarder.asks,
             elicited=process.elicited,
             closing=closing,
+            draining=process.draining,
         ),
         clock=clock,
         max_body=settings.limits.body,

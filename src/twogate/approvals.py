@@ -63,13 +63,17 @@ def open_waiting(  # noqa: PLR0913 - what waiting takes of the gateway
     *,
     elicited: Elicited,
     closing: tuple[asyncio.Event, ...],
+    draining: asyncio.Event,
 ) -> Waiting | None:
-    """What lets calls wait for people; None where no tool needs an approval. `asks` is `Forwarder.asks`."""
+    """What lets calls wait for people; None where no tool needs an approval. `asks` is `Forwarder.asks`.
+
+    Each of `closing` ends what waits. What runs goes on under another configuration; only `draining` cuts it short.
+    """
     rules = approval_rules(settings)
     if not any(rules.values()):
         return None
     parking = open_approvals(state, settings, envelope).parking
-    runs = ParkedRuns(parking, SqlOperationStore(state.engine), state.clock, closing)
+    runs = ParkedRuns(parking, SqlOperationStore(state.engine), state.clock, (draining,))
     teller = Teller(settings.public_url, seal, recorder, parking, state.audit)
     waits = Waits(parking, runs, teller, elicited, closing, PACE)
     return Waiting(

@@ -715,6 +715,33 @@ async def test_a_client_that_goes_away_while_its_call_runs_finds_the_answer_late
         assert holding.calls == ["hold"]
 
 
+async def test_a_new_configuration_breaks_no_run_off_whose_client_went_away(
+    tmp_path: Path, issuer: TestIssuer, upstream: RecordingUpstream
+) -> None:
+    holding = HoldingServer()
+    async with RawServer(holding.serve) as server, open_waiting_lab(tmp_path, issuer, upstream) as lab:
+        lab.settings["servers"]["files"] = {"url": server.url}
+        lab.settings["tools"]["files.hold"] = {"class": "write", "approval": {"by": ["approver"]}}
+        lab.settings["tasks"]["edit"]["tools"].append("files.hold")
+        lab.stack.adopt(lab.settings)
+        message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "hold", "arguments": {}}}
+        await lab.send(message)
+        parked = await lab.decide()
+        running = asyncio.create_task(lab.send(message))
+        await until(lambda: holding.calls == ["hold"])
+        lab.stack.adopt(lab.settings)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        for _ in range(3):
+            assert reason(await lab.send(message)) == "approval_pending"
+        holding.released.set()
+        async with asyncio.timeout(10):
+            while await lab.runs.state(parked.call.id, 0) is Run.STARTED:
+                await asyncio.sleep(0.01)
+        assert said(await lab.send(message))["result"]["content"][0]["text"] == "hold done"
+        assert holding.calls == ["hold"]
+
+
 async def test_without_the_audit_trail_nothing_is_parked_and_nothing_runs(
     lab: WaitingLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ from harness.upstream import RecordingUpstream, Seen
 from rawlab import PATIENCE, until
 from twogate.adapters.signers.local import LocalSecret
 from twogate.core.approval import Decision, State, Step
+from twogate.core.operation import State as Ran
 from twogate.core.principal import AgentId, PrincipalKey
 from twogate.flows.approvals.parked import Parked
 from twogate.flows.gateway.approval_listen import MAX_AWAITED
@@ -37,6 +38,8 @@ class StreamingUpstream(RecordingUpstream):
     """The same server with a GET stream and `subscriptions/listen`, on which it says what it is told to say."""
 
     streams: list[asyncio.StreamWriter] = field(default_factory=list[asyncio.StreamWriter])
+    held: asyncio.Event | None = None
+    """What its calls wait for."""
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
@@ -51,6 +54,8 @@ class StreamingUpstream(RecordingUpstream):
                 if seen.method == "GET" or seen.message["method"] == LISTEN:
                     await self._stream(seen, reader, writer)
                     break
+                if self.held is not None and seen.message["method"] == "tools/call":
+                    await self.held.wait()
                 writer.write(self._answer(seen))
                 await writer.drain()
         self._writers.discard(writer)
@@ -494,6 +499,33 @@ async def test_of_many_who_listen_and_ask_one_lets_it_run(lab: WaitingLab) -> No
             told = [(await heard.next())["params"]["status"]]
             while told[-1] != "completed":
                 told.append((await heard.next())["params"]["status"])
+    assert lab.ran == ["change"]
+
+
+async def test_what_runs_within_a_stream_goes_on_when_the_stream_ends_with_its_configuration(
+    lab: WaitingLab, streaming: StreamingUpstream
+) -> None:
+    streaming.held = asyncio.Event()
+    task = await made(lab)
+    async with listen(lab, [task]) as heard:
+        await heard.next()
+        await heard.next()
+        parked = await lab.decide()
+        await until(lambda: lab.ran == ["change"])
+        lab.stack.adopt(lab.settings)
+        while "result" not in await heard.next():
+            pass
+        await heard.ended.wait()
+        # A moment in which it would have been broken off.
+        for _ in range(5):
+            assert said(await lab.modern("tasks/get", {"taskId": task}, TASKS))["result"]["status"] == "working"
+        assert await lab.runs.state(parked.call.id, 0) is Ran.STARTED
+        streaming.held.set()
+        async with asyncio.timeout(PATIENCE):
+            while (await lab.store.get(parked.call.id) or parked).result is None:
+                await asyncio.sleep(0.01)
+    told = said(await lab.modern("tasks/get", {"taskId": task}, TASKS))["result"]
+    assert (told["status"], told["result"]["isError"]) == ("completed", False)
     assert lab.ran == ["change"]
 
 

@@ -411,6 +411,31 @@ async def test_of_a_start_and_a_cancellation_at_once_the_later_sees_the_earlier(
     assert found.state is State.CANCELLED
 
 
+async def test_of_a_vote_and_a_cancellation_at_once_the_vote_sees_that_it_is_too_late(
+    parked: SqlParkedStore, stores: Stores
+) -> None:
+    await park(parked, other(1, rule=Rule(frozenset({Duty.APPROVER}))))
+    engine = open_engine(stores.url)
+    told: list[State] = []
+    voting: list[asyncio.Task[Parked | None]] = []
+
+    async def announced(state: State) -> None:
+        told.append(state)
+
+    async def while_it_is_cancelled() -> None:
+        # Where writers run side by side this vote is under way now, and waits for the cancellation.
+        voting.append(asyncio.create_task(SqlParkedStore(engine).vote("a-1", YES, "{}", announced)))
+        assert await asyncio.wait(voting, timeout=0.3) == (set(), set(voting))
+
+    assert await parked.step("a-1", Step.CANCEL, NOW, while_it_is_cancelled) is True
+    assert await asyncio.gather(*voting) == [None]
+    await engine.dispose()
+    found = await parked.get("a-1")
+    assert found is not None
+    # A vote of which nothing was written down was not counted either, nor against what its person may approve.
+    assert (found.state, found.votes, told) == (State.CANCELLED, (), [])
+
+
 async def test_what_ran_is_known_to_have_run_as_long_as_the_call_is_kept(
     parked: SqlParkedStore, stores: Stores
 ) -> None:

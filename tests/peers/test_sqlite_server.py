@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,17 @@ from mcp_types import INVALID_PARAMS
 from harness.stack import free_port
 from peers.peers import MCP_SERVER_SQLITE, require
 from peers.sdk import connected, refused, text
-from processlab import Gateway, here_json, init, serving
+from processlab import Gateway, descendants, here_json, init, serving, until
 from twogate.core.errors import GATE_TWO, TOKEN_NEEDED
 
 pytestmark = pytest.mark.peer
+
+
+def cmdline(pid: int) -> list[bytes]:
+    """A process's command; empty if it has just ended."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    return []
 
 
 @dataclass
@@ -33,6 +40,12 @@ class World:
     gateway: Gateway
     agent: dict[str, Any]
     database: Path
+
+    def servers(self) -> int:
+        """How many processes of the server there are; a supervisor names the server too, but is a Python program."""
+        program = MCP_SERVER_SQLITE.name.encode()
+        commands = [cmdline(pid) for pid, _ in descendants(self.gateway.pid)]
+        return sum(any(part.endswith(b"/" + program) for part in command[:2]) for command in commands)
 
     def rows(self) -> list[tuple[str, int]]:
         """What the database holds, read beside the server."""
@@ -74,7 +87,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.mark.parametrize("mode", ["legacy", "auto"])
 async def test_the_agent_reads_real_data_and_cannot_change_it(world: World, mode: str) -> None:
-    before = world.rows()
+    before, running = world.rows(), world.servers()
     async with connected(world.gateway, world.agent, "db", mode) as client:
         # A negotiating client finds no modern server behind the gateway and falls back to the handshake.
         assert client.protocol_version == "2025-11-25"
@@ -89,8 +102,11 @@ async def test_the_agent_reads_real_data_and_cannot_change_it(world: World, mode
         assert await refused(lambda: client.call_tool("write_query", {"query": "DELETE FROM revenue"})) == token_needed
         table = {"query": "CREATE TABLE mine (x)"}
         assert await refused(lambda: client.call_tool("create_table", table)) == (GATE_TWO, "not_permitted")
+        # One process for the session; none is left of the probe, nor of a session that has ended.
+        until(lambda: world.servers() == running + 1, "another process than the session's was left")
         described = {"table_name": "revenue"}
         assert await refused(lambda: client.call_tool("describe_table", described)) == (GATE_TWO, "not_permitted")
+    until(lambda: world.servers() == running, "a process outlived the session")
     assert world.rows() == before == [("Q1", 41), ("Q2", 42)]
     outcomes = [event for event in world.gateway.events() if event["kind"] == "call.outcome"]
     assert {event["target"] for event in outcomes if "target" in event} == {"db.list_tables", "db.read_query"}

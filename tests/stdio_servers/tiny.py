@@ -137,6 +137,8 @@ for line in sys.stdin:
                 id=message["id"],
                 result={"protocolVersion": params["protocolVersion"], "capabilities": {}, "serverInfo": info},
             )
+        case "server/discover" if "refuse" in params:
+            send(id=message["id"], error={"code": params["refuse"], "message": "no", "data": os.getpid()})
         case "subscriptions/listen":
             listening.append(message["id"])
             stamp = {"io.modelcontextprotocol/subscriptionId": message["id"]}

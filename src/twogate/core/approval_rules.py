@@ -93,11 +93,16 @@ def rule_for(rules: Sequence[ApprovalRule], tenant: str, role: str, arguments: o
 def _strictest(rules: Sequence[Rule]) -> Rule:
     # Whose least duty is the highest says who; how many and until when is the strictest of all.
     who = max(rules, key=lambda rule: min(map(_RANKS.index, rule.duties)))
+    # An escalation lets nobody in whom another rule never does, nor sooner.
+    least = max(min(map(_RANKS.index, rule.duties | rule.escalate_to)) for rule in rules)
+    sooner = who.escalate_after
     return msgspec.structs.replace(
         who,
         people=max(rule.people for rule in rules),
         not_requester=any(rule.not_requester for rule in rules),
         within=min(rule.within for rule in rules),
+        escalate_after=None if sooner is None else max(rule.escalate_after or sooner for rule in rules),
+        escalate_to=frozenset(duty for duty in who.escalate_to if _RANKS.index(duty) >= least),
     )
 
 

@@ -280,6 +280,76 @@ async def test_an_idle_process_is_ended_and_started_again(tiny: Client) -> None:
     assert await tiny.pid() != first
 
 
+async def refused_by(tiny: Client, code: int = -32602, **how: Any) -> int:
+    """The process that refuses `server/discover` with this code."""
+    answer = await body(await tiny.send("server/discover", {"refuse": code}, modern=True, **how))
+    assert (answer["id"], answer["error"]["code"]) == (how.get("identifier", 1), code)
+    pid: int = answer["error"]["data"]
+    return pid
+
+
+async def test_a_process_that_knows_no_stateless_era_ends_and_is_not_started_for_the_same_question(
+    tiny: Client,
+) -> None:
+    first = await refused_by(tiny)
+    await until(lambda: not tiny.upstream._lives, "the process stayed after its failed probe")
+    assert not exists(first)
+    assert await refused_by(tiny, identifier="again") == first
+    assert not tiny.upstream._lives
+    tiny.clock.at += 299
+    tiny.upstream.sweep()
+    assert await refused_by(tiny) == first
+    tiny.clock.at += 1
+    tiny.upstream.sweep()
+    assert not tiny.upstream._slots
+    assert await refused_by(tiny) != first
+
+
+async def test_a_client_of_both_eras_has_one_process_after_its_handshake(tiny: Client) -> None:
+    probed = await refused_by(tiny)
+    session = await tiny.initialize()
+    kept = await tiny.pid(session=session)
+    await until(lambda: len(tiny.upstream._lives) == 1, "the probed process stayed")
+    assert exists(kept)
+    assert not exists(probed)
+
+
+async def test_what_one_principals_process_refused_is_told_to_no_other(tiny: Client) -> None:
+    pids = [await refused_by(tiny, owner=owner) for owner in (BOT, ALICE, BOB, OTHER_TENANT)]
+    assert len(set(pids)) == 4
+
+
+async def test_another_question_is_asked_of_the_server_itself(tiny: Client) -> None:
+    first = await refused_by(tiny)
+    assert await refused_by(tiny, -32601) != first
+    found = await body(await tiny.send("server/discover", {}, modern=True))
+    assert found["result"] == {"method": "server/discover"}
+
+
+@pytest.mark.parametrize("code", [-32022, -32603, -31503])
+async def test_a_refusal_of_this_version_or_for_now_keeps_the_process(tiny: Client, code: int) -> None:
+    first = await refused_by(tiny, code)
+    assert await refused_by(tiny, code) == first
+    assert await tiny.pid(modern=True) == first
+
+
+async def test_a_failed_probe_ends_no_process_that_is_used(tiny: Client) -> None:
+    held = asyncio.create_task(tiny.call("hold", modern=True, arguments={"n": 1}))
+    await tiny.until_seen(lambda message: message["method"] == "tools/call", modern=True)
+    first = await tiny.pid(modern=True)
+    assert await refused_by(tiny) == first
+    await tiny.call("release", modern=True)
+    assert (await held)["held"] == {"n": 1}
+
+
+async def test_a_process_with_new_credentials_is_asked_anew(tiny: Client) -> None:
+    first = await refused_by(tiny)
+    tiny.upstream.renew(OTHER_TENANT.tenant)
+    assert await refused_by(tiny) == first
+    tiny.upstream.renew(BOT.tenant)
+    assert await refused_by(tiny) != first
+
+
 async def test_a_process_with_an_open_call_is_not_idle(tiny: Client) -> None:
     answer = await tiny.start_call("hold", meta={"progressToken": 1})
     tiny.clock.at += 1000

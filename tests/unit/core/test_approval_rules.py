@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from twogate.core.approval import Duty, Rule
@@ -115,3 +116,22 @@ def test_what_cannot_be_judged_is_as_strict_as_every_rule_that_may_count() -> No
         frozenset({Duty.ADMINISTRATOR}), people=2, escalate_after=60
     )
     assert rule_for((small,), "acme", "executor", {}) is small.rule
+
+
+def test_of_rules_that_may_count_none_is_softened_by_the_escalation_of_another() -> None:
+    def found(*rules: Rule) -> Rule | None:
+        doubtful = When(arguments=(ArgumentTest("/amount", under=100),))
+        return rule_for([ApprovalRule(rule, doubtful) for rule in rules], "acme", "executor", {})
+
+    high, middle = frozenset({Duty.ADMINISTRATOR}), frozenset({Duty.OPERATOR})
+    low = frozenset({Duty.APPROVER})
+    softened = Rule(high, escalate_after=60, escalate_to=middle | low)
+    # By the other rule no approver ever decides.
+    assert found(softened, Rule(middle)) == Rule(high, escalate_after=60, escalate_to=middle)
+    assert found(softened, Rule(high)) == Rule(high, escalate_after=60)
+    # Nor anybody sooner.
+    later = msgspec.structs.replace(softened, escalate_after=600)
+    assert found(softened, later) == found(later, softened) == later
+    # What makes it stricter stays.
+    raised = Rule(low, escalate_after=60, escalate_to=high)
+    assert found(raised, Rule(low)) == raised

@@ -3,6 +3,9 @@
 A link is never shared by two principals, because such a server may keep state between calls. It is not shared by the
 eras either, since a server settles on one with the first message it reads, nor by clients that settled different things
 with `initialize`: what the server is told of its client must be true of who answers.
+
+Clients of both eras ask `server/discover` first. A server that answers with an error has no stateless era to keep a
+link for, so that link is ended, and who asks the same again is told the same without another start.
 """
 
 from __future__ import annotations
@@ -16,9 +19,10 @@ from typing import Final
 from twogate.adapters.upstream.duplex_channel import Channel, DuplexLimits
 from twogate.adapters.upstream.duplex_link import Link
 from twogate.adapters.upstream.duplex_mailbox import FixedAnswer, Mailbox, StreamAnswer
+from twogate.adapters.upstream.duplex_refusal import DISCOVER, Refusal, refusal_of
 from twogate.adapters.upstream.duplex_session import ClientSession, parse_session, session_of
 from twogate.core.errors import ErrorCode, GateError
-from twogate.core.message import Kind
+from twogate.core.message import Kind, Message
 from twogate.core.principal import PrincipalKey
 from twogate.flows.environment import Clock
 from twogate.flows.gateway.upstream import UpstreamAnswer, UpstreamRequest
@@ -37,7 +41,7 @@ class _Slot:
     """A place for a link: the one that runs, its stream, and when the next may be started if the last one failed.
 
     `leaving` is set while the client has ended its session, and something else still uses the link; `stale` when no new
-    call comes to it, so that it ends with the calls it has.
+    call comes to it, so that it ends with the calls it has. `refusal` is how the server refused the stateless era.
     """
 
     def __init__(self, session: ClientSession | None) -> None:
@@ -46,6 +50,7 @@ class _Slot:
         self.stream: Mailbox | None = None
         self.leaving = False
         self.stale = False
+        self.refusal: Refusal | None = None
         self.started_at = 0.0
         self.backoff = 0.0
         self.not_before = 0.0
@@ -105,14 +110,9 @@ class DuplexUpstream:
                 else:
                     await link.respond(message, request.timeout)
             return _ACCEPTED
-        loop = asyncio.get_running_loop()
-        until = loop.time() + request.timeout
-        try:
-            async with asyncio.timeout_at(until):
-                link = await self._link(key, session)
-        except TimeoutError as error:
-            raise GateError(ErrorCode.UPSTREAM_UNAVAILABLE, "no link became free in time") from error
-        return await link.call(message, until - loop.time())
+        if request.modern and message.method == DISCOVER:
+            return await self._discover(key, message, request.timeout)
+        return (await self._call(key, session, message, request.timeout))[0]
 
     async def aclose(self) -> None:
         """End every link with its grace and return when all are gone."""
@@ -130,7 +130,8 @@ class DuplexUpstream:
         now = self._clock.monotonic()
         for key, slot in list(self._slots.items()):
             if slot.link is None:
-                if slot.stream is None and now >= slot.not_before + self._limits.backoff_longest:
+                known = slot.refusal is not None and now < slot.refusal.until
+                if slot.stream is None and not known and now >= slot.not_before + self._limits.backoff_longest:
                     del self._slots[key]
             elif slot.link.idle and now - slot.link.last_used >= self._limits.idle:
                 self._retire(slot)
@@ -138,12 +139,43 @@ class DuplexUpstream:
     def renew(self, tenant: str) -> None:
         """Let nothing more begin on the links that a tenant has now; each ends when what is under way on it has."""
         for key, slot in list(self._slots.items()):
-            if key[0].tenant == tenant and slot.link is not None:
+            if key[0].tenant != tenant:
+                continue
+            slot.refusal = None
+            if slot.link is not None:
                 # Under another name, which no session has, so that it counts and is ended like any other.
                 del self._slots[key]
                 self._slots[key[0], key[1], f"{key[2]}{_STALE}{next(self._serials):x}"] = slot
                 slot.leaving = slot.stale = True
                 self._settle(slot)
+
+    # Requests.
+
+    async def _call(
+        self, key: _Key, session: ClientSession | None, message: Message, seconds: float
+    ) -> tuple[UpstreamAnswer, Link]:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        try:
+            async with asyncio.timeout_at(until):
+                link = await self._link(key, session)
+        except TimeoutError as error:
+            raise GateError(ErrorCode.UPSTREAM_UNAVAILABLE, "no link became free in time") from error
+        return await link.call(message, until - loop.time()), link
+
+    async def _discover(self, key: _Key, message: Message, seconds: float) -> UpstreamAnswer:
+        slot = self._slots.get(key)
+        known = None if slot is None or slot.refusal is None else slot.refusal.again(message, self._clock.monotonic())
+        if known is not None:
+            return known
+        answer, link = await self._call(key, None, message, seconds)
+        refusal = refusal_of(message, answer, until=self._clock.monotonic() + self._limits.idle)
+        slot = self._slots.get(key)
+        if refusal is not None and slot is not None and slot.link is link:
+            slot.refusal = refusal
+            slot.leaving = True
+            self._settle(slot)
+        return answer
 
     # Streams and sessions.
 

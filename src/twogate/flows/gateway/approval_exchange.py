@@ -106,6 +106,8 @@ class SharedStream:
         self._outer = outer
         self._turn = asyncio.Lock()
         self._open = False
+        self.served = asyncio.Event()
+        """Set once nothing serves it any more."""
         self.heard = False
         """Whether anything but comments was sent: on `subscriptions/listen` that begins with what is acknowledged."""
 

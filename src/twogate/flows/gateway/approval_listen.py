@@ -88,7 +88,7 @@ class Listening:
         call, shared = admitted.call, SharedStream(outer)
         awaited = call.approval
         if not isinstance(awaited, AwaitedTasks):
-            await _beside(line.run(admitted, shared), [self._tell_decided(admitted, line, shared)])
+            await _beside(line.run(admitted, shared), shared, [self._tell_decided(admitted, line, shared)])
             return
         try:
             session = await self._check(admitted, awaited)
@@ -103,7 +103,7 @@ class Listening:
             self._follow(admitted, _Followed(sealed, task.approval, session), line, shared, ask)
             for sealed, task in awaited.tasks.items()
         ]
-        await _beside(served, followed)
+        await _beside(served, shared, followed)
 
     async def _check(self, admitted: Admitted, awaited: AwaitedTasks) -> str:
         """The session to which all the tasks belong."""
@@ -148,7 +148,7 @@ class Listening:
     async def _follow(self, admitted: Admitted, task: _Followed, line: Line, shared: SharedStream, ask: Ask) -> None:
         """Tell how one task stands, now and whenever that changes, until it is over."""
         call, pause, told, noted = admitted.call, self._pace.poll, None, False
-        while not self._waits.over:
+        while not (self._waits.over or shared.served.is_set()):
             if shared.open and shared.heard:
                 try:
                     stood = await ask(call, task.approval, task.session, line)
@@ -167,7 +167,7 @@ class Listening:
                 except GateError as error:
                     if error.code in _GONE:
                         return
-            await asyncio.sleep(pause)
+            await _pause(shared, pause)
 
     async def _tell_task(
         self, admitted: Admitted, task: _Followed, stood: Stood, line: Line, shared: SharedStream
@@ -190,8 +190,8 @@ class Listening:
                 # Nobody listened when that was decided.
                 if await self._decided(approval, session.id):
                     self._elicited.take(call, approval)
-        while not self._waits.over:
-            await asyncio.sleep(self._pace.poll)
+        while not (self._waits.over or shared.served.is_set()):
+            await _pause(shared, self._pace.poll)
             with suppress(GateError):
                 for approval in self._elicited.open(call) if shared.open else ():
                     if not await self._decided(approval, session.id):
@@ -223,19 +223,28 @@ def require_tasks(call: Call) -> None:
         raise GateError(ErrorCode.CAPABILITY_MISSING, "the tasks extension is not declared", data=wanted)
 
 
-async def _beside(served: Awaitable[None], followed: Sequence[Coroutine[Any, Any, None]]) -> None:
+async def _beside(served: Awaitable[None], shared: SharedStream, followed: Sequence[Coroutine[Any, Any, None]]) -> None:
     """Serve a stream, and follow what else is told on it until that ends."""
     tasks = [asyncio.ensure_future(one) for one in followed]
     try:
         await served
+        # The one run of a call, if it goes on within this stream, is not broken off because nobody is told of it.
+        shared.served.set()
+        await asyncio.wait(tasks)
     finally:
         for task in tasks:
             task.cancel()
-        # What runs within one goes on for a while.
+        # Nor at once because the client went away.
         await asyncio.wait(tasks)
     for task in tasks:
         if not task.cancelled():
             task.result()
+
+
+async def _pause(shared: SharedStream, seconds: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await shared.served.wait()
 
 
 async def _silence() -> AsyncGenerator[bytes]:

@@ -194,6 +194,8 @@ class SqlParkedStore:
         async with writing(self._engine) as connection:
             # PostgreSQL's writers run side by side: a start that is not committed yet would not be seen.
             await exclude(connection, "operation", approval)
+            # Nor would a vote: it would be kept with a call that is over, and nobody told. No vote waits for a start.
+            await exclude(connection, "approval", approval)
             changed = (
                 update(approvals)
                 .where(approvals.c.id == approval, approvals.c.state.in_(sorted(origins)), ~ran)
